@@ -1,0 +1,73 @@
+# Everything here needs Python 3.11 or 3.12 and make, nothing else. The first target that needs
+# packages makes .venv and installs the set of record (constraints.txt) into it; later ones reuse
+# it until pyproject.toml or constraints.txt changes.
+
+PROFILE ?= mini
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3 python)
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab clean
+
+help:
+	@echo "make reproduce                data, training, every notebook, and a report; PROFILE=mini"
+	@echo "make reproduce PROFILE=voc    the same with another profile"
+	@echo "make test                     tests, then every notebook against its stored outputs"
+	@echo "make lab                      JupyterLab on notebooks/"
+	@echo "make clean                    remove .venv and build leftovers; keep runs/ and data"
+	@echo "make help                     this list"
+	@echo
+	@echo "Each sets up .venv first if need be. PYTHON=/path/to/python3.11 chooses the interpreter;"
+	@echo "MORE_DATA=/path chooses where data and trained weights are kept."
+
+reproduce: $(INSTALLED)
+	@echo "== Reproducing profile $(PROFILE): python -m more_lib reproduce --profile $(PROFILE)"
+	@$(RUN) -m more_lib reproduce --profile "$(PROFILE)"
+
+test: $(INSTALLED)
+	@ls notebooks/*.ipynb >/dev/null 2>&1 || { \
+	  echo "error: notebooks/ holds no notebook, so there is nothing to check" >&2; exit 2; }
+	@echo "== Tests: pytest on tests/"
+	@MORE_PROGRESS=0 $(RUN) -m pytest -q tests
+	@echo "== Notebooks: each is run again and compared with its stored outputs (nbval)"
+	@MORE_PROGRESS=0 $(RUN) -m pytest -q --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180 notebooks
+
+lab: $(INSTALLED)
+	@echo "== JupyterLab on notebooks/ (Ctrl-C twice stops it)"
+	@$(RUN) -m jupyterlab notebooks
+
+clean:
+	@echo "== Removing .venv, build leftovers and caches of tests"
+	@rm -rf $(VENV) build dist more_lib.egg-info .pytest_cache .ruff_cache
+	@find more_lib tests data_scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Kept: runs/, and the data folder (MORE_DATA, else more_lib in your user cache)."
+
+# Candidates are run, not just looked up: version managers leave commands that only print an error.
+$(INSTALLED): pyproject.toml constraints.txt
+	@if $(RUN) -m pip --version >/dev/null 2>&1; then \
+	  echo "== Set-up: bringing $(VENV) up to date"; exit 0; \
+	fi; \
+	chosen=; bare=; \
+	for candidate in $(CANDIDATES); do \
+	  "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	    >/dev/null 2>&1 || continue; \
+	  if "$$candidate" -c 'import venv, ensurepip' >/dev/null 2>&1; \
+	    then chosen=$$candidate; break; else bare=$$candidate; fi; \
+	done; \
+	if [ -n "$$chosen" ]; then \
+	  echo "== Set-up: making $(VENV) with $$("$$chosen" --version)"; \
+	  "$$chosen" -m venv --clear $(VENV); \
+	elif [ -n "$$bare" ]; then \
+	  echo "error: $$bare cannot make virtual environments; install its venv module (Debian and" \
+	    "Ubuntu: apt install python3-venv) or give another: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 2; \
+	else \
+	  echo "error: no Python 3.11 or 3.12 among: $(CANDIDATES); install one or say where it is:" \
+	    "make PYTHON=/path/to/python3.11" >&2; exit 2; \
+	fi
+	@echo "== Set-up: installing the packages of constraints.txt (first time: minutes, some GB)"
+	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
