@@ -1,0 +1,32 @@
+"""Make EmojiVOC, the embedded data set, and a contact sheet to look at.
+
+python data_scripts/make_emoji_voc.py            # into the cache, about half a minute
+python data_scripts/make_emoji_voc.py --folder my_tree --seed 1
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from more_lib.data import emoji
+from more_lib.errors import clear_errors
+
+
+def main(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write the tree. Default: the cache (MORE_DATA).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    train: Annotated[int, typer.Option(help="Training images.", min=1)] = 4000,
+    val: Annotated[int, typer.Option(help="Validation images.", min=1)] = 400,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=96)] = 96,
+) -> None:
+    """Make EmojiVOC (a VOC 2012 tree) unless it is already there."""
+    tree = emoji.prepare(folder, seed=seed, train=train, val=val, size=size)
+    sheet = tree.parent / f"{tree.name}-contact-sheet.png"
+    print(f"data set: {tree}\ncontact sheet: {emoji.contact_sheet(tree, sheet)}")
+
+
+if __name__ == "__main__":
+    typer.run(clear_errors(main))

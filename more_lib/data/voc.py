@@ -1,0 +1,302 @@
+"""The VOC 2012 folder layout: images, image-level labels, pixel masks, each read on its own.
+
+    <root>/JPEGImages/<id>.jpg                   photographs
+    <root>/Annotations/<id>.xml                  objects: all that training learns from
+    <root>/SegmentationClass/<id>.png            palette masks with VOC's fixed ids: evaluation only
+    <root>/ImageSets/Segmentation/<split>.txt    one image id a line
+
+EmojiVOC is written in the same layout with the same ids, so one reader serves both.
+"""
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from more_lib.errors import InputError
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+"""The 20 classes in VOC's order: the mask value of ``VOC_CLASSES[i]`` on disk is ``i + 1``."""
+
+IGNORE = 255
+"""Mask value of pixels that no score counts: VOC's object borders and its hard regions."""
+
+_VOC_2012 = (
+    "for VOC 2012 unpack VOCtrainval_11-May-2012.tar from "
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and set data.root to its VOCdevkit/VOC2012"
+)
+_WHERE_TREES_COME_FROM = f"`python data_scripts/make_emoji_voc.py` makes EmojiVOC; {_VOC_2012}"
+_DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+
+def voc_palette() -> np.ndarray:
+    """VOC's colour of each mask value, (256, 3) uint8.
+
+    The bits of the value, three at a time from the lowest, fill red, green and blue from the
+    highest bit down, so that neighbouring ids get colours far apart.
+    """
+    values = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for triple in range(8):
+        for channel in range(3):
+            bit = (values >> (3 * triple + channel)) & 1
+            palette[:, channel] |= (bit << (7 - triple)).astype(np.uint8)
+    return palette
+
+
+PALETTE = voc_palette()
+
+
+class VocTree:
+    """One folder in VOC 2012 layout, restricted to some of its classes.
+
+    Args:
+        root: folder that holds JPEGImages, Annotations and ImageSets.
+        classes: C names out of ``VOC_CLASSES``; their order numbers the classes 1..C.
+
+    Raises ``InputError`` for a missing folder, an unknown class or one named twice.
+    SegmentationClass is not asked for: a tree without masks serves training.
+    """
+
+    def __init__(self, root: str | Path, classes: Sequence[str] = VOC_CLASSES):
+        self.root = Path(root).expanduser()
+        self.classes = tuple(classes)
+        unknown = [name for name in self.classes if name not in VOC_CLASSES]
+        if unknown or not self.classes or len(set(self.classes)) < len(self.classes):
+            raise InputError(
+                f"data.classes is {list(self.classes)}: give each of the classes you want once, "
+                f"out of {', '.join(VOC_CLASSES)}"
+            )
+        for folder in ("", "JPEGImages", "Annotations", "ImageSets/Segmentation"):
+            if not (self.root / folder).is_dir():
+                raise InputError(
+                    f"the folder {self.root / folder} is missing: {_WHERE_TREES_COME_FROM}"
+                )
+        self._labels: dict[str, np.ndarray] = {}
+        # Mask value on disk -> class 1..C, for the values that may occur.
+        self._known = np.zeros(256, dtype=bool)
+        self._class_of = np.zeros(256, dtype=np.uint8)
+        ids = [VOC_CLASSES.index(name) + 1 for name in self.classes]
+        self._known[[0, IGNORE, *ids]] = True
+        self._class_of[ids] = np.arange(1, len(ids) + 1)
+        self._class_of[IGNORE] = IGNORE
+
+    def ids(self, split: str) -> list[str]:
+        """Image ids of ``ImageSets/Segmentation/<split>.txt``, in the file's order.
+
+        Raises ``InputError`` for a missing or empty file and for lines that are no plain id.
+        """
+        path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        if not path.is_file():
+            there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
+            cure = (
+                "train_aug, VOC 2012 and SBD together, is not in VOC's download: save its list of "
+                "10,582 ids there, one a line"
+                if split == "train_aug"
+                else _WHERE_TREES_COME_FROM
+            )
+            raise InputError(f"the split file {path} is missing (splits here: {there}): {cure}")
+        ids = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+        ids = [line for line in ids if line]
+        if not ids:
+            raise InputError(f"the split file {path} names no image: write one image id a line")
+        for line in ids:
+            if "/" in line or len(line.split()) != 1:
+                raise InputError(f"{path} has the line {line!r}: write one image id a line")
+        return ids
+
+    def image(self, image_id: str) -> Image.Image:
+        """The photograph as an RGB PIL image.
+
+        Raises ``InputError`` when the JPEG is missing, truncated or no image.
+        """
+        path = self._image_path(image_id)
+        try:
+            with Image.open(path) as file:
+                return file.convert("RGB")
+        except _DAMAGED_IMAGE as error:
+            raise _unreadable(path, error) from error
+
+    def labels(self, image_id: str) -> np.ndarray:
+        """Image-level labels y of one image, (C,) float32 of 0 and 1; read once, then kept.
+
+        A class is present when the image's annotation holds an object of it, also one marked
+        ``difficult``: so the labels of PSA and IRN were made, on which the weakly supervised
+        segmentation literature trains. Objects of VOC classes that were not chosen are left out.
+
+        Raises ``InputError`` for an annotation that is missing or malformed, has no object, an
+        unknown class or none of the chosen ones.
+        """
+        if image_id not in self._labels:
+            path = self.root / "Annotations" / f"{image_id}.xml"
+            present = set(_object_names(path))
+            labels = np.array([name in present for name in self.classes], dtype=np.float32)
+            if not labels.any():
+                raise InputError(
+                    f"{path} shows {', '.join(sorted(present))} and none of the chosen classes: "
+                    "add one to data.classes or take the image out of the split"
+                )
+            self._labels[image_id] = labels
+        return self._labels[image_id].copy()
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """The pixel mask, (H, W) uint8: 0 background, 1..C the chosen classes, 255 ignore.
+
+        Raises ``InputError`` when the PNG is missing, damaged, neither palette nor greyscale, of
+        another size than its image, or holds a value that is no chosen class's VOC id.
+        """
+        path = self.root / "SegmentationClass" / f"{image_id}.png"
+        try:
+            with Image.open(path) as file:
+                mode, values = file.mode, np.asarray(file)
+        except _DAMAGED_IMAGE as error:
+            raise _unreadable(path, error) from error
+        if mode not in ("P", "L"):
+            raise InputError(
+                f"{path} is a mask of mode {mode}: save class ids as a palette or 8-bit grey PNG"
+            )
+        width, height = self._image_size(image_id)
+        if values.shape != (height, width):
+            raise InputError(
+                f"{path} is {values.shape[1]}×{values.shape[0]}, its image {width}×{height}: "
+                "mask and image must have the same size"
+            )
+        if not self._known[values].all():
+            strange = np.unique(values[~self._known[values]]).tolist()
+            raise InputError(
+                f"{path} holds {', '.join(map(str, strange))}: allowed are 0, 255 and the VOC ids "
+                "of data.classes"
+            )
+        return self._class_of[values]
+
+    def fingerprint(self, splits: Iterable[str]) -> str:
+        """Sixty-four hex digits that change with the data a training on ``splits`` reads.
+
+        A tree with a ``manifest.json`` brings its own: the entry ``sha256``. Else the sha256 over
+        the splits' ids and the sizes of their images and annotations, masks left aside.
+
+        Raises ``InputError`` for a damaged manifest and for a split that names missing files.
+        """
+        manifest = self.root / "manifest.json"
+        if manifest.is_file():
+            return _manifest_digest(manifest)
+        digest = hashlib.sha256()
+        for split in splits:
+            for image_id in self.ids(split):
+                for name in (f"JPEGImages/{image_id}.jpg", f"Annotations/{image_id}.xml"):
+                    try:
+                        size = (self.root / name).stat().st_size
+                    except OSError as error:
+                        raise _unreadable(self.root / name, error) from error
+                    digest.update(f"{split} {name} {size}\n".encode())
+        return digest.hexdigest()
+
+    def _image_path(self, image_id: str) -> Path:
+        return self.root / "JPEGImages" / f"{image_id}.jpg"
+
+    def _image_size(self, image_id: str) -> tuple[int, int]:
+        """(W, H) from the JPEG's header, without decoding it."""
+        path = self._image_path(image_id)
+        try:
+            with Image.open(path) as file:
+                return file.size
+        except _DAMAGED_IMAGE as error:
+            raise _unreadable(path, error) from error
+
+
+class VocImages(Dataset):
+    """Images and image-level labels of one split: all that training sees. Opens no mask.
+
+    ``transform`` takes an RGB PIL image to a (3, H, W) float32 tensor. Items are dictionaries:
+    ``image`` (3, H, W) float32, ``labels`` (C,) float32 of 0 and 1, ``id`` str.
+    """
+
+    def __init__(self, tree: VocTree, split: str, transform: Callable[[Image.Image], torch.Tensor]):
+        self.tree = tree
+        self.ids = tree.ids(split)
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict:
+        image_id = self.ids[index]
+        return {
+            "image": self.transform(self.tree.image(image_id)),
+            "labels": torch.from_numpy(self.tree.labels(image_id)),
+            "id": image_id,
+        }
+
+
+class VocMasks(VocImages):
+    """The same items with ``mask``, (H, W) int64 in the image's own size, for evaluation.
+
+    The transform sees the image alone; a prediction is brought to the mask's size, not the
+    other way round.
+    """
+
+    def __getitem__(self, index: int) -> dict:
+        mask = self.tree.mask(self.ids[index])
+        return super().__getitem__(index) | {"mask": torch.from_numpy(mask).long()}
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Stops at a document type: VOC has none, and its entities can grow without bound."""
+
+    def doctype(self, name, public_id, system_id):
+        raise ValueError("it declares a DOCTYPE, which no VOC annotation does")
+
+
+def _object_names(path: Path) -> list[str]:
+    """Class name of each object in an annotation; the names of its parts do not count."""
+    try:
+        parser = ElementTree.XMLParser(target=_NoDoctype())
+        annotation = ElementTree.parse(path, parser).getroot()
+    except FileNotFoundError as error:
+        raise _unreadable(path, error) from error
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{path} is no readable annotation ({error}): restore it") from error
+    names = [(item.findtext("name") or "").strip() for item in annotation.findall("object")]
+    if not names:
+        raise InputError(f"{path} has no object: an image without labels teaches nothing, so take "
+                         "it out of the split")  # fmt: skip
+    unknown = sorted(set(names) - set(VOC_CLASSES))
+    if unknown:
+        raise InputError(
+            f"{path} has an object of unknown class {', '.join(map(repr, unknown))}: "
+            f"the classes are {', '.join(VOC_CLASSES)}"
+        )
+    return names
+
+
+def _manifest_digest(path: Path) -> str:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is no readable JSON: make the data again") from error
+    digest = content.get("sha256") if isinstance(content, dict) else None
+    if not isinstance(digest, str) or len(digest) != 64:
+        raise InputError(f"{path} has no entry sha256 of 64 digits: make the data again")
+    return digest
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    """The line for a file of the tree that is missing or damaged."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path} is missing: restore it, or take its id out of the split")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if str(path) in reason:  # Pillow repeats the path
+        reason = "not an image"
+    return InputError(f"{path} cannot be read ({reason}): restore the file from its source")

@@ -1,0 +1,29 @@
+"""The one error that means "your input, not our code"."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one line: it names the file or field, says what is wrong and what to do.
+    The command line prints it and exits with status 2.
+    """
+
+
+def clear_errors(command: Callable) -> Callable:
+    """Let a command end on an ``InputError`` with its one line on stderr and exit status 2."""
+
+    @functools.wraps(command)
+    def wrapped(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            # From a loader's worker process the message arrives wrapped in its traceback.
+            line = str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]
+            print(f"error: {line}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return wrapped

@@ -1,0 +1,22 @@
+"""One switch for every progress bar: ``MORE_PROGRESS=0`` silences them all.
+
+Without it bars show in a terminal and in an interactive notebook, and stay out of pipes.
+Batch runs set it, because an executed notebook would keep every redraw as output.
+"""
+
+import os
+import sys
+
+from tqdm.auto import tqdm
+
+
+def progress_bar(iterable=None, *, total: int | None = None, description: str = "") -> tqdm:
+    """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch."""
+    return tqdm(iterable, total=total, desc=description, disable=not _wanted(), dynamic_ncols=True)
+
+
+def _wanted() -> bool:
+    choice = os.environ.get("MORE_PROGRESS")
+    if choice is not None:
+        return choice != "0"
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
