@@ -1,0 +1,164 @@
+"""Where a class is: class activation maps (CAM) and localization attention maps (LAM).
+
+CAM is the image classifier applied to every position of the feature map; LAM is the similarity
+between a class token and every patch (notebook 01). Both become maps in [0, 1] in the same way:
+several scales, each with its mirror image, then min-max.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from more_lib.errors import InputError
+
+
+class MultiscaleMaps(NamedTuple):
+    """Every map the model can draw, each (B, C, H, W) in [0, 1] at the images' size."""
+
+    cam: Tensor
+    aux_cam: Tensor
+    lam: Tensor
+    attention: Tensor
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Stretch each map (..., h, w) to [0, 1]: subtract its minimum, divide by what is then its
+    maximum + 1e-5.
+
+    A constant map becomes 0, and no map quite reaches 1.
+    """
+    maps = maps - maps.amin(dim=(-2, -1), keepdim=True)
+    return maps / (maps.amax(dim=(-2, -1), keepdim=True) + 1e-5)
+
+
+def lam(features: Tensor, class_tokens: Tensor, similarity: str = "dot") -> Tensor:
+    """Localization attention map: similarity of each class token with each patch (notebook 01).
+
+    features: (B, D, h, w) patch features. class_tokens: (B, C, D), after GCR when there is one.
+    similarity: "dot", or "cosine" with values in [-1, 1] as in the paper's text.
+    Returns (B, C, h, w), neither clipped nor normalised, differentiable in both.
+
+    Raises ``InputError`` for shapes that do not fit or another similarity.
+    """
+    if (
+        features.ndim != 4
+        or class_tokens.ndim != 3
+        or (features.shape[:2] != (class_tokens.shape[0], class_tokens.shape[2]))
+    ):
+        raise InputError(
+            f"features {tuple(features.shape)} and class_tokens {tuple(class_tokens.shape)} "
+            "must be (B, D, h, w) and (B, C, D) with the same B and D"
+        )
+    if similarity == "cosine":
+        features = F.normalize(features, dim=1)
+        class_tokens = F.normalize(class_tokens, dim=2)
+    elif similarity != "dot":
+        raise InputError(f'similarity is "{similarity}"; choose "dot" or "cosine"')
+    return torch.einsum("bdhw,bcd->bchw", features, class_tokens)
+
+
+def fuse(lam: Tensor, cam: Tensor) -> Tensor:
+    """LAM x CAM: their product stretched to [0, 1], one of the paper's baselines (notebook 01).
+
+    lam, cam: (B, C, h, w), both in [0, 1]. Returns the same shape.
+    """
+    return min_max(lam * cam)
+
+
+def multiscale_cam(
+    model: nn.Module, images: Tensor, scales: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """CAM of the last and of the auxiliary feature map, over scales and mirror images.
+
+    For each scale and its horizontal flip: resize, run, upsample the raw CAM to (H, W), take the
+    larger of map and flipped-back map, drop what is negative; sum over scales; ``min_max``
+    (notebook 01).
+
+    model: has ``patch_size`` and ``cams(images)``, which returns two raw maps (B, C, h, w). Its
+    training flag is left as it is, for MoRe's forward is the same either way; no gradient is kept.
+    images: (B, 3, H, W) float, normalised; sides need not be multiples of the patch size.
+    scales: positive factors. Returns (cam, aux_cam), each (B, C, H, W) in [0, 1].
+
+    Raises ``InputError`` without scales, for images of another shape, and for a scale at which
+    less than one patch is left.
+    """
+    cam, aux_cam = _multiscale(model.cams, model.patch_size, images, scales)
+    return cam, aux_cam
+
+
+def multiscale_lam(model: nn.Module, images: Tensor, scales: Sequence[float]) -> Tensor:
+    """LAM (dot product) over scales and mirror images, made like ``multiscale_cam``.
+
+    model: ``model(images)`` returns ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D).
+    Returns (B, C, H, W) in [0, 1]; raises what ``multiscale_cam`` raises (notebook 01).
+    """
+
+    def raw_maps(views: Tensor) -> list[Tensor]:
+        output = model(views)
+        return [lam(output.features, output.class_tokens)]
+
+    return _multiscale(raw_maps, model.patch_size, images, scales)[0]
+
+
+def multiscale_maps(model: nn.Module, images: Tensor, scales: Sequence[float]) -> MultiscaleMaps:
+    """All maps of one pass: CAM, auxiliary CAM, LAM and the last block's attention (notebook 06).
+
+    model: ``model(images)`` returns raw ``cam``, ``aux_cam`` and ``attention_scores`` (B, C, h, w),
+    ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D). Each map is made like
+    ``multiscale_cam``, which also says what is raised.
+    """
+
+    def raw_maps(views: Tensor) -> list[Tensor]:
+        output = model(views)
+        token_map = lam(output.features, output.class_tokens)
+        return [output.cam, output.aux_cam, token_map, output.attention_scores]
+
+    return MultiscaleMaps(*_multiscale(raw_maps, model.patch_size, images, scales))
+
+
+@torch.no_grad()
+def _multiscale(
+    raw_maps: Callable[[Tensor], Sequence[Tensor]],
+    patch_size: int,
+    images: Tensor,
+    scales: Sequence[float],
+) -> list[Tensor]:
+    """Merge each kind of raw map that ``raw_maps`` returns over scales and flips."""
+    if images.ndim != 4 or not images.is_floating_point():
+        raise InputError(
+            f"images are {tuple(images.shape)} {images.dtype}; give (B, 3, H, W) floats"
+        )
+    if len(scales) == 0:
+        raise InputError("scales is empty; give at least one, for instance (1.0,)")
+    totals: list[Tensor] = []
+    for scale in scales:
+        views = _image_and_mirror(images, scale, patch_size)
+        maps = [_merge_mirror(raw.to(images.dtype), images.shape[-2:]) for raw in raw_maps(views)]
+        totals = [a + b for a, b in zip(totals, maps, strict=True)] if totals else maps
+    return [min_max(total) for total in totals]
+
+
+def _image_and_mirror(images: Tensor, scale: float, patch_size: int) -> Tensor:
+    """(2B, 3, h, w): the resized images, then their mirror images, cut to whole patches.
+
+    The cut comes after the flip, at right and bottom, where a patch convolution drops the rest.
+    """
+    height, width = (int(scale * side) for side in images.shape[-2:])
+    if min(height, width) < patch_size:
+        raise InputError(
+            f"scale {scale} makes the images {height}x{width}, less than one patch of "
+            f"{patch_size}; drop that scale or give larger images"
+        )
+    resized = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+    rows, columns = height // patch_size * patch_size, width // patch_size * patch_size
+    return torch.cat([resized, resized.flip(-1)])[..., :rows, :columns]
+
+
+def _merge_mirror(raw: Tensor, size: Sequence[int]) -> Tensor:
+    """(2B, C, h, w) raw maps of images and mirror images to (B, C, H, W), none negative."""
+    upsampled = F.interpolate(raw, tuple(size), mode="bilinear", align_corners=False)
+    straight, mirrored = upsampled.chunk(2)
+    return torch.maximum(straight, mirrored.flip(-1)).relu()

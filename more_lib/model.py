@@ -1,0 +1,116 @@
+"""MoRe, put together: the encoder, two classifiers that give CAM, and a decoder.
+
+Notebook 01 §4 takes it apart; notebook 05 trains it.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from more_lib.recipes import Recipe
+from more_lib.vit import ClassTokenViT, build_backbone, load_backbone
+
+
+class MoReOutput(NamedTuple):
+    """Everything one forward pass knows about images (B, 3, H, W); (h, w) is the patch grid."""
+
+    class_logits: Tensor  # (B, C), from the final feature map
+    aux_logits: Tensor  # (B, C), from the auxiliary feature map
+    seg_logits: Tensor  # (B, C + 1, h, w), from the decoder; channel 0 is the background
+    features: Tensor  # (B, D, h, w), the patch tokens as a map
+    class_tokens: Tensor  # (B, C, D)
+    attention_scores: Tensor  # (B, C, h, w), raw class-patch attention of the last block
+    cam: Tensor  # (B, C, h, w), no ReLU
+    aux_cam: Tensor  # (B, C, h, w), no ReLU
+
+
+class LargeFOV(nn.Sequential):
+    """DeepLab's LargeFOV decoder: two dilated 3x3 convolutions and a 1x1 one, without biases."""
+
+    def __init__(self, dim: int, num_outputs: int, width: int = 512, dilation: int = 5) -> None:
+        super().__init__(
+            nn.Conv2d(dim, width, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, num_outputs, 1, bias=False),
+        )
+
+
+class MoRe(nn.Module):
+    """The network: class-token ViT, classifiers on its two feature maps, LargeFOV decoder.
+
+    ``encoder`` carries C class tokens; the decoder gets ``decoder_width`` channels inside.
+    """
+
+    def __init__(self, encoder: ClassTokenViT, decoder_width: int = 512) -> None:
+        super().__init__()
+        dim, num_classes = encoder.embed_dim, encoder.num_classes
+        self.encoder = encoder
+        self.classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
+        self.aux_classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
+        self.decoder = LargeFOV(dim, num_classes + 1, decoder_width)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, pretrained: bool = True) -> "MoRe":
+        """Build the network of a recipe on its pretrained backbone.
+
+        ``pretrained=False`` leaves the backbone random, for weights that are loaded next. Raises
+        ``InputError`` when the backbone is unsupported or its weights cannot be had.
+        """
+        wanted = recipe.backbone
+        vit = (
+            load_backbone(wanted.name, wanted.weights)
+            if pretrained
+            else build_backbone(wanted.name)
+        )
+        encoder = ClassTokenViT(
+            vit, len(recipe.data.classes), wanted.num_registers, wanted.aux_layer
+        )
+        return cls(encoder, wanted.decoder_width)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels; image sides must be multiples of it."""
+        return self.encoder.patch_size
+
+    def forward(self, images: Tensor) -> MoReOutput:
+        """``images`` (B, 3, H, W), normalised; raises ``InputError`` if the patch does not fit."""
+        encoded = self.encoder(images)
+        features = encoded.patch_tokens.mT.unflatten(2, encoded.grid)
+        aux_features = encoded.aux_patch_tokens.mT.unflatten(2, encoded.grid)
+        return MoReOutput(
+            class_logits=image_logits(features, self.classifier),
+            aux_logits=image_logits(aux_features, self.aux_classifier),
+            seg_logits=self.decoder(features),
+            features=features,
+            class_tokens=encoded.class_tokens,
+            attention_scores=encoded.attention_scores,
+            cam=self.classifier(features),
+            aux_cam=self.aux_classifier(aux_features),
+        )
+
+    def cams(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class activation maps (B, C, h, w) of both classifiers, no ReLU, and nothing else."""
+        encoded = self.encoder(images)
+        return tuple(
+            head(tokens.mT.unflatten(2, encoded.grid))
+            for head, tokens in (
+                (self.classifier, encoded.patch_tokens),
+                (self.aux_classifier, encoded.aux_patch_tokens),
+            )
+        )
+
+    def parameter_groups(self, lr: float, head_lr_factor: float) -> list[dict]:
+        """Optimizer groups: the encoder at ``lr``, everything new at ``lr * head_lr_factor``."""
+        heads = [self.classifier, self.aux_classifier, self.decoder]
+        return [
+            {"params": list(self.encoder.parameters()), "lr": lr},
+            {"params": [p for head in heads for p in head.parameters()], "lr": lr * head_lr_factor},
+        ]
+
+
+def image_logits(features: Tensor, classifier: nn.Conv2d) -> Tensor:
+    """Image-level logits (B, C): each channel's maximum over the map, then the classifier."""
+    return F.linear(features.amax((2, 3)), classifier.weight.flatten(1))
