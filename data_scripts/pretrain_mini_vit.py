@@ -167,9 +167,9 @@ def pretrain(iterations: int, batch_size: int, lr: float, seed: int) -> tuple[Re
 
 
 def main(
-    iterations: Annotated[int, typer.Option(min=20)] = 3400,
-    batch_size: Annotated[int, typer.Option(min=2)] = 64,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    iterations: Annotated[int, typer.Option(min=20)] = 6400,
+    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 7e-4,
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[
         Path, typer.Option(help="Weights to write; the record goes beside them as .json.")

@@ -85,12 +85,15 @@ def multiscale_cam(
     Raises ``InputError`` without scales, for images of another shape, and for a scale at which
     less than one patch is left.
     """
-    cam, aux_cam = _multiscale(model.cams, model.patch_size, images, scales)
+    cam, aux_cam = _multiscale(model.cams, (True, True), model.patch_size, images, scales)
     return cam, aux_cam
 
 
 def multiscale_lam(model: nn.Module, images: Tensor, scales: Sequence[float]) -> Tensor:
-    """LAM (dot product) over scales and mirror images, made like ``multiscale_cam``.
+    """LAM (dot product) over scales and mirror images.
+
+    Made like ``multiscale_cam``, but what is negative stays: the zero of a CAM says that a patch
+    speaks neither for nor against a class, while the zero of a similarity means nothing.
 
     model: ``model(images)`` returns ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D).
     Returns (B, C, H, W) in [0, 1]; raises what ``multiscale_cam`` raises (notebook 01).
@@ -100,15 +103,15 @@ def multiscale_lam(model: nn.Module, images: Tensor, scales: Sequence[float]) ->
         output = model(views)
         return [lam(output.features, output.class_tokens)]
 
-    return _multiscale(raw_maps, model.patch_size, images, scales)[0]
+    return _multiscale(raw_maps, (False,), model.patch_size, images, scales)[0]
 
 
 def multiscale_maps(model: nn.Module, images: Tensor, scales: Sequence[float]) -> MultiscaleMaps:
     """All maps of one pass: CAM, auxiliary CAM, LAM and the last block's attention (notebook 06).
 
     model: ``model(images)`` returns raw ``cam``, ``aux_cam`` and ``attention_scores`` (B, C, h, w),
-    ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D). Each map is made like
-    ``multiscale_cam``, which also says what is raised.
+    ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D). The CAMs are made like
+    ``multiscale_cam``, which also says what is raised, LAM and attention like ``multiscale_lam``.
     """
 
     def raw_maps(views: Tensor) -> list[Tensor]:
@@ -116,17 +119,22 @@ def multiscale_maps(model: nn.Module, images: Tensor, scales: Sequence[float]) -
         token_map = lam(output.features, output.class_tokens)
         return [output.cam, output.aux_cam, token_map, output.attention_scores]
 
-    return MultiscaleMaps(*_multiscale(raw_maps, model.patch_size, images, scales))
+    rectified = (True, True, False, False)
+    return MultiscaleMaps(*_multiscale(raw_maps, rectified, model.patch_size, images, scales))
 
 
 @torch.no_grad()
 def _multiscale(
     raw_maps: Callable[[Tensor], Sequence[Tensor]],
+    rectified: Sequence[bool],
     patch_size: int,
     images: Tensor,
     scales: Sequence[float],
 ) -> list[Tensor]:
-    """Merge each kind of raw map that ``raw_maps`` returns over scales and flips."""
+    """Merge each kind of raw map that ``raw_maps`` returns over scales and flips.
+
+    ``rectified`` says of each kind whether negative values are dropped before the sum.
+    """
     if images.ndim != 4 or not images.is_floating_point():
         raise InputError(
             f"images are {tuple(images.shape)} {images.dtype}; give (B, 3, H, W) floats"
@@ -136,7 +144,8 @@ def _multiscale(
     totals: list[Tensor] = []
     for scale in scales:
         views = _image_and_mirror(images, scale, patch_size)
-        maps = [_merge_mirror(raw.to(images.dtype), images.shape[-2:]) for raw in raw_maps(views)]
+        merged = [_merge_mirror(raw.to(images.dtype), images.shape[-2:]) for raw in raw_maps(views)]
+        maps = [m.relu() if drop else m for m, drop in zip(merged, rectified, strict=True)]
         totals = [a + b for a, b in zip(totals, maps, strict=True)] if totals else maps
     return [min_max(total) for total in totals]
 
@@ -158,7 +167,7 @@ def _image_and_mirror(images: Tensor, scale: float, patch_size: int) -> Tensor:
 
 
 def _merge_mirror(raw: Tensor, size: Sequence[int]) -> Tensor:
-    """(2B, C, h, w) raw maps of images and mirror images to (B, C, H, W), none negative."""
+    """(2B, C, h, w) raw maps of images and mirror images to (B, C, H, W), the larger of both."""
     upsampled = F.interpolate(raw, tuple(size), mode="bilinear", align_corners=False)
     straight, mirrored = upsampled.chunk(2)
-    return torch.maximum(straight, mirrored.flip(-1)).relu()
+    return torch.maximum(straight, mirrored.flip(-1))

@@ -274,10 +274,8 @@ def load_recipe(
     type, a value out of range, and a file that cannot be read.
     """
     if profile not in PROFILES:
-        raise InputError(
-            f"profile {profile!r} is unknown{_nearest(profile, PROFILES)} "
-            f"(profiles: {', '.join(PROFILES)})"
-        )
+        guess, there = _nearest(profile, PROFILES), ", ".join(PROFILES)
+        raise InputError(f"profile {profile!r} is unknown{guess} (profiles: {there})")
     values = to_dict(PROFILES[profile])
     if file is not None:
         changes = _read_yaml(Path(file).expanduser())
@@ -328,8 +326,7 @@ def _read_yaml(path: Path) -> dict:
         content = _yaml(path.read_bytes(), f"the recipe {path}")
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    if content is None:
-        return {}
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise InputError(f"the recipe {path} must hold sections such as 'optimizer:'")
     return content

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.layers import Attention, HybridEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -197,6 +198,19 @@ def backbone_file(name: str, weights: str = "") -> Path | None:
     if weights:
         return Path(weights).expanduser()
     return Path(str(MINI_WEIGHTS)) if name == MINI else None
+
+
+def downloaded_weights(name: str) -> Path | None:
+    """The file of a timm model that an earlier use left in the Hugging Face cache, if any."""
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None or not config.hf_hub_id:
+        return None
+    wanted = config.hf_hub_filename
+    for file in [wanted] if wanted else ["model.safetensors", "pytorch_model.bin"]:
+        found = try_to_load_from_cache(config.hf_hub_id, file)
+        if isinstance(found, str):  # else nothing is known, or the file is known not to exist
+            return Path(found)
+    return None
 
 
 def backbone_identity(name: str, weights: str = "") -> str:

@@ -72,7 +72,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(image, (height, width), mode="bilinear", align_corners=False)
 
 
-def literal_multiscale(raw_map, images: Tensor, scales) -> np.ndarray:
+def literal_multiscale(raw_map, images: Tensor, scales, rectified: bool) -> np.ndarray:
     """One image, one view, one class at a time; ``raw_map`` takes a single image."""
     height, width = images.shape[-2:]
     result = []
@@ -89,7 +89,7 @@ def literal_multiscale(raw_map, images: Tensor, scales) -> np.ndarray:
                 if view is flipped:
                     raw = raw[..., ::-1]
                 best = raw if best is None else np.maximum(best, raw)
-            total += np.maximum(best, 0)
+            total += np.maximum(best, 0) if rectified else best
         for class_map in total:
             class_map -= class_map.min()
             class_map /= class_map.max() + 1e-5
@@ -160,7 +160,7 @@ def test_multiscale_equals_the_literal_transcription(size):
         "attention": lambda image: model(image).attention_scores,
     }
     for name, raw_map in raw_maps.items():
-        expected = literal_multiscale(raw_map, images, SCALES)
+        expected = literal_multiscale(raw_map, images, SCALES, rectified="cam" in name)
         np.testing.assert_allclose(getattr(maps, name), expected, atol=1e-12, err_msg=name)
 
 
@@ -188,11 +188,25 @@ def test_half_precision_maps_are_merged_in_the_images_precision():
         torch.testing.assert_close(rough, fine, rtol=0, atol=0.02)
 
 
-def test_a_map_that_is_negative_everywhere_becomes_zero():
+def test_a_cam_that_is_negative_everywhere_becomes_zero():
     model = SmallModel()
     model.cams = lambda images: (-images.abs()[:, :2, ::4, ::4], images[:, :2, ::4, ::4])
     cam, aux_cam = multiscale_cam(model, random_images(), SCALES)
     assert not cam.any() and aux_cam.any()
+
+
+def test_a_similarity_keeps_its_order_where_it_is_negative():
+    model, images = SmallModel(), random_images()
+    straight = multiscale_maps(model, images, (1.0,))
+    model_forward = model.forward
+
+    def shifted(views):
+        output = model_forward(views)
+        return output._replace(attention_scores=output.attention_scores - 1000)
+
+    model.forward = shifted
+    lower = multiscale_maps(model, images, (1.0,))
+    torch.testing.assert_close(lower.attention, straight.attention, rtol=0, atol=1e-9)
 
 
 def test_flipped_images_give_flipped_maps():

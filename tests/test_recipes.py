@@ -31,6 +31,7 @@ CHANGES = {
     "backbone.weights": "weights.safetensors",
     "backbone.num_registers": "0",
     "backbone.aux_layer": "-2",
+    "backbone.decoder_width": "64",
     "loss.classification": "2",
     "loss.aux_classification": "0",
     "loss.token_classification": "0",
@@ -80,6 +81,7 @@ def test_voc_profile_holds_the_released_values():
     assert (data.color_jitter, data.jitter_probability) == ((0.4, 0.4, 0.2, 0.1), 0.5)
     assert recipe.backbone.name == "vit_base_patch16_224.orig_in21k_ft_in1k"
     assert (recipe.backbone.num_registers, recipe.backbone.aux_layer) == (4, -3)
+    assert recipe.backbone.decoder_width == 512
     assert (optimizer.iterations, optimizer.batch_size, optimizer.lr) == (20_000, 4, 6e-5)
     assert (optimizer.head_lr_factor, optimizer.weight_decay) == (10, 0.01)
     assert (optimizer.betas, optimizer.power) == ((0.9, 0.999), 0.9)
@@ -281,6 +283,7 @@ def test_wrong_types_and_forms_name_the_key(override, said):
         "data.workers=-1",
         "backbone.name=",
         "backbone.num_registers=-1",
+        "backbone.decoder_width=0",
         "loss.classification=-1",
         "loss.token_discrepancy=-0.1",
         "loss.token_temperature=0",

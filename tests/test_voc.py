@@ -25,7 +25,10 @@ ANNOTATION = """<annotation>
     <part><name>head</name><bndbox><xmin>1.5</xmin></bndbox></part>
     <part><name>hand</name></part>
   </object>
-  <object><name> cat </name><difficult>1</difficult></object>
+  <object>
+    <part><name>foot</name></part>
+    <name> cat </name><difficult>1</difficult>
+  </object>
   <object><name>person</name><truncated>1</truncated></object>
 </annotation>
 """

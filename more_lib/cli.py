@@ -1,0 +1,186 @@
+"""The commands of ``python -m more_lib``: options in, a call into the library, a line or table out.
+
+Nothing is decided here. The library is imported inside the commands, so that help is instant.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from more_lib.errors import clear_errors
+
+app = typer.Typer(
+    help="MoRe: segmentation masks learned from image labels. Begin with `doctor`, then "
+    "`reproduce`; each command's --help has an example.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Profile = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="A named recipe: mini (small pictures made on the spot, CPU, minutes) or voc "
+        "(PASCAL VOC 2012 on a GPU, as in the paper).",
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value of the recipe, such as optimizer.iterations=100. May be repeated.",
+        show_default=False,
+    ),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE",
+        help="YAML with the values of the profile that you want changed.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+@clear_errors
+def reproduce(
+    profile: Profile = "mini",
+    changes: Changes = None,
+    runs: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the folders of runs go.")
+    ] = Path("runs"),
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Continue the last run of this profile: skip notebooks that are done and "
+            "unchanged.",
+        ),
+    ] = False,
+) -> None:
+    """Run all notebooks and write a report.
+
+    Makes the data and trains what is not there yet, executes every notebook in order without a
+    browser, and gathers their figures and tables in one HTML file. Stops at the first notebook
+    that fails.
+
+    Example:
+
+        python -m more_lib reproduce --profile mini
+    """
+    from more_lib.reproduce import ReproduceError
+    from more_lib.reproduce import reproduce as run
+
+    try:
+        run(profile, changes or [], runs, resume)
+    except ReproduceError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+@clear_errors
+def train(
+    profile: Profile = "mini",
+    recipe: RecipeFile = None,
+    changes: Changes = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Train into this new folder. Without it the model goes to the data folder, or is "
+            "taken from there if this very recipe was trained before.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train a model from image labels.
+
+    Leaves a folder with weights, recipe, log and record. On several GPUs: `accelerate launch -m
+    more_lib train ...`.
+
+    Example:
+
+        python -m more_lib train --set optimizer.iterations=100 --folder trial
+    """
+    from more_lib import training
+    from more_lib.recipes import load_recipe
+
+    chosen = load_recipe(profile, changes or [], recipe)
+    trained = training.train(chosen, folder) if folder else training.train_or_load(chosen)
+    print(f"trained model: {trained.folder}")
+
+
+@app.command()
+@clear_errors
+def evaluate(
+    profile: Profile = "mini",
+    recipe: RecipeFile = None,
+    changes: Changes = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            exists=True,
+            file_okay=False,
+            help="A folder that `train` made with this profile; its own recipe counts then, with "
+            "--set on top. Without it, the recipe's model, which is trained first if need be.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Save every score and its protocol here, each class's IoU included.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Score a trained model's maps against pixel masks.
+
+    Prints a row for each map (CAM, LAM, their product, the decoder) and labels (true or
+    predicted), always with the protocol it was measured by.
+
+    Example:
+
+        python -m more_lib evaluate --checkpoint trial --json scores.json
+    """
+    from more_lib import evaluation, training
+    from more_lib.recipes import load_recipe
+    from more_lib.storage import atomic_file
+
+    file = recipe or (checkpoint / "recipe.yaml" if checkpoint else None)
+    chosen = load_recipe(profile, changes or [], file)
+    trained = (
+        training.load_trained(checkpoint, chosen) if checkpoint else training.train_or_load(chosen)
+    )
+    scores = evaluation.evaluate_or_load(trained)
+    if json:
+        with atomic_file(json) as temporary:
+            temporary.write_text(scores.to_json())
+    print(evaluation.format_table(evaluation.rows(scores)))
+    print(f"image labels: mAP {scores.image_map:.4f}")
+
+
+@app.command()
+@clear_errors
+def doctor() -> None:
+    """Show what is installed and found, and what is missing.
+
+    Lists versions, device, data and weights of each profile; for each missing part what does not
+    work without it, and the cure. Downloads nothing.
+
+    Example:
+
+        python -m more_lib doctor
+    """
+    from more_lib.doctor import report
+
+    print(report())

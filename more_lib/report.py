@@ -1,0 +1,245 @@
+"""``report.html``: one page about a run, from its manifest, metrics and executed notebooks.
+
+The page is whole in itself: figures are inside it, nothing is fetched, no script runs. Figures and
+tables are the outputs of notebook cells tagged ``report``; a cell's caption is its metadata's
+``caption``, else the first line of the markdown before it.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from more_lib.storage import atomic_file
+from more_lib.tables import Table, html_tables, metric_tables
+
+MAX_FIGURE_BYTES = 8_000_000  # of all figures together, in base64: the page stays below 10 MB
+MAX_TEXT = 20_000  # characters of one text output
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one tagged cell showed: pictures as data URIs, tables, text."""
+
+    caption: str
+    images: Sequence[str]
+    tables: Sequence[Table]
+    texts: Sequence[str]
+    left_out: int  # pictures for which the page has no room
+
+
+@dataclass(frozen=True)
+class Section:
+    """One notebook of the run; ``link`` is "" when there is no executed file."""
+
+    name: str
+    title: str
+    status: str
+    time: str
+    link: str
+    error: str
+    figures: Sequence[Figure]
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write ``report.html`` into a run's folder and return its path.
+
+    Reads ``manifest.json``, ``metrics.json`` and the executed notebooks, of which all but the
+    manifest may be missing. Whatever they hold is shown as text, never as markup.
+    """
+    import jinja2
+
+    folder = Path(folder)
+    manifest = _read_json(folder / "manifest.json")
+    metrics_file = folder / "metrics.json"
+    metrics = _read_json(metrics_file) if metrics_file.is_file() else {}
+    sections = _sections(manifest["notebooks"], folder)
+    titles = {section.name: section.title for section in sections}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("more_lib", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        manifest=manifest,
+        cautions=_cautions(manifest),
+        facts=_facts(manifest),
+        results=[
+            (titles.get(notebook, notebook), tables)
+            for notebook, named in metrics.items()
+            if (tables := [table for name in named for table in metric_tables(name, named[name])])
+        ],
+        sections=sections,
+        recipe=list(metric_tables("recipe", manifest["recipe"])),
+        versions=list(metric_tables("versions", manifest["versions"])),
+    )
+    with atomic_file(folder / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return folder / "report.html"
+
+
+def duration(seconds: float | None) -> str:
+    """``125`` as ``2 min 5 s``; a dash for None."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _facts(manifest: Mapping) -> list[tuple[str, str]]:
+    """What a reader needs to judge or repeat the run, as label and text."""
+    git, device = manifest["git"], manifest["device"]
+    state = {True: " with uncommitted changes", False: "", None: ""}[git["dirty"]]
+    done = sum(entry["status"] == "done" for entry in manifest["notebooks"])
+    versions = manifest["versions"]
+    facts = [
+        ("commit", git["commit"][:12] + state),
+        ("started", manifest["started"].replace("T", " ").replace("+00:00", " UTC")),
+        ("took", f"{duration(manifest['seconds'])}, {done} of {len(manifest['notebooks'])} done"),
+        ("device", f"{device['type']}, {device['count']} × {device['name']}"),
+        ("threads", str(manifest["threads"])),
+        ("seeds", ", ".join(f"{name} {seed}" for name, seed in manifest["seeds"].items())),
+        ("overrides", " ".join(manifest["overrides"]) or "none"),
+        *((name, versions[name]) for name in ("python", "torch", "timm") if name in versions),
+        *(
+            (f"{name.removesuffix('_sha256')} SHA-256", str(manifest[name])[:12])
+            for name in ("library_sha256", "data_sha256", "backbone_sha256")
+        ),
+    ]
+    if manifest["resumed"]:
+        times = [resumed["at"].replace("+00:00", "") for resumed in manifest["resumed"]]
+        facts.append(("resumed", ", ".join(times)))
+    return facts
+
+
+def _cautions(manifest: Mapping) -> list[str]:
+    """Sentences that keep small stand-ins from being taken for the paper's set-up."""
+    recipe, cautions = manifest["recipe"], []
+    if recipe["data"]["dataset"] == "emoji":
+        cautions.append(
+            "The images are EmojiVOC: small pictures of emoji pasted on photographs and textures, "
+            "made on this machine in place of PASCAL VOC."
+        )
+    if recipe["backbone"]["name"] == "mini":
+        cautions.append(
+            "The backbone is a small vision transformer that stands in for the paper's ViT-B "
+            "pretrained on ImageNet."
+        )
+    if cautions:
+        cautions.append(
+            "These are not the paper's numbers and cannot be set beside its tables. They show the "
+            "effects it describes at a size that a laptop can repeat."
+        )
+    return cautions
+
+
+def _sections(entries: Sequence[Mapping], folder: Path) -> list[Section]:
+    room = _Room(MAX_FIGURE_BYTES)
+    sections = []
+    for entry in entries:
+        file = folder / f"{entry['name']}.ipynb"
+        ran = entry["status"] != "not run" and file.is_file()
+        cells = _read_json(file)["cells"] if ran else []
+        sections.append(
+            Section(
+                name=entry["name"],
+                title=_first_heading(cells) or entry["name"],
+                status=entry["status"],
+                time=duration(entry["seconds"]),
+                link=quote(file.name) if ran else "",
+                error=entry.get("error", ""),
+                figures=list(_figures(cells, room)),
+            )
+        )
+    return sections
+
+
+@dataclass
+class _Room:
+    """How many bytes of pictures the page still takes."""
+
+    left: int
+
+    def takes(self, picture: str) -> bool:
+        fits = len(picture) <= self.left
+        self.left -= len(picture) if fits else 0
+        return fits
+
+
+def _first_heading(cells: Sequence[Mapping]) -> str:
+    prose = "\n".join(_text(cell["source"]) for cell in cells if _is_prose(cell))
+    found = re.search(r"^# .*", prose, re.MULTILINE)
+    return _without_markdown(found[0]) if found else ""
+
+
+def _figures(cells: Sequence[Mapping], room: _Room) -> Iterator[Figure]:
+    heading = ""
+    for cell in cells:
+        if _is_prose(cell):
+            lines = (_without_markdown(line) for line in _text(cell["source"]).split("\n"))
+            heading = next(filter(None, lines), heading)
+        elif "report" in cell["metadata"].get("tags", ()) and cell.get("outputs"):
+            figure = _figure(cell["metadata"].get("caption") or heading, cell["outputs"], room)
+            if figure.images or figure.tables or figure.texts or figure.left_out:
+                yield figure
+
+
+def _figure(caption: str, outputs: Sequence[Mapping], room: _Room) -> Figure:
+    images, tables, texts, left_out = [], [], [], 0
+    for output in outputs:
+        data = output.get("data", {})
+        picture = _picture(data.get("image/png", ""))
+        found = html_tables(_text(data.get("text/html", "")))
+        if picture and room.takes(picture):
+            images.append(picture)
+        elif picture:
+            left_out += 1
+        elif found:
+            tables.extend(found)
+        else:
+            text = data.get("text/plain", output.get("text", ""))
+            texts.append(re.sub(r"\x1b\[[0-9;]*m", "", _text(text)).strip("\n")[:MAX_TEXT])
+    texts = [text for text in texts if text and not text.startswith("<IPython.core.display")]
+    return Figure(caption, images, tables, texts, left_out)
+
+
+def _picture(encoded: str | Sequence[str]) -> str:
+    """A PNG output as a data URI, "" when it is none."""
+    try:
+        content = base64.b64decode("".join(_text(encoded).split()), validate=True)
+    except (binascii.Error, ValueError):
+        return ""
+    if not content.startswith(b"\x89PNG"):
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _is_prose(cell: Mapping) -> bool:
+    papermill_mark = "papermill-error-cell-tag" in cell["metadata"].get("tags", ())
+    return cell["cell_type"] == "markdown" and not papermill_mark
+
+
+def _without_markdown(line: str) -> str:
+    """A line of markdown as plain words."""
+    line = re.sub(r"<[^>]*>|[*`]", "", line.strip())
+    line = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", line)
+    return re.sub(r"^(#+|>|-|\d+\.)\s+", "", line).strip()
+
+
+def _text(source: str | Sequence[str]) -> str:
+    """Notebook files keep text as one string or as a list of lines."""
+    return source if isinstance(source, str) else "".join(source)
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))

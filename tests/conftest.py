@@ -1,0 +1,28 @@
+"""What every test gets: a data folder of its own, no network, no bars, no display."""
+
+import os
+
+# Before any library reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MORE_PROGRESS"] = "0"
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def own_data_folder(tmp_path, monkeypatch):
+    """No test sees or fills the user's cache."""
+    monkeypatch.setenv("MORE_DATA", str(tmp_path / "more_data"))
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked ``gpu`` are skipped where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -1,0 +1,213 @@
+"""The training loop: schedule, objective, log, cache, and what stops it."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from golden_inputs import golden
+
+from more_lib.checkpoints import save_weights
+from more_lib.data import emoji
+from more_lib.errors import InputError
+from more_lib.model import MoRe
+from more_lib.recipes import PROFILES, load_recipe
+from more_lib.training import (
+    learning_rate_factor,
+    load_trained,
+    provenance,
+    train,
+    train_or_load,
+    training_losses,
+)
+from more_lib.vit import mini_vit
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A small EmojiVOC tree and a random backbone file, shared by the tests of this module."""
+    folder = tmp_path_factory.mktemp("start")
+    tree = emoji.prepare(folder / "tree", train=8, val=2)
+    torch.manual_seed(0)
+    save_weights(mini_vit(), folder / "backbone.safetensors")
+    return tree, folder / "backbone.safetensors"
+
+
+@pytest.fixture
+def recipe(start):
+    """Three iterations of the mini profile, on the small tree."""
+    tree, weights = start
+    return load_recipe(
+        "mini",
+        [
+            f"data.root={tree}",
+            f"backbone.weights={weights}",
+            "optimizer.iterations=3",
+            "optimizer.batch_size=2",
+            "optimizer.log_every=2",
+            "optimizer.precision=fp32",
+        ],
+    )
+
+
+def with_optimizer(recipe, **changes):
+    return dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, **changes))
+
+
+def test_learning_rate_is_the_released_schedule():
+    optimizer, file = PROFILES["voc"].optimizer, golden("lr_schedule_voc")
+    steps = np.arange(len(file["lr"])) * int(file["every"])
+    rates = [optimizer.lr * learning_rate_factor(int(step), optimizer) for step in steps]
+    np.testing.assert_allclose(rates, file["lr"], rtol=1e-9)
+
+
+def test_learning_rate_without_warmup_starts_at_its_peak():
+    optimizer = dataclasses.replace(PROFILES["voc"].optimizer, warmup_iterations=0)
+    assert learning_rate_factor(0, optimizer) == 1.0
+
+
+def test_losses_before_training_have_their_known_values(recipe):
+    torch.manual_seed(0)
+    model = MoRe.from_recipe(recipe)
+    torch.nn.init.zeros_(model.classifier.weight)
+    images, labels = torch.randn(2, 3, 96, 96), torch.eye(10)[:2]
+    losses = training_losses(model(images), labels, recipe.loss)
+    assert losses["classification"].item() == pytest.approx(math.log(2), abs=1e-6)
+    assert losses["token_discrepancy"].item() == pytest.approx(math.log(10), abs=1e-4)
+
+
+def test_a_weight_of_zero_leaves_the_term_out(recipe):
+    model = MoRe.from_recipe(recipe)
+    output, labels = model(torch.randn(1, 3, 96, 96)), torch.ones(1, 10)
+    without = dataclasses.replace(recipe.loss, token_classification=0.0)
+    assert set(training_losses(output, labels, recipe.loss)) == {
+        "classification",
+        "aux_classification",
+        "token_classification",
+        "token_discrepancy",
+    }
+    assert "token_classification" not in training_losses(output, labels, without)
+
+
+def test_training_writes_a_log_a_record_and_weights_that_load(recipe, tmp_path):
+    trained = train(recipe, tmp_path / "run")
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
+        "log.jsonl",
+        "model.safetensors",
+        "recipe.yaml",
+        "record.json",
+    ]
+    assert [line["iteration"] for line in trained.log()] == [2, 3]
+    first = trained.log()[0]
+    weighted = sum(
+        first[name] * getattr(recipe.loss, name)
+        for name in ("classification", "aux_classification", "token_classification")
+    )
+    assert first["total"] == pytest.approx(
+        weighted + first["token_discrepancy"] * recipe.loss.token_discrepancy, rel=1e-4
+    )
+    again = load_trained(tmp_path / "run", recipe)
+    for ours, theirs in zip(
+        trained.model.state_dict().values(), again.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_every_part_with_a_loss_moves(recipe, tmp_path):
+    torch.manual_seed(recipe.seed)
+    before = load_recipe_model(recipe)
+    after = train(recipe, tmp_path / "run").model.state_dict()
+    for name in ("encoder.class_tokens", "encoder.blocks.0.attn.qkv.weight"):
+        assert not torch.equal(before[name], after[name]), name
+
+
+def load_recipe_model(recipe):
+    return {key: value.clone() for key, value in MoRe.from_recipe(recipe).state_dict().items()}
+
+
+def test_the_same_seed_gives_the_same_weights(recipe, tmp_path):
+    one = train(recipe, tmp_path / "one").model.state_dict()
+    torch.randn(3)  # whatever ran before must not matter
+    two = train(recipe, tmp_path / "two").model.state_dict()
+    other = train(dataclasses.replace(recipe, seed=1), tmp_path / "three").model.state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+def test_training_opens_no_mask(recipe, start, tmp_path, monkeypatch):
+    from more_lib.data.voc import VocTree
+
+    def forbidden(self, image_id):
+        raise AssertionError("training asked for a mask")
+
+    monkeypatch.setattr(VocTree, "mask", forbidden)
+    train(recipe, tmp_path / "run")
+
+
+def test_train_or_load_trains_once_and_says_so(recipe, capsys):
+    first = train_or_load(recipe)
+    again = train_or_load(recipe)
+    said = capsys.readouterr().out.splitlines()
+    assert (first.loaded, again.loaded) == (False, True)
+    assert "trained now" in said[0] and "loaded from the cache" in said[1]
+    assert first.folder == again.folder
+
+
+def test_the_cache_key_follows_recipe_data_and_backbone(recipe, start, tmp_path):
+    first = train_or_load(recipe).folder
+    scored_otherwise = dataclasses.replace(
+        recipe, evaluation=dataclasses.replace(recipe.evaluation, threshold=0.3)
+    )
+    assert train_or_load(scored_otherwise).folder == first
+    assert train_or_load(with_optimizer(recipe, lr=1e-3)).folder != first
+    save_weights(mini_vit(), tmp_path / "other.safetensors")
+    other = dataclasses.replace(
+        recipe,
+        backbone=dataclasses.replace(recipe.backbone, weights=str(tmp_path / "other.safetensors")),
+    )
+    assert provenance(other)["data_sha256"] == provenance(recipe)["data_sha256"]
+    assert train_or_load(other).folder != first
+
+
+def test_a_loss_that_is_not_finite_names_itself_and_the_images(recipe, tmp_path):
+    broken = with_optimizer(recipe, lr=1e30, warmup_iterations=0)
+    with pytest.raises(RuntimeError, match=r"nan.*at iteration \d; images: train_0000\d, "):
+        train(broken, tmp_path / "run")
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_bad_requests_are_refused_in_one_line(recipe, tmp_path):
+    with pytest.raises(InputError, match="8 images, fewer than one batch of 9"):
+        train(with_optimizer(recipe, batch_size=9), tmp_path / "a")
+    missing = dataclasses.replace(
+        recipe, backbone=dataclasses.replace(recipe.backbone, weights=str(tmp_path / "no.file"))
+    )
+    with pytest.raises(InputError, match="no.file"):
+        train(missing, tmp_path / "b")
+    with pytest.raises(InputError, match="holds no finished training"):
+        load_trained(tmp_path / "nowhere", recipe)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can run fp16")
+def test_fp16_without_a_gpu_is_refused(recipe, tmp_path):
+    with pytest.raises(InputError, match="fp16 needs a CUDA GPU"):
+        train(with_optimizer(recipe, precision="fp16"), tmp_path / "run")
+
+
+def test_a_finished_training_is_never_overwritten(recipe, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "record.json").write_text(json.dumps({"training_fingerprint": "somebody else's"}))
+    with pytest.raises(InputError, match="finished training"):
+        train(recipe, folder)
+    with pytest.raises(InputError, match="trained by another recipe"):
+        load_trained(folder, recipe)
+    assert "somebody" in (folder / "record.json").read_text()
+
+
+def test_bf16_trains_in_the_same_process_as_fp32(recipe, tmp_path):
+    train(recipe, tmp_path / "fp32")
+    record = train(with_optimizer(recipe, precision="bf16"), tmp_path / "bf16").record
+    assert record["precision"] == "bf16"
