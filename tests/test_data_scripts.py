@@ -1,0 +1,76 @@
+"""The scripts in data_scripts/: they run, and the pretraining does what its record says."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from more_lib.data import emoji
+from more_lib.data.voc import VocTree
+from more_lib.storage import sha256
+from more_lib.vit import load_backbone
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
+
+
+@pytest.fixture(scope="module")
+def pretraining():
+    spec = importlib.util.spec_from_file_location("pretraining", SCRIPTS / "pretrain_mini_vit.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(script, *options):
+    command = [sys.executable, str(SCRIPTS / script), *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_make_emoji_voc_writes_a_tree_and_a_sheet_and_says_where(tmp_path):
+    done = run("make_emoji_voc.py", "--folder", tmp_path / "tree", "--train", 30, "--val", 1)
+    assert done.returncode == 0, done.stderr
+    assert len(VocTree(tmp_path / "tree", emoji.EMOJI_CLASSES).ids("train")) == 30
+    sheet = tmp_path / "tree-contact-sheet.png"
+    assert str(sheet) in done.stdout and Image.open(sheet).format == "PNG"
+
+
+def test_make_emoji_voc_refuses_a_folder_in_use(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    done = run("make_emoji_voc.py", "--folder", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "no EmojiVOC tree" in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_augmented_batches_keep_their_kind_and_follow_the_generator(pretraining):
+    images = torch.randint(0, 256, (3, 3, 96, 96), dtype=torch.uint8)
+    one, again, other = (
+        pretraining.augment(images, 64, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert one.shape == (3, 3, 64, 64) and one.dtype == torch.float32
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_the_best_patches_decide_the_patch_logit(pretraining):
+    model = pretraining.ReadOut(2)
+    images = torch.randn(1, 3, 96, 96)
+    maps = model.cams(images)[0] + model.patch_head.bias.view(1, 2, 1, 1)
+    best = maps.flatten(2).sort(descending=True).values[..., :6].mean(2)  # 6 = 144 patches // 24
+    torch.testing.assert_close(model(images)[1], best)
+
+
+def test_pretraining_ships_weights_with_a_record_of_them(pretraining, tmp_path, monkeypatch):
+    tree = emoji.prepare(tmp_path / "tree", train=4, val=12)
+    monkeypatch.setattr(pretraining.emoji, "prepare", lambda *folder, **sizes: tree)
+    out = tmp_path / "mini.safetensors"
+    pretraining.main(shorter=2000, batch_size=2, seed=0, out=out)
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["sha256"] == sha256(out)
+    assert [point["pixels"] for point in record["curve"]] == [64, 64, 96]
+    assert 0 <= record["validation"]["cam_miou"] <= 1
+    load_backbone("mini", str(out))
