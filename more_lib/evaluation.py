@@ -40,6 +40,8 @@ MAP_NAMES = {
 }
 MAPS = tuple(MAP_NAMES)
 LABELS = ("true", "predicted")
+PER_CENT = ("miou", "precision", "recall")
+Device = torch.device | str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +67,15 @@ class Protocol:
 
     def describe(self) -> str:
         """The whole protocol on one line."""
-        return ", ".join(
-            [
-                f"{self.dataset} {self.split}",
-                MAP_NAMES[self.map],
-                "no image labels" if self.labels == "none" else f"{self.labels} image labels",
-                f"scales {self._scales()}",
-                "no threshold" if self.threshold is None else f"threshold {self.threshold:g}",
-                "no CRF" if self.crf == "none" else f"CRF {self.crf}",
-            ]
-        )
+        labels = self.labels.replace("none", "no")
+        threshold = "no threshold" if self.threshold is None else f"threshold {self.threshold:g}"
+        crf = "no CRF" if self.crf == "none" else f"CRF {self.crf}"
+        what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}, {labels} image labels"
+        return f"{what}, scales {self.views}, {threshold}, {crf}"
 
-    def _scales(self) -> str:
+    @property
+    def views(self) -> str:
+        """Scales and mirror images in short."""
         return " ".join(f"{scale:g}" for scale in self.scales) + (" + flip" if self.flip else "")
 
 
@@ -116,10 +115,7 @@ class Evaluation:
     num_images: int
 
     def result(self, map: str, labels: str = "true") -> Result:
-        """The result of one map under one kind of labels ("none" for the decoder).
-
-        Raises ``InputError`` when it was not measured.
-        """
+        """The result of one map and kind of labels ("none" for the decoder), or ``InputError``."""
         there = {(result.protocol.map, result.protocol.labels): result for result in self.results}
         if (map, labels) not in there:
             rows = ", ".join(f"{kind} with labels {given}" for kind, given in there)
@@ -133,40 +129,33 @@ class Evaluation:
                 "protocol": asdict(result.protocol),
                 "note": result.note,
                 "summary": result.scores.summary(),
-                "classes": list(result.classes),
-                "scores": _per_class(result),
+                "classes": result.classes,
+                "scores": {
+                    kind: [_finite(value) for value in getattr(result.scores, kind).tolist()]
+                    for kind in ("iou", "precision", "recall", "confusion_ratio")
+                },
                 "matrix": result.matrix.tolist(),
             }
             for result in self.results
         ]
-        content = {
-            "num_images": self.num_images,
-            "image_map": _finite(self.image_map),
-            "results": results,
-        }
-        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+        head = {"num_images": self.num_images, "image_map": _finite(self.image_map)}
+        return json.dumps({**head, "results": results}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":
-        """The inverse of ``to_json``: scores are computed again from the matrices.
-
-        Raises ``InputError`` for text that ``to_json`` did not write.
-        """
+        """The inverse of ``to_json``; ``InputError`` for text that it did not write."""
         try:
             content = json.loads(text)
-            results = [
-                Result(
-                    Protocol(**entry["protocol"] | {"scales": tuple(entry["protocol"]["scales"])}),
-                    np.array(entry["matrix"], dtype=np.int64),
-                    tuple(entry["classes"]),
-                    entry["note"],
-                )
-                for entry in content["results"]
-            ]
+            results = []
+            for entry in content["results"]:
+                scales = tuple(entry["protocol"].pop("scales"))
+                protocol = Protocol(scales=scales, **entry["protocol"])
+                matrix = np.array(entry["matrix"], dtype=np.int64)
+                results.append(Result(protocol, matrix, tuple(entry["classes"]), entry["note"]))
             image_map = content["image_map"]
             image_map = float("nan") if image_map is None else float(image_map)
             return cls(tuple(results), image_map, int(content["num_images"]))
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"this is no evaluation in JSON ({error}); evaluate again") from error
 
 
@@ -177,32 +166,27 @@ def evaluate(
     tree: VocTree | None = None,
     maps: Sequence[str] = MAPS,
     labels: Sequence[str] = LABELS,
-    device: torch.device | str | None = None,
+    device: Device = None,
 ) -> Evaluation:
     """Score every map with every kind of labels on ``recipe.data.val_split``, in one pass.
 
     Args:
         model: as ``MoRe``; put in evaluation mode for the pass and then back in its own.
-        recipe: its ``data`` and ``evaluation`` sections say on what and how.
-        tree: the data set, by default the recipe's.
+        recipe, tree: how, and on what; the data set is the recipe's, if no other is given.
         maps, labels: which of ``MAPS`` and ``LABELS``; the decoder has one row without labels.
         device: where to run, by default where the model is; it returns there.
 
-    Memory does not grow with the number of images, but for their C logits. Raises ``InputError``
-    for unknown maps or labels, unusable data, and images of several sizes in one batch.
+    Memory hardly grows with the number of images. Raises ``InputError`` for unknown maps or
+    labels, unusable data, and images of several sizes in one batch.
     """
     _check_choice("maps", maps, MAPS)
     _check_choice("labels", labels, LABELS)
     protocols = [
-        protocol
+        _protocol(recipe, kind, given)
         for kind in maps
-        for protocol in (
-            [_protocol(recipe, kind, "none")]
-            if kind == "decoder"
-            else [_protocol(recipe, kind, given) for given in labels]
-        )
+        for given in (("none",) if kind == "decoder" else labels)
     ]
-    return _score(model, recipe, protocols, tree, device)
+    return _score(model, recipe, protocols, tree or open_tree(recipe.data), device)
 
 
 def sweep_thresholds(
@@ -211,22 +195,18 @@ def sweep_thresholds(
     map: str,
     thresholds: Iterable[float],
     labels: str = "true",
-    *,
-    tree: VocTree | None = None,
-    device: torch.device | str | None = None,
+    device: Device = None,
 ) -> list[Result]:
     """One result for each threshold on one map, from a single pass (notebook 06).
 
-    A threshold chosen by this curve has seen the masks it is judged by. Raises what ``evaluate``
-    raises, and ``InputError`` for the decoder, which takes no threshold.
+    A threshold chosen by this curve has seen the masks it is judged by. Raises as ``evaluate``
+    does, also for the decoder, which takes no threshold.
     """
     _check_choice("map", [map], [kind for kind in MAPS if kind != "decoder"])
     _check_choice("labels", [labels], LABELS)
     protocol = _protocol(recipe, map, labels)
     protocols = [replace(protocol, threshold=float(threshold)) for threshold in thresholds]
-    if not protocols:
-        raise InputError("thresholds is empty; give at least one")
-    return list(_score(model, recipe, protocols, tree, device).results)
+    return list(_score(model, recipe, protocols, open_tree(recipe.data), device).results)
 
 
 def evaluate_or_load(trained: "Trained") -> Evaluation:
@@ -235,9 +215,8 @@ def evaluate_or_load(trained: "Trained") -> Evaluation:
     The file's name covers the recipe's evaluation section, the split and its data. Runs on a GPU
     where there is one. Raises what ``evaluate`` raises, and ``InputError`` for a damaged file.
     """
-    recipe = trained.recipe
+    recipe, split = trained.recipe, trained.recipe.data.val_split
     tree = open_tree(recipe.data)
-    split = recipe.data.val_split
     key = fingerprint([asdict(recipe.evaluation), split, tree.fingerprint((split,))])
     path = trained.folder / f"evaluation-{key}.json"
     if path.is_file():
@@ -255,34 +234,33 @@ def evaluate_or_load(trained: "Trained") -> Evaluation:
 def rows(evaluation: Evaluation) -> list[dict]:
     """One dictionary a result, protocol and scores together, for reports and ``format_table``.
 
-    ``miou``, ``precision`` and ``recall`` are per cent, ``confusion_ratio`` is a ratio, all rounded
-    to two decimals, means as in ``Scores.summary``; None where there is no mean.
+    Scores are means as in ``Scores.summary``: shares rounded to four decimals (``PER_CENT`` names
+    them) and the confusion ratio to two; None where there is no mean.
     """
     return [_row(result, evaluation.num_images) for result in evaluation.results]
 
 
 def format_table(rows: Sequence[Mapping]) -> str:
-    """Rows as aligned text: what they share on the first line, what differs below, notes last."""
-    rows = [{name: _text(value) for name, value in row.items()} for row in rows]
+    """``rows`` as aligned text: what all share in the first line, the rest below, notes last."""
     if not rows:
         return "no results"
-    names = [name for name in rows[0] if name != "note"]
-    shared = [name for name in names[: names.index("miou")] if len({r[name] for r in rows}) == 1]
+    texts = [{name: _text(name, value) for name, value in row.items()} for row in rows]
+    names = [name for name in texts[0] if name != "note"]
+    measured = names[names.index("miou") :]
+    shared = [name for name in names if name not in measured and len({r[name] for r in texts}) == 1]
     columns = [name for name in names if name not in shared]
-    headings = {"miou": "mIoU %", "precision": "precision %", "recall": "recall %"}
-    lines = [[headings.get(name, name.replace("_", " ")) for name in columns]]
-    lines += [[row[name] for name in columns] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    is_score = [name in names[names.index("miou") :] for name in columns]
-    table = [
+    titles = {name: name.replace("_", " ") for name in columns}
+    titles |= {name: f"{name.replace('miou', 'mIoU')} %" for name in PER_CENT}
+    widths = {name: max(len(row[name]) for row in (*texts, titles)) for name in columns}
+    lines = [
         "  ".join(
-            cell.rjust(width) if score else cell.ljust(width)
-            for cell, width, score in zip(line, widths, is_score, strict=True)
-        ).rstrip()
-        for line in lines
+            row[name].rjust(widths[name]) if name in measured else row[name].ljust(widths[name])
+            for name in columns
+        )
+        for row in (titles, *texts)
     ]
-    notes = [f"{row['map']}, labels {row['labels']}: {row['note']}" for row in rows if row["note"]]
-    return "\n".join([", ".join(f"{name} {rows[0][name]}" for name in shared), *table, *notes])
+    notes = [f"{row['map']}, labels {row['labels']}: {row['note']}" for row in texts if row["note"]]
+    return "\n".join([", ".join(f"{name} {texts[0][name]}" for name in shared), *lines, *notes])
 
 
 def _protocol(recipe: Recipe, kind: str, labels: str) -> Protocol:
@@ -299,21 +277,16 @@ def _protocol(recipe: Recipe, kind: str, labels: str) -> Protocol:
 
 
 def _score(
-    model: nn.Module,
-    recipe: Recipe,
-    protocols: Sequence[Protocol],
-    tree: VocTree | None,
-    device: torch.device | str | None,
+    model: nn.Module, recipe: Recipe, protocols: Sequence[Protocol], tree: VocTree, device: Device
 ) -> Evaluation:
     """The pass itself: each batch through the network, each protocol's counts added up."""
-    tree = open_tree(recipe.data) if tree is None else tree
     loader = DataLoader(
         VocMasks(tree, recipe.data.val_split, evaluation_transform(None)),
         recipe.evaluation.batch_size,
         num_workers=recipe.data.workers,
         collate_fn=_same_size,
-        pin_memory=torch.cuda.is_available(),
     )
+    wanted = {protocol.map for protocol in protocols} - {"decoder"}
     num_outputs = len(tree.classes) + 1
     matrices = [torch.zeros(num_outputs, num_outputs, dtype=torch.int64) for _ in protocols]
     logits, truths = [], []
@@ -322,26 +295,22 @@ def _score(
             truth, target = batch["labels"].to(place), batch["mask"].to(place)
             images = _whole_patches(batch["image"].to(place), model.patch_size)
             output = model(images)
-            labels = {"true": truth, "predicted": (output.class_logits > 0).to(truth.dtype)}
-            wanted = {protocol.map for protocol in protocols} - {"decoder"}
             maps = _maps(model, images, recipe.evaluation.scales, wanted, target.shape[-2:])
+            given = {"true": truth, "predicted": (output.class_logits > 0).to(truth.dtype)}
             for matrix, protocol in zip(matrices, protocols, strict=True):
                 if protocol.map == "decoder":
                     prediction = _resized(output.seg_logits, target.shape[-2:]).argmax(1)
                 else:
-                    given = labels[protocol.labels]
-                    prediction = foreground_mask(maps[protocol.map], given, protocol.threshold)
+                    labels, threshold = given[protocol.labels], protocol.threshold
+                    prediction = foreground_mask(maps[protocol.map], labels, threshold)
                 matrix += confusion_matrix(prediction, target, num_outputs).cpu()
-            logits.append(output.class_logits.float().cpu())
+            logits.append(output.class_logits.cpu())
             truths.append(batch["labels"])
     logits, truths = torch.cat(logits), torch.cat(truths)
-    unnamed = int((logits <= 0).all(1).sum())
-    results = [
-        Result(protocol, matrix.numpy(), tree.classes, _note(protocol, recipe, unnamed))
-        for protocol, matrix in zip(protocols, matrices, strict=True)
-    ]
-    image_map = float(np.nanmean(average_precision(logits, truths)))
-    return Evaluation(tuple(results), image_map, len(truths))
+    notes = [_note(protocol, recipe, logits) for protocol in protocols]
+    triples = zip(protocols, matrices, notes, strict=True)
+    results = tuple(Result(p, matrix.numpy(), tree.classes, note) for p, matrix, note in triples)
+    return Evaluation(results, float(np.nanmean(average_precision(logits, truths))), len(truths))
 
 
 def _maps(
@@ -358,8 +327,7 @@ def _maps(
 
 def _whole_patches(images: Tensor, patch: int) -> Tensor:
     """Images resized, if need be, to the multiple of the patch nearest to their size."""
-    size = [max(int(side / patch + 0.5), 1) * patch for side in images.shape[-2:]]
-    return _resized(images, size)
+    return _resized(images, [max(int(s / patch + 0.5), 1) * patch for s in images.shape[-2:]])
 
 
 def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -370,69 +338,46 @@ def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 def _same_size(items: list[dict]) -> dict:
     """A batch; ``InputError`` when its images differ in size."""
-    sizes = {item["id"]: "x".join(map(str, item["mask"].shape)) for item in items}
-    if len(set(sizes.values())) > 1:
-        first, second = list({size: image_id for image_id, size in sizes.items()}.items())[:2]
-        raise InputError(
-            f"image {first[1]} is {first[0]} and {second[1]} is {second[0]}: images of several "
-            "sizes do not fit in one batch; set evaluation.batch_size=1"
-        )
+    sizes = {"x".join(map(str, item["mask"].shape)): item["id"] for item in items}
+    if len(sizes) > 1:
+        two = " and ".join(f"{image_id} is {size}" for size, image_id in list(sizes.items())[:2])
+        raise InputError(f"images of one batch differ in size ({two}); set evaluation.batch_size=1")
     return default_collate(items)
 
 
 @contextmanager
-def _evaluation_mode(
-    model: nn.Module, device: torch.device | str | None
-) -> Iterator[torch.device]:
-    """Every module of the model in evaluation mode and on ``device``; as it was afterwards."""
+def _evaluation_mode(model: nn.Module, device: Device) -> Iterator[torch.device]:
+    """Every module of the model in evaluation mode and on ``device``; afterwards as it was."""
     modes = [(module, module.training) for module in model.modules()]
     home = next(model.parameters()).device
-    place = home if device is None else torch.device(device)
     try:
-        yield next(model.eval().to(place).parameters()).device
+        yield next(model.eval().to(home if device is None else device).parameters()).device
     finally:
         model.to(home)
         for module, training in modes:
             module.training = training
 
 
-def _note(protocol: Protocol, recipe: Recipe, unnamed: int) -> str:
+def _note(protocol: Protocol, recipe: Recipe, logits: Tensor) -> str:
     # A recipe without a segmentation loss leaves the decoder at its random start.
     if protocol.map == "decoder" and not getattr(recipe.loss, "segmentation", 0):
         return "not trained by this recipe"
-    if protocol.labels == "predicted" and unnamed:
-        return f"images without a predicted class, all background: {unnamed}"
-    return ""
+    empty = int((logits <= 0).all(1).sum()) if protocol.labels == "predicted" else 0
+    return f"images without a predicted class, all background: {empty}" if empty else ""
 
 
 def _row(result: Result, num_images: int) -> dict:
-    protocol, summary = result.protocol, result.scores.summary()
+    summary = result.scores.summary()
+    digits = {**dict.fromkeys(PER_CENT, 4), "confusion_ratio": 2}
     hidden = summary["classes_without_hits"]
     left_out = f"classes without hits, not in the confusion ratio: {hidden}" if hidden else ""
-    percent = {
-        name: None if summary[name] is None else round(100 * summary[name], 2)
-        for name in ("miou", "precision", "recall")
-    }
-    ratio = summary["confusion_ratio"]
+    fields = ("map", "labels", "dataset", "split", "scales", "threshold", "crf")
     return {
-        "map": protocol.map,
-        "labels": protocol.labels,
-        "dataset": protocol.dataset,
-        "split": protocol.split,
-        "scales": protocol._scales(),
-        "threshold": protocol.threshold,
-        "crf": protocol.crf,
+        **{name: getattr(result.protocol, name) for name in fields},
+        "scales": result.protocol.views,
         "images": num_images,
-        **percent,
-        "confusion_ratio": None if ratio is None else round(ratio, 2),
+        **{k: None if summary[k] is None else round(summary[k], n) for k, n in digits.items()},
         "note": "; ".join(filter(None, (result.note, left_out))),
-    }
-
-
-def _per_class(result: Result) -> dict[str, list[float | None]]:
-    kinds = ("iou", "precision", "recall", "confusion_ratio")
-    return {
-        kind: [_finite(value) for value in getattr(result.scores, kind).tolist()] for kind in kinds
     }
 
 
@@ -440,10 +385,10 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _text(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+def _text(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{100 * value:.2f}" if name in PER_CENT else f"{value:.2f}"
+    return "-" if value is None else str(value)
 
 
 def _check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

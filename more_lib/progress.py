@@ -12,10 +12,11 @@ from tqdm.auto import tqdm
 
 def progress_bar(iterable=None, *, total: int | None = None, description: str = "") -> tqdm:
     """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch."""
-    return tqdm(iterable, total=total, desc=description, disable=not _wanted(), dynamic_ncols=True)
+    return tqdm(iterable, total=total, desc=description, disable=not interactive(), dynamic_ncols=True)
 
 
-def _wanted() -> bool:
+def interactive() -> bool:
+    """Whether somebody watches: a terminal, or a notebook that is not run in a batch."""
     choice = os.environ.get("MORE_PROGRESS")
     if choice is not None:
         return choice != "0"

@@ -205,6 +205,7 @@ def _run_one(step: Step, folder: Path) -> str:
             kernel_name="python3",  # this very Python, whatever the notebook was saved with
             language="python",
             progress_bar=False,
+            extra_arguments=["--log-level=ERROR"],  # no warning at every start
             cwd=str(folder.resolve()),  # a stray relative path must not litter the checkout
         )
     except PapermillExecutionError as error:

@@ -27,12 +27,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, perhaps under a header; ``note`` says what all rows have in common."""
+    """Rows of cells, perhaps under a header; ``notes`` say what all rows share, or one row's."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    note: str = ""
+    notes: Sequence[str] = ()
 
 
 def metric_tables(name: str, value: object) -> Iterator[Table]:
@@ -40,7 +40,8 @@ def metric_tables(name: str, value: object) -> Iterator[Table]:
 
     Keys become headers, an ending such as ``_seconds`` a unit. Numbers whose key ends in one of
     ``FRACTIONS`` are shares and shown in per cent. Columns in which all rows agree, unless they
-    were measured, move to the table's note; a column of mappings becomes a table of its own.
+    were measured, move to the table's notes, and so does a column named ``note``; a column of
+    mappings becomes a table of its own.
     """
     if _is_list_of(Mapping, value):
         yield from _row_tables(name, value)
@@ -79,7 +80,7 @@ def _row_tables(name: str, rows: Sequence[Mapping]) -> Iterator[Table]:
     """One table of the plain columns, and one for every column of mappings, such as per class."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     nested = [key for key in columns if any(_is_nested(row.get(key)) for row in rows)]
-    plain = [key for key in columns if key not in nested]
+    plain = [key for key in columns if key not in nested and key != "note"]
     shared = [
         key
         for key in plain
@@ -88,29 +89,40 @@ def _row_tables(name: str, rows: Sequence[Mapping]) -> Iterator[Table]:
         and all(row.get(key) == rows[0].get(key) for row in rows)
     ]
     shown = [key for key in plain if key not in shared]
-    note = " · ".join(
+    common = " · ".join(
         f"{_label(key, rows[0].get(key))}: {_cell(key, rows[0].get(key)).text}" for key in shared
     )
+    notes = [f"all rows: {common}"] if common else []
+    for name_of_row, row in zip(_names(rows, shown), rows, strict=True):
+        notes += [f"{name_of_row}: {row['note']}"] if row.get("note") else []
     if shown:
         header = [_label(key, _first_number(rows, key)) for key in shown]
         body = [[_cell(key, row.get(key)) for key in shown] for row in rows]
-        yield Table(_label(name), header, body, note)
+        yield Table(_label(name), header, body, notes)
     for key in nested:
         yield _transposed(f"{name} · {key}", key, rows, shown)
 
 
 def _transposed(name: str, column: str, rows: Sequence[Mapping], shown: Sequence[str]) -> Table:
     """A column of mappings with a row for each of their keys and a column for each row."""
-    names = [
-        "\u00a0· ".join(_cell(key, row[key]).text for key in shown if isinstance(row.get(key), str))
-        or str(number)
-        for number, row in enumerate(rows, start=1)
-    ]
+    names = _names(rows, shown)
     values = [row.get(column) if isinstance(row.get(column), Mapping) else {} for row in rows]
     keys = dict.fromkeys(key for value in values for key in value)
     body = [[Cell(key), *(_cell(column, value.get(key)) for value in values)] for key in keys]
     number = next((item for value in values for item in value.values() if item is not None), None)
     return Table(_label(name, number), ["", *names], body)
+
+
+def _names(rows: Sequence[Mapping], columns: Sequence[str]) -> list[str]:
+    """A name for each row: its words from the first columns that tell the rows apart."""
+    words = [key for key in columns if all(isinstance(row.get(key), str) for row in rows)]
+    for count in range(1, len(words) + 1):
+        names = [
+            "\u00a0· ".join(_cell(key, row[key]).text for key in words[:count]) for row in rows
+        ]
+        if len(set(names)) == len(rows):
+            return names
+    return [str(number) for number in range(1, len(rows) + 1)]
 
 
 def _is_nested(value: object) -> bool:

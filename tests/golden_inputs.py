@@ -3,6 +3,8 @@
 Only outputs are stored, in ``golden/``. They were computed once, in float32 on a CPU.
 """
 
+import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,42 @@ def golden(name: str) -> dict[str, np.ndarray]:
     """The arrays of ``golden/<name>.npz``."""
     with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as archive:
         return dict(archive)
+
+
+def images(seed: int, shape: tuple[int, int, int, int]) -> Tensor:
+    """Normalised images (B, 3, H, W), as for ``forward_*`` and ``multiscale_cam_*``."""
+    pixels = np.random.default_rng(seed).standard_normal(shape)
+    return torch.from_numpy(pixels.astype(np.float32))
+
+
+def released_weights(name: str, skipped: tuple[str, ...] = (), seed: int = 0) -> dict[str, Tensor]:
+    """Weights under the released checkpoint's keys; ``golden/<name>.json`` lists their shapes.
+
+    Every tensor is drawn from a stream of its own, so keys that start with one of ``skipped`` can
+    be left out without changing the others.
+    """
+    file = Path(__file__).parent / "golden" / f"{name}.json"
+    weights = {}
+    for key, shape in json.loads(file.read_text()).items():
+        if not key.startswith(skipped):
+            stream = np.random.default_rng([seed, zlib.crc32(key.encode())])
+            centre, spread = _centre_and_spread(key, shape)
+            draw = stream.standard_normal(shape).astype(np.float32)
+            weights[key] = torch.from_numpy((centre + spread * draw).astype(np.float32))
+    return weights
+
+
+def _centre_and_spread(key: str, shape: list[int]) -> tuple[float, float]:
+    layer, _, kind = key.rpartition(".")
+    if kind == "weight" and layer.endswith(("norm", "norm1", "norm2")):
+        return 1, 0.1
+    if kind == "bias":
+        return 0, 0.02
+    if layer.startswith("decoder"):
+        return 0, float(np.prod(shape[1:])) ** -0.5
+    if "classifier" in layer:
+        return 0, 0.05
+    return 0, 0.06 if layer.endswith("qkv") else 0.03
 
 
 def tokens_and_features(

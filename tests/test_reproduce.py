@@ -192,6 +192,19 @@ def test_the_first_failure_stops_the_run(executed, three, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {folder / 'report.html'}"
 
 
+def test_a_killed_kernel_names_the_cell_it_was_in(three, tmp_path, monkeypatch):
+    def killed(source, target, **_):
+        notebook = nbformat.read(source, as_version=4)
+        for cell in notebook.cells[:2]:  # the heading and the parameters had begun
+            cell.metadata["papermill"] = {"start_time": "2026-01-02T03:04:05+00:00"}
+        nbformat.write(notebook, target)
+        raise RuntimeError("Kernel died")
+
+    monkeypatch.setattr("papermill.execute_notebook", killed)
+    with pytest.raises(ReproduceError, match=r"^00_zeroth .* In \[1\]: RuntimeError: Kernel died$"):
+        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+
+
 @pytest.mark.parametrize(
     "git, ending",
     [

@@ -1,0 +1,455 @@
+"""Evaluation on a tree of a few 8x8 images, by a model whose maps are the images' colours."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from more_lib.data.transforms import denormalize, evaluation_transform
+from more_lib.data.voc import VocMasks, VocTree
+from more_lib.errors import InputError
+from more_lib.evaluation import (
+    Evaluation,
+    Protocol,
+    Result,
+    evaluate,
+    evaluate_or_load,
+    format_table,
+    rows,
+    sweep_thresholds,
+)
+from more_lib.localization import fuse, multiscale_maps
+from more_lib.metrics import average_precision, confusion_matrix
+from more_lib.pseudo_labels import foreground_mask
+from more_lib.recipes import load_recipe
+
+PATCH = 4
+CAT, DOG = 8, 12  # VOC's ids of the classes 1 and 2
+BLACK, DIM = (0, 0, 0), (100, 0, 100)
+# The four patches of each image, row by row; a class is named where its colour exceeds one half.
+PATCHES = {
+    "named": [(255, 0, 255), (0, 0, 255), (255, 0, 0), BLACK],  # a cat, taken for a cat
+    "mistaken": [(250, 0, 255), BLACK, BLACK, (0, 100, 0)],  # a dog, taken for a cat
+    "missed": [DIM, BLACK, DIM, BLACK],  # a cat, taken for nothing
+}
+TRUE_CAM = [[111, 8, 0], [0, 56, 0], [1, 0, 15]]
+PREDICTED_CAM = [[96, 23, 0], [32, 24, 0], [16, 0, 0]]
+
+
+class Output(NamedTuple):
+    class_logits: Tensor
+    seg_logits: Tensor
+    features: Tensor
+    class_tokens: Tensor
+    attention_scores: Tensor
+    cam: Tensor
+    aux_cam: Tensor
+
+
+class ColourModel(nn.Module):
+    """CAM: red is cat, green is dog. LAM: blue is cat. Attention: where CAM is not."""
+
+    patch_size = PATCH
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Parameter(torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]))
+        self.frozen = nn.BatchNorm2d(1).eval()
+        self.inputs = []
+
+    def forward(self, images):
+        assert not self.training and not torch.is_grad_enabled()
+        assert images.shape[2] % PATCH == 0 and images.shape[3] % PATCH == 0
+        self.inputs.append(tuple(images.shape))
+        colours = F.avg_pool2d(denormalize(images), PATCH)
+        cam = colours[:, :2]
+        background = torch.full_like(cam[:, :1], 0.5)
+        return Output(
+            class_logits=cam.amax((2, 3)) - 0.5,
+            seg_logits=torch.cat([background, cam], 1),
+            features=colours,
+            class_tokens=self.tokens.expand(len(images), -1, -1),
+            attention_scores=1 - cam,
+            cam=cam,
+            aux_cam=torch.zeros_like(cam),
+        )
+
+
+class Untouchable(nn.Module):
+    """A model that a cache should spare."""
+
+    def forward(self, images):
+        raise AssertionError("the model ran")
+
+
+def save(root, name, pixels, mask, label):
+    Image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg", quality=100, subsampling=0)
+    Image.fromarray(mask).save(root / f"SegmentationClass/{name}.png")
+    xml = f"<annotation><object><name>{label}</name></object></annotation>"
+    (root / f"Annotations/{name}.xml").write_text(xml)
+
+
+def set_split(root, *names, split="val"):
+    (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names))
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "tree"
+    for part in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / part).mkdir(parents=True)
+    masks = {name: np.zeros((8, 8), np.uint8) for name in PATCHES}
+    masks["named"][:, :3] = CAT
+    masks["named"][0, 7] = 255
+    masks["mistaken"][4:, 4:] = DOG
+    masks["missed"][:, :4] = CAT
+    for name, patches in PATCHES.items():
+        grid = np.array(patches, np.uint8).reshape(2, 2, 3)
+        pixels = grid.repeat(PATCH, axis=0).repeat(PATCH, axis=1)
+        save(folder, name, pixels, masks[name], "dog" if name == "mistaken" else "cat")
+    set_split(folder, *PATCHES)
+    return folder
+
+
+@pytest.fixture
+def recipe(root):
+    return recipe_with(root)
+
+
+def recipe_with(root, *changes):
+    given = ["data.dataset=voc", f"data.root={root}", "data.classes=[cat, dog]"]
+    return load_recipe("mini", [*given, "evaluation.batch_size=2", *changes])
+
+
+@pytest.fixture
+def model():
+    return ColourModel()
+
+
+def of(evaluation, map, labels="true"):
+    return evaluation.result(map, labels).matrix.tolist()
+
+
+def test_cam_with_true_labels_by_hand(model, recipe):
+    """Upsampled to 8x8, half an image stays half of it, and one patch of four keeps 15 pixels.
+
+    (A patch's profile is 1, 1, 7/8, 5/8 from the edge inwards: only 5/8 x 5/8 is below 0.5.)
+    """
+    evaluation = evaluate(model, recipe)
+    assert of(evaluation, "cam") == TRUE_CAM
+    found = evaluation.result("cam").scores
+    np.testing.assert_allclose(found.iou, [111 / 120, 56 / 64, 15 / 16])
+    assert found.miou == pytest.approx(0.9125)
+    assert found.summary()["confusion_ratio"] == pytest.approx((8 / 56 + 0) / 2)
+    assert evaluation.num_images == 3
+
+
+def test_predicted_labels_change_the_class_and_empty_an_image(model, recipe):
+    evaluation = evaluate(model, recipe)
+    assert of(evaluation, "cam", "predicted") == PREDICTED_CAM
+    assert evaluation.result("cam", "true").note == ""
+    assert evaluation.result("cam", "predicted").note.endswith("all background: 1")
+
+
+def test_other_maps_by_hand(model, recipe, root):
+    set_split(root, "named")
+    evaluation = evaluate(model, recipe)
+    assert of(evaluation, "lam") == [[20, 19, 0], [12, 12, 0], [0, 0, 0]]  # the four upper rows
+    assert of(evaluation, "fused") == [[36, 3, 0], [12, 12, 0], [0, 0, 0]]  # 15 pixels, top left
+    assert of(evaluation, "attention") == [[8, 31, 0], [24, 0, 0], [0, 0, 0]]  # the right half
+
+
+def test_decoder_asks_for_no_labels_and_no_threshold(model, recipe):
+    evaluation = evaluate(model, recipe)
+    decoder = [result for result in evaluation.results if result.protocol.map == "decoder"]
+    assert len(decoder) == 1
+    assert decoder[0].protocol == Protocol(
+        dataset="voc", split="val", map="decoder", labels="none", scales=(1.0,), flip=False,
+        threshold=None,
+    )  # fmt: skip
+    # Red above 0.5: half of `named`, a patch of `mistaken`, nothing of `missed`.
+    assert decoder[0].matrix.tolist() == [[31 + 33 + 32, 8 + 15, 0], [32, 24, 0], [16, 0, 0]]
+    assert decoder[0].note == "not trained by this recipe"
+
+
+def test_a_trained_decoder_carries_no_note(model, recipe):
+    losses = SimpleNamespace(segmentation=0.12)
+    later = SimpleNamespace(data=recipe.data, evaluation=recipe.evaluation, loss=losses)
+    assert evaluate(model, later, maps=["decoder"]).result("decoder", "none").note == ""
+
+
+def test_rows_are_maps_times_labels_and_say_how_they_were_measured(model, root):
+    recipe = recipe_with(root, "evaluation.scales=[1.0, 2.0]", "evaluation.threshold=0.4")
+    protocols = [result.protocol for result in evaluate(model, recipe).results]
+    assert [(p.map, p.labels) for p in protocols] == [
+        (kind, labels)
+        for kind in ("attention", "cam", "lam", "fused")
+        for labels in ("true", "predicted")
+    ] + [("decoder", "none")]
+    assert {p.scales for p in protocols[:-1]} == {(1.0, 2.0)}
+    assert {p.threshold for p in protocols[:-1]} == {0.4}
+
+
+@pytest.mark.parametrize("scales", ["[1.0]", "[0.5, 1.0, 1.5]"])
+def test_streaming_equals_all_images_at_once(model, root, scales):
+    recipe = recipe_with(root, f"evaluation.scales={scales}")
+    items = list(VocMasks(VocTree(root, ("cat", "dog")), "val", evaluation_transform(None)))
+    images, truth, target = (
+        torch.stack([item[key] for item in items]) for key in ("image", "labels", "mask")
+    )
+    with torch.no_grad():
+        logits = model.eval()(images).class_logits
+        maps = multiscale_maps(model, images, recipe.evaluation.scales)
+    streamed = evaluate(model, recipe)
+    for kind, values in {**maps._asdict(), "fused": fuse(maps.lam, maps.cam)}.items():
+        for labels, given in (("true", truth), ("predicted", (logits > 0).float())):
+            if kind != "aux_cam":
+                mask = foreground_mask(values, given, recipe.evaluation.threshold)
+                assert of(streamed, kind, labels) == confusion_matrix(mask, target, 3).tolist()
+    assert streamed.image_map == pytest.approx(average_precision(logits, truth).mean())
+
+
+def test_image_map_by_hand(model, recipe):
+    """By red the two cats rank first and third, by green the dog ranks first."""
+    assert evaluate(model, recipe).image_map == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+
+
+def test_one_pass_serves_all_rows(model, recipe):
+    evaluate(model, recipe)
+    assert model.inputs == [(2, 3, 8, 8), (4, 3, 8, 8), (1, 3, 8, 8), (2, 3, 8, 8)]
+    model.inputs.clear()
+    sweep_thresholds(model, recipe, "cam", [0.1, 0.5, 0.9])
+    assert len(model.inputs) == 4
+    model.inputs.clear()
+    evaluate(model, recipe, maps=["decoder"])  # needs no maps
+    assert model.inputs == [(2, 3, 8, 8), (1, 3, 8, 8)]
+
+
+def test_sizes_that_the_patch_does_not_divide(model, root):
+    pixels, mask = np.zeros((6, 14, 3), np.uint8), np.zeros((6, 14), np.uint8)
+    pixels[:, :7, 0], mask[:, :7] = 255, CAT
+    save(root, "wide", pixels, mask, "cat")
+    set_split(root, "wide", "named")
+    recipe = recipe_with(root, "evaluation.batch_size=1")
+    evaluation = evaluate(model, recipe, maps=["cam", "decoder"])
+    assert model.inputs[0] == (1, 3, 8, 16)  # 6x14 to the nearest multiples of 4
+    assert of(evaluation, "cam") == [[42 + 31, 8, 0], [0, 42 + 24, 0], [0, 0, 0]]
+    assert of(evaluation, "decoder", "none") == of(evaluation, "cam")
+
+
+def test_several_sizes_in_one_batch(model, recipe, root):
+    save(root, "wide", np.zeros((6, 14, 3), np.uint8), np.zeros((6, 14), np.uint8), "cat")
+    set_split(root, "named", "wide")
+    with pytest.raises(InputError, match=r"named is 8x8 and wide is 6x14.*evaluation.batch_size=1"):
+        evaluate(model, recipe)
+
+
+def test_model_is_left_as_it_was(model, recipe):
+    model.train()
+    model.frozen.eval()
+    evaluate(model, recipe, device="cpu")
+    assert model.training and not model.frozen.training
+    assert next(model.parameters()).requires_grad and next(model.parameters()).device.type == "cpu"
+    model.patch_size = 3  # the model itself refuses such images
+    with pytest.raises(AssertionError):
+        evaluate(model, recipe)
+    assert model.training and not model.frozen.training
+
+
+@pytest.mark.gpu
+def test_gpu_gives_the_same_and_gives_the_model_back(model, recipe):
+    evaluation = evaluate(model, recipe, device="cuda")
+    assert of(evaluation, "cam") == TRUE_CAM
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_threshold_sweep(model, recipe):
+    results = sweep_thresholds(model, recipe, "cam", [0.3, 0.5, 0.7], labels="predicted")
+    assert [result.protocol.threshold for result in results] == [0.3, 0.5, 0.7]
+    assert results[1].matrix.tolist() == PREDICTED_CAM
+    foreground = [result.matrix[:, 1:].sum() for result in results]
+    assert foreground[0] > foreground[1] > foreground[2]
+    assert results[1].protocol == evaluate(model, recipe).result("cam", "predicted").protocol
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m, r: evaluate(m, r, maps=["cam", "seed"]), "maps holds seed; .* decoder"),
+        (lambda m, r: evaluate(m, r, labels=["false"]), "labels holds false; .* predicted"),
+        (lambda m, r: evaluate(m, r, maps=[]), "maps is empty"),
+        (lambda m, r: sweep_thresholds(m, r, "decoder", [0.5]), "map holds decoder"),
+        (lambda m, r: sweep_thresholds(m, r, "cam", [0.5], labels="none"), "labels holds none"),
+        (lambda m, r: evaluate(m, replace(r, data=replace(r.data, val_split="x"))), "x.txt"),
+        (lambda m, r: evaluate(m, r).result("seed"), "'seed'.*cam with labels predicted"),
+    ],
+)
+def test_bad_input(model, recipe, call, message):
+    with pytest.raises(InputError, match=message):
+        call(model, recipe)
+
+
+def test_protocol_on_one_line():
+    protocol = Protocol(
+        dataset="voc", split="val", map="fused", labels="predicted", scales=(1.0, 0.5),
+        threshold=0.45,
+    )  # fmt: skip
+    assert protocol.describe() == (
+        "voc val, LAM × CAM, predicted image labels, scales 1 0.5 + flip, threshold 0.45, no CRF"
+    )
+    decoder = replace(
+        protocol,
+        map="decoder",
+        labels="none",
+        scales=(1.0,),
+        flip=False,
+        threshold=None,
+        crf="mine",
+    )
+    assert decoder.describe() == (
+        "voc val, decoder, no image labels, scales 1, no threshold, CRF mine"
+    )
+    assert Result(protocol, np.eye(3), ("a", "b")).name == "LAM × CAM, predicted labels"
+    assert Result(decoder, np.eye(3), ("a", "b")).name == "decoder"
+
+
+def test_rows(model, recipe):
+    found = {(row["map"], row["labels"]): row for row in rows(evaluate(model, recipe))}
+    assert found["cam", "true"] == {
+        "map": "cam",
+        "labels": "true",
+        "dataset": "voc",
+        "split": "val",
+        "scales": "1 + flip",
+        "threshold": 0.5,
+        "crf": "none",
+        "images": 3,
+        "miou": 0.9125,
+        "precision": round((111 / 112 + 56 / 64 + 1) / 3, 4),
+        "recall": round((111 / 119 + 1 + 15 / 16) / 3, 4),
+        "confusion_ratio": 0.07,
+        "note": "",
+    }
+    predicted = found["cam", "predicted"]
+    assert predicted["confusion_ratio"] == 0.96  # the cat's 23 / 24; the dog was never found
+    assert predicted["note"] == (
+        "images without a predicted class, all background: 1; "
+        "classes without hits, not in the confusion ratio: 1"
+    )
+    assert found["decoder", "none"]["threshold"] is None
+
+
+def test_no_mean_is_none(root):
+    protocol = Protocol(
+        dataset="voc", split="val", map="cam", labels="true", scales=(1.0,), threshold=0.5
+    )
+    result = Result(protocol, np.array([[5, 1], [2, 0]]), ("cat",))
+    assert rows(Evaluation((result,), 1.0, 1))[0]["confusion_ratio"] is None
+
+
+def test_table(model, recipe):
+    everything = rows(evaluate(model, recipe))
+    head, titles, *lines = format_table(everything).splitlines()
+    assert head == "dataset voc, split val, crf none, images 3"
+    assert titles.split() == (
+        "map labels scales threshold mIoU % precision % recall % confusion ratio".split()
+    )
+    table, notes = lines[:9], lines[9:]
+    assert {len(line) for line in table} == {len(titles)}  # aligned
+    assert table[2].split() == ["cam", "true", "1", "+", "flip", "0.50", "91.25", "95.54", "95.68",
+                                "0.07"]  # fmt: skip
+    assert table[8].split()[:4] == ["decoder", "none", "1", "-"]
+    assert notes == [
+        f"{row['map']}, labels {row['labels']}: {row['note']}" for row in everything if row["note"]
+    ]
+
+
+def test_table_of_one_row_and_of_none(model, recipe):
+    one = format_table(rows(evaluate(model, recipe, maps=["cam"], labels=["true"])))
+    head, _, line = one.splitlines()
+    assert head.startswith("map cam, labels true, dataset voc") and "threshold 0.50" in head
+    assert line.split() == ["91.25", "95.54", "95.68", "0.07"]
+    assert format_table([]) == "no results"
+
+
+def strict(text):
+    """JSON as the standard has it: without NaN and Infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_round_trip(model, recipe, root):
+    set_split(root, "named", "missed")  # no dog, so its scores are nan
+    evaluation = evaluate(model, recipe)
+    text = evaluation.to_json()
+    saved = strict(text)["results"][2]
+    assert saved["protocol"]["map"] == "cam" and saved["classes"] == ["cat", "dog"]
+    assert saved["scores"]["iou"] == [pytest.approx(63 / 71), pytest.approx(56 / 64), None]
+    again = Evaluation.from_json(text)
+    assert again.to_json() == text
+    assert again.num_images == 2 and again.image_map == evaluation.image_map
+    assert again.results[2].protocol == evaluation.results[2].protocol
+    assert again.results[2].matrix.dtype == np.int64
+    np.testing.assert_array_equal(
+        again.result("cam").scores.iou, evaluation.result("cam").scores.iou
+    )
+    assert rows(again) == rows(evaluation)
+
+
+def test_json_without_an_image_score():
+    text = Evaluation((), float("nan"), 0).to_json()
+    assert strict(text)["image_map"] is None
+    assert np.isnan(Evaluation.from_json(text).image_map)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"results": [{}]}', '{"results": [3]}'])
+def test_other_json(text):
+    with pytest.raises(InputError, match="evaluate again"):
+        Evaluation.from_json(text)
+
+
+@pytest.fixture
+def trained(model, recipe, tmp_path):
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    return SimpleNamespace(model=model, recipe=recipe, folder=folder, loaded=True)
+
+
+def test_cache_spares_the_model(trained):
+    first = evaluate_or_load(trained)
+    assert len(list(trained.folder.iterdir())) == 1
+    trained.model = Untouchable()
+    assert evaluate_or_load(trained).to_json() == first.to_json()
+
+
+@pytest.mark.parametrize("change", ["evaluation.threshold=0.3", "data.val_split=half"])
+def test_cache_knows_protocol_and_split(trained, root, change):
+    set_split(root, "named", split="half")
+    first = evaluate_or_load(trained)
+    trained.recipe = recipe_with(root, change)
+    assert evaluate_or_load(trained).to_json() != first.to_json()
+    assert len(list(trained.folder.iterdir())) == 2
+
+
+def test_cache_knows_the_data(trained, root):
+    first = evaluate_or_load(trained)
+    set_split(root, "named")
+    assert evaluate_or_load(trained).num_images == 1 < first.num_images
+
+
+def test_damaged_cache_is_named(trained):
+    evaluate_or_load(trained)
+    (file,) = trained.folder.iterdir()
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(InputError, match=f"{file.name} is damaged: delete it"):
+        evaluate_or_load(trained)
