@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 def progress_bar(iterable=None, *, total: int | None = None, description: str = "") -> tqdm:
     """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch."""
-    return tqdm(iterable, total=total, desc=description, disable=not interactive(), dynamic_ncols=True)
+    silent = not interactive()
+    return tqdm(iterable, total=total, desc=description, disable=silent, dynamic_ncols=True)
 
 
 def interactive() -> bool:

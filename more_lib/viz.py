@@ -99,7 +99,11 @@ def show_images(images: Sequence, titles: Names = (), title: str = "") -> Pictur
 
 
 def show_dataset(
-    images: Sequence, masks: Sequence, classes: Names, ids: Names = (), title: str = "Masks"
+    images: Sequence,
+    masks: Sequence,
+    classes: Names,
+    ids: Names = (),
+    title: str = "Images and masks",
 ) -> Picture:
     """Up to eight images, their masks below, a legend of the classes in them.
 
@@ -113,7 +117,9 @@ def show_dataset(
     return figure
 
 
-def show_maps(image: object, maps: Mapping[str, Array], title: str = "Where it looks") -> Picture:
+def show_maps(
+    image: object, maps: Mapping[str, Array], title: str = "Where each map looks"
+) -> Picture:
     """An image beside its maps laid over it, all on one colour scale.
 
     Look for bright patches off the object: false activation, which becomes false foreground.
@@ -165,7 +171,9 @@ def compare_localization(
     return figure
 
 
-def plot_attention_heads(image: object, attention: Array, title: str = "Each head") -> Picture:
+def plot_attention_heads(
+    image: object, attention: Array, title: str = "What each head looks at"
+) -> Picture:
     """Attention of one token, (heads, h, w), over the image. Look for heads that disagree."""
     heads = {f"head {number}": each for number, each in enumerate(_array(attention), start=1)}
     return show_maps(image, heads, title)
@@ -236,7 +244,9 @@ def plot_iou_per_class(results: Sequence[Result], title: str = "IoU of each clas
     return figure
 
 
-def plot_confusion(matrix: Array, classes: Names, title: str = "Confusion matrix") -> Picture:
+def plot_confusion(
+    matrix: Array, classes: Names, title: str = "Which class the pixels of a class become"
+) -> Picture:
     """A confusion matrix (C + 1, C + 1), each row in per cent of its class's pixels.
 
     Look at the first row for background taken for objects (false activation), at the first column

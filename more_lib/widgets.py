@@ -1,4 +1,4 @@
-"""Sliders for a reader, nothing for a batch: a widget is a second view of a figure already drawn."""
+"""Sliders for a reader, nothing for a batch: a second view of a figure already drawn."""
 
 from collections.abc import Callable
 
