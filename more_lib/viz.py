@@ -28,7 +28,7 @@ MAPS = "viridis"
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")  # Okabe, Ito
 STYLES = ("-", "--", "-.", ":")
 WIDTH, DPI = 8.8, 100  # inches and dots an inch: as wide as a notebook's column
-MAX_PNG = 180_000  # bytes
+MAX_PNG = 75_000  # bytes: a dozen figures in a notebook of 1 MB
 
 
 class Picture(Figure):
@@ -99,11 +99,7 @@ def show_images(images: Sequence, titles: Names = (), title: str = "") -> Pictur
 
 
 def show_dataset(
-    images: Sequence,
-    masks: Sequence,
-    classes: Names,
-    ids: Names = (),
-    title: str = "Images and masks",
+    images: Sequence, masks: Sequence, classes: Names, ids: Names = (), title: str = "The data"
 ) -> Picture:
     """Up to eight images, their masks below, a legend of the classes in them.
 
@@ -235,12 +231,13 @@ def plot_iou_per_class(results: Sequence[Result], title: str = "IoU of each clas
     for index, result in enumerate(results):
         color, miou = LINES[index % len(LINES)], 100 * result.scores.miou
         places = np.arange(len(names)) + (index + 0.5) * height - 0.4
-        ax.barh(places, 100 * result.scores.iou, height, color=color, label=result.name)
-        ax.axvline(miou, color=color, linestyle="--", label=f"its mean, the mIoU: {miou:.1f}")
-    ax.set(yticks=range(len(names)), yticklabels=names, xlabel="IoU (%)", xlim=(0, 100))
-    ax.invert_yaxis()
+        label = f"{result.name}: mIoU {miou:.1f}"
+        ax.barh(places, 100 * result.scores.iou, height, color=color, label=label)
+        ax.axvline(miou, color=color, linestyle="--", linewidth=1)
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    ax.set(xlabel="IoU (%)", xlim=(0, 100))
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, title="dashed: the mean over the classes")
     return figure
 
 
@@ -367,14 +364,15 @@ def _share_scale(figure: Figure, overlays: Sequence[AxesImage], axes: np.ndarray
 
 
 def _class_legend(figure: Figure, masks: Sequence[Array], classes: Names) -> None:
-    """Names of the classes that the masks hold, below the panels in rows of up to seven."""
+    """Names of the classes that the masks hold, below the panels."""
     names = dict(enumerate(("background", *classes))) | {IGNORE: "not counted"}
     present = sorted(set().union(*(np.unique(_array(mask)).tolist() for mask in masks)))
     handles = [
         Patch(facecolor=color / 255, edgecolor="grey", linewidth=0.5, label=names[value])
         for value, color in zip(present, colorize(present, classes), strict=True)
     ]
-    columns = -(-len(handles) // -(-len(handles) // 7))
+    most = max(int(figure.get_figwidth() / 1.25), 1)  # as fit in one row
+    columns = -(-len(handles) // -(-len(handles) // most))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
 
 
