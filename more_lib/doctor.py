@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module, metadata
-from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
@@ -154,12 +153,12 @@ def data(recipe) -> Row:
 
 def weights(recipe) -> Row:
     """Whether the pretrained backbone of a profile's ``Recipe`` is on this machine."""
-    from more_lib.vit import MINI, backbone_file
+    from more_lib.vit import MINI, backbone_file, downloaded_weights
 
     name, backbone = f"profile {recipe.profile}", recipe.backbone
     file = backbone_file(backbone.name, backbone.weights)
     if file is None:
-        file = _downloaded(backbone.name)
+        file = downloaded_weights(backbone.name)
         if file is None:
             cost = "downloaded at first use; without network: backbone.weights=FILE.safetensors"
             return Row(name, "missing", f"{backbone.name} is not in timm's cache", cost)
@@ -220,22 +219,6 @@ def _fault(requirement: Requirement) -> str:
 
 def _splits(section) -> Iterable[str]:
     return dict.fromkeys((section.train_split, section.val_split))
-
-
-def _downloaded(name: str) -> Path | None:
-    """The weights file of a timm model that an earlier use left in the Hugging Face cache."""
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.hf_hub_id:
-        return None
-    wanted = config.hf_hub_filename
-    for file in [wanted] if wanted else ["model.safetensors", "pytorch_model.bin"]:
-        found = try_to_load_from_cache(config.hf_hub_id, file)
-        if isinstance(found, str):  # else nothing is known, or the file is known not to exist
-            return Path(found)
-    return None
 
 
 def _matrix_seconds(dtype, size: int = 512, tries: int = 5) -> float:

@@ -164,13 +164,13 @@ def test_weights_that_timm_has_downloaded_before(monkeypatch, tmp_path):
         asked.append((repository, file))
         return str(tmp_path / "pytorch_model.bin") if file == "pytorch_model.bin" else None
 
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look_up)
+    monkeypatch.setattr("more_lib.vit.try_to_load_from_cache", look_up)
     (tmp_path / "pytorch_model.bin").write_bytes(b"1")
     assert doctor.weights(VOC).status == "ok"
     repository = f"timm/{VOC.backbone.name}"
     assert asked == [(repository, "model.safetensors"), (repository, "pytorch_model.bin")]
 
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *given: object())
+    monkeypatch.setattr("more_lib.vit.try_to_load_from_cache", lambda *given: object())
     row = doctor.weights(VOC)  # the cache knows that there is no such file
     assert row.status == "missing" and "backbone.weights=" in row.cost
 
