@@ -41,15 +41,16 @@ def save_weights(
         temporary.write_bytes(safetensors.torch.save(tensors))
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
+def load_weights(module: nn.Module, path: str | Path, ignored: tuple[str, ...] = ()) -> None:
     """Copy a safetensors file into ``module``; values take on the module's own dtypes.
 
-    Every key and shape must match, and nothing is copied before all of them are known to.
+    Every key and shape must match, and nothing is copied before all of them are known to. Keys of
+    the file that begin with one of ``ignored`` are passed over.
 
     Raises ``InputError`` when the file is missing, is not safetensors or does not fit; the message
     names the file and up to five keys of each kind.
     """
-    found = _read(Path(path))
+    found = {key: value for key, value in _read(Path(path)).items() if not key.startswith(ignored)}
     expected = module.state_dict()
     complaints = [
         _list_up("missing", [key for key in expected if key not in found]),

@@ -6,6 +6,7 @@ class tokens look at the patches in the last block are kept as raw material of t
 attention map.
 """
 
+from difflib import get_close_matches
 from functools import partial
 from importlib import resources
 from math import prod
@@ -27,6 +28,7 @@ from more_lib.errors import InputError
 from more_lib.storage import sha256
 
 MINI = "mini"
+CLASSIFIERS = ("head.", "head_dist.")  # of published weights; the backbone has none
 MINI_WEIGHTS = resources.files("more_lib") / "weights" / "mini_vit.safetensors"
 
 
@@ -190,7 +192,14 @@ def build_backbone(name: str) -> VisionTransformer:
     """The architecture of this name with random weights. ``InputError`` when timm has no such."""
     if name == MINI:
         return mini_vit()
-    return _create(name, pretrained=False)
+    if not timm.is_model(name):
+        near = get_close_matches(name.split(".")[0], timm.list_models(), 3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise InputError(f"backbone.name {name!r} is no timm model{hint}")
+    try:
+        return timm.create_model(name, num_classes=0)
+    except RuntimeError as error:  # an unknown tag after the dot
+        raise InputError(f"backbone.name {name!r}: {error}") from error
 
 
 def backbone_file(name: str, weights: str = "") -> Path | None:
@@ -230,35 +239,20 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
     ``InputError`` when they cannot be had, and says what to do.
     """
     file = backbone_file(name, weights)
-    if name == MINI:
-        vit = mini_vit()
-        load_weights(vit, file)
-    elif file is not None:
-        if not file.is_file():
-            raise InputError(f"backbone.weights {file} does not exist; give a safetensors file")
-        vit = _create(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)})
-    else:
-        vit = _create(name, pretrained=True)
-    return vit
-
-
-def _create(name: str, pretrained: bool, **options) -> VisionTransformer:
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
-        hint = f"; did you mean {', '.join(near)}" if near else ""
-        raise InputError(f"backbone.name {name!r} is no timm model{hint}")
+    vit = build_backbone(name)
+    if file is not None:
+        load_weights(vit, file, ignored=CLASSIFIERS)
+        return vit
+    _check_plain(vit)  # before anything is downloaded
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:
-        if not pretrained:
-            raise
+        reason = (str(error).splitlines() or [""])[0][:120]
         raise InputError(
             f"the pretrained weights of backbone.name {name!r} could not be loaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:120]}); connect to the network "
-            "once, or set backbone.weights to a local safetensors file of this model"
+            f"({type(error).__name__}: {reason}); connect to the network once, or set "
+            "backbone.weights to a local safetensors file of this model"
         ) from error
-    _check_plain(model)
-    return model
 
 
 def _check_plain(model: nn.Module) -> None:
@@ -277,8 +271,9 @@ def _check_plain(model: nn.Module) -> None:
         raise InputError("backbone has no learned position embedding; supported are ViTs with one")
     block = model.blocks[-1]
     if type(block) is not Block or type(block.attn) is not Attention:
+        attention = type(getattr(block, "attn", None)).__name__
         raise InputError(
-            f"backbone's blocks are {type(block).__name__}s with {type(block.attn).__name__}; "
+            f"backbone's blocks are of kind {type(block).__name__} with attention {attention}; "
             "supported are timm's standard pre-norm blocks with one fused qkv projection"
         )
 

@@ -559,8 +559,9 @@ def test_mini_weights_come_with_the_record_of_their_making():
     record = json.loads(MINI_WEIGHTS.with_suffix(".json").read_text())
     assert record["sha256"] == hashlib.sha256(MINI_WEIGHTS.read_bytes()).hexdigest()
     assert isinstance(record["seed"], int) and record["minutes"] > 0
-    curve = [max(point["token_map"], point["patch_map"]) for point in record["curve"]]
-    assert len(curve) >= 10 and curve[0] < curve[-1] <= 1
+    measured = [point["patch_map"] for point in record["curve"] if "patch_map" in point]
+    assert len(measured) >= 5 and measured[0] < measured[-1] <= 1
+    assert len(record["curve"]) >= 20
     assert record["curve"][-1]["loss"] < record["curve"][0]["loss"]
     validation = record["validation"]
     assert max(validation["token_map"], validation["patch_map"]) >= 0.90

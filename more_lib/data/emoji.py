@@ -188,14 +188,15 @@ def contact_sheet(folder: str | Path, path: str | Path, split: str = "train") ->
 def _check_same(folder: Path, wanted: dict) -> None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
+        made_with = {key: manifest[key] for key in wanted}
+    except (OSError, ValueError, LookupError, TypeError):
         raise InputError(
             f"{folder} exists and is no EmojiVOC tree; name another folder or remove it"
         ) from None
     for key, value in wanted.items():
-        if manifest.get(key) != value:
+        if made_with[key] != value:
             raise InputError(
-                f"{folder} was made with {key} {manifest.get(key)}, not {value}; "
+                f"{folder} was made with {key} {made_with[key]}, not {value}; "
                 "name another folder or remove it"
             )
 
