@@ -17,7 +17,7 @@ def main(
     folder: Annotated[
         Path | None, typer.Option(help="Where to write the tree. Default: the cache (MORE_DATA).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 0,
     train: Annotated[int, typer.Option(help="Training images.", min=1)] = 4000,
     val: Annotated[int, typer.Option(help="Validation images.", min=1)] = 400,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=96)] = 96,

@@ -84,6 +84,7 @@ def _readable_disk_errors(path: Path) -> Iterator[None]:
             errno.EACCES: "the folder is not writable; set MORE_DATA to one that is",
             errno.EPERM: "the folder is not writable; set MORE_DATA to one that is",
             errno.EROFS: "the disk is read-only; set MORE_DATA to a writable one",
+            errno.EISDIR: "it is a folder; name a file",
             errno.ENOTDIR: "a part of the path is a file; move it or set MORE_DATA elsewhere",
             errno.EEXIST: "a part of the path is a file; move it or set MORE_DATA elsewhere",
         }
