@@ -25,7 +25,6 @@ PACKAGES = (
     "torchvision",
     "timm",
     "accelerate",
-    "torchmetrics",
     "numpy",
     "scikit-learn",
     "pillow",
