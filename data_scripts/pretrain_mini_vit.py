@@ -49,13 +49,14 @@ class Stage:
     images: str  # "EmojiVOC" or "further compositions"
     pixels: int
     iterations: int
-    lr: float  # peak; a cosine takes it down
+    cosine: int  # iterations in which a cosine takes the learning rate from its peak down
+    lr: float  # peak
     final_lr: float
 
 
 STAGES = (
-    Stage("EmojiVOC", 64, 4480, 7e-4, 1.4e-4),
-    Stage("further compositions", 96, 2400, 5e-4, 5e-6),
+    Stage("EmojiVOC", 64, 4480, 6400, 7e-4, 7e-6),  # stops before the cosine ends, at 1.5e-4
+    Stage("further compositions", 96, 2400, 2400, 5e-4, 5e-6),
 )
 
 
@@ -153,9 +154,9 @@ def run_stage(
     images, labels = load_split(stage_tree(stage), "train")
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), stage.lr, weight_decay=0.05)
-    warmup = max(1, stage.iterations // 20)
+    warmup = max(1, stage.cosine // 20)
     schedule = CosineLRScheduler(
-        optimizer, stage.iterations, stage.final_lr, warmup_t=warmup, warmup_lr_init=stage.final_lr
+        optimizer, stage.cosine, stage.final_lr, warmup_t=warmup, warmup_lr_init=stage.final_lr
     )
     curve, running = [], 0.0
     bar = progress_bar(total=stage.iterations, description=f"{stage.pixels} pixels")
@@ -221,7 +222,10 @@ def main(
     ] = Path(str(MINI_WEIGHTS)),
 ) -> None:
     """Pretrain the mini ViT on image labels (about an hour on 2 CPU cores)."""
-    stages = tuple(replace(stage, iterations=stage.iterations // shorter) for stage in STAGES)
+    stages = tuple(
+        replace(stage, iterations=stage.iterations // shorter, cosine=stage.cosine // shorter)
+        for stage in STAGES
+    )
     model, record = pretrain(stages, batch_size, seed)
     save_weights(model.vit, out, dtype=torch.float16)
     record["sha256"] = sha256(out)
