@@ -66,11 +66,21 @@ def tokens_and_features(
     return torch.from_numpy(tokens), torch.from_numpy(features) * 0.7
 
 
-def cams(seed: int, shape: tuple[int, int, int, int]) -> Tensor:
-    """CAMs (B, C, H, W) in [0, 1], smooth like real ones, as for ``pseudo_labels_*``."""
+def cams_and_images(seed: int, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """CAMs ``shape`` = (B, C, H, W) and images (B, 3, H, W), as for ``pseudo_labels_*``.
+
+    Both are in [0, 1] and smooth like real ones, the images with some noise.
+    """
     batch, classes, height, width = shape
     generator = np.random.default_rng(seed)
-    coarse = generator.random((batch, classes, height // 16, width // 16)).astype(np.float32)
-    maps = F.interpolate(torch.from_numpy(coarse), (height, width), mode="bilinear")
+    coarse_maps = _uniform(generator, (batch, classes, height // 16, width // 16))
+    coarse_images = _uniform(generator, (batch, 3, height // 8, width // 8))
+    noise = _uniform(generator, (batch, 3, height, width))
+    maps = F.interpolate(coarse_maps, (height, width), mode="bilinear")
     maps = maps - maps.amin((2, 3), keepdim=True)
-    return maps / (maps.amax((2, 3), keepdim=True) + 1e-5)
+    pictures = F.interpolate(coarse_images, (height, width), mode="bilinear") + 0.1 * noise
+    return maps / (maps.amax((2, 3), keepdim=True) + 1e-5), pictures.clamp(0, 1)
+
+
+def _uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(generator.random(shape).astype(np.float32))
