@@ -217,7 +217,8 @@ def evaluate_or_load(trained: "Trained") -> Evaluation:
     """
     recipe, split = trained.recipe, trained.recipe.data.val_split
     tree = open_tree(recipe.data)
-    key = fingerprint([asdict(recipe.evaluation), split, tree.fingerprint((split,))])
+    similarity = recipe.masks.lam_similarity
+    key = fingerprint([asdict(recipe.evaluation), similarity, split, tree.fingerprint((split,))])
     path = trained.folder / f"evaluation-{key}.json"
     if path.is_file():
         try:
@@ -295,7 +296,7 @@ def _score(
             truth, target = batch["labels"].to(place), batch["mask"].to(place)
             images = _whole_patches(batch["image"].to(place), model.patch_size)
             output = model(images)
-            maps = _maps(model, images, recipe.evaluation.scales, wanted, target.shape[-2:])
+            maps = _maps(model, images, recipe, wanted, target.shape[-2:])
             given = {"true": truth, "predicted": (output.class_logits > 0).to(truth.dtype)}
             for matrix, protocol in zip(matrices, protocols, strict=True):
                 if protocol.map == "decoder":
@@ -314,12 +315,13 @@ def _score(
 
 
 def _maps(
-    model: nn.Module, images: Tensor, scales: Sequence[float], wanted: set[str], size: Sequence[int]
+    model: nn.Module, images: Tensor, recipe: Recipe, wanted: set[str], size: Sequence[int]
 ) -> dict[str, Tensor]:
     """The wanted maps by name, each (B, C, H, W) in [0, 1], H and W as in ``size``."""
     if not wanted:
         return {}
-    maps = multiscale_maps(model, images, scales)._asdict()
+    scales, similarity = recipe.evaluation.scales, recipe.masks.lam_similarity
+    maps = multiscale_maps(model, images, scales, similarity)._asdict()
     if "fused" in wanted:
         maps["fused"] = fuse(maps["lam"], maps["cam"])
     return {kind: _resized(maps[kind], size) for kind in wanted}
@@ -359,9 +361,9 @@ def _evaluation_mode(model: nn.Module, device: Device) -> Iterator[torch.device]
 
 
 def _note(protocol: Protocol, recipe: Recipe, logits: Tensor) -> str:
-    # A recipe without a segmentation loss leaves the decoder at its random start.
-    if protocol.map == "decoder" and not getattr(recipe.loss, "segmentation", 0):
-        return "not trained by this recipe"
+    if protocol.map == "decoder":  # before its loss sets in, it stays at its random start
+        starts = recipe.schedule.segmentation if recipe.loss.segmentation else float("inf")
+        return "" if starts < recipe.optimizer.iterations else "not trained by this recipe"
     empty = int((logits <= 0).all(1).sum()) if protocol.labels == "predicted" else 0
     return f"images without a predicted class, all background: {empty}" if empty else ""
 

@@ -69,7 +69,10 @@ def fuse(lam: Tensor, cam: Tensor) -> Tensor:
 
 
 def multiscale_cam(
-    model: nn.Module, images: Tensor, scales: Sequence[float]
+    model: nn.Module,
+    images: Tensor,
+    scales: Sequence[float],
+    straight: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """CAM of the last and of the auxiliary feature map, over scales and mirror images.
 
@@ -80,17 +83,21 @@ def multiscale_cam(
     model: has ``patch_size`` and ``cams(images)``, which returns two raw maps (B, C, h, w). Its
     training flag is left as it is, for MoRe's forward is the same either way; no gradient is kept.
     images: (B, 3, H, W) float, normalised; sides need not be multiples of the patch size.
-    scales: positive factors. Returns (cam, aux_cam), each (B, C, H, W) in [0, 1].
+    scales: positive factors. straight: what ``model.cams(images)`` returned, if that is known: at
+    scale 1 only the mirror image is then run. Returns (cam, aux_cam), each (B, C, H, W) in [0, 1].
 
     Raises ``InputError`` without scales, for images of another shape, and for a scale at which
     less than one patch is left.
     """
-    cam, aux_cam = _multiscale(model.cams, (True, True), model.patch_size, images, scales)
+    side = model.patch_size
+    cam, aux_cam = _multiscale(model.cams, (True, True), side, images, scales, straight)
     return cam, aux_cam
 
 
-def multiscale_lam(model: nn.Module, images: Tensor, scales: Sequence[float]) -> Tensor:
-    """LAM (dot product) over scales and mirror images.
+def multiscale_lam(
+    model: nn.Module, images: Tensor, scales: Sequence[float], similarity: str = "dot"
+) -> Tensor:
+    """LAM over scales and mirror images.
 
     Made like ``multiscale_cam``, but what is negative stays: the zero of a CAM says that a patch
     speaks neither for nor against a class, while the zero of a similarity means nothing.
@@ -101,12 +108,14 @@ def multiscale_lam(model: nn.Module, images: Tensor, scales: Sequence[float]) ->
 
     def raw_maps(views: Tensor) -> list[Tensor]:
         output = model(views)
-        return [lam(output.features, output.class_tokens)]
+        return [lam(output.features, output.class_tokens, similarity)]
 
     return _multiscale(raw_maps, (False,), model.patch_size, images, scales)[0]
 
 
-def multiscale_maps(model: nn.Module, images: Tensor, scales: Sequence[float]) -> MultiscaleMaps:
+def multiscale_maps(
+    model: nn.Module, images: Tensor, scales: Sequence[float], similarity: str = "dot"
+) -> MultiscaleMaps:
     """All maps of one pass: CAM, auxiliary CAM, LAM and the last block's attention (notebook 06).
 
     model: ``model(images)`` returns raw ``cam``, ``aux_cam`` and ``attention_scores`` (B, C, h, w),
@@ -116,7 +125,7 @@ def multiscale_maps(model: nn.Module, images: Tensor, scales: Sequence[float]) -
 
     def raw_maps(views: Tensor) -> list[Tensor]:
         output = model(views)
-        token_map = lam(output.features, output.class_tokens)
+        token_map = lam(output.features, output.class_tokens, similarity)
         return [output.cam, output.aux_cam, token_map, output.attention_scores]
 
     rectified = (True, True, False, False)
@@ -130,10 +139,12 @@ def _multiscale(
     patch_size: int,
     images: Tensor,
     scales: Sequence[float],
+    straight: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Merge each kind of raw map that ``raw_maps`` returns over scales and flips.
 
-    ``rectified`` says of each kind whether negative values are dropped before the sum.
+    ``rectified`` says of each kind whether negative values are dropped before the sum. ``straight``
+    are the raw maps of the images as they are, where those need not be computed again.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise InputError(
@@ -144,7 +155,12 @@ def _multiscale(
     totals: list[Tensor] = []
     for scale in scales:
         views = _image_and_mirror(images, scale, patch_size)
-        merged = [_merge_mirror(raw.to(images.dtype), images.shape[-2:]) for raw in raw_maps(views)]
+        if scale == 1 and straight is not None:
+            mirrored = raw_maps(views[len(images) :])
+            raw = [torch.cat(pair) for pair in zip(straight, mirrored, strict=True)]
+        else:
+            raw = raw_maps(views)
+        merged = [_merge_mirror(maps.to(images.dtype), images.shape[-2:]) for maps in raw]
         maps = [m.relu() if drop else m for m, drop in zip(merged, rectified, strict=True)]
         totals = [a + b for a, b in zip(totals, maps, strict=True)] if totals else maps
     return [min_max(total) for total in totals]

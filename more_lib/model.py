@@ -1,4 +1,4 @@
-"""MoRe, put together: the encoder, two classifiers that give CAM, and a decoder.
+"""MoRe, put together: the encoder, two classifiers that give CAM, the graph and a decoder.
 
 Notebook 01 §4 takes it apart; notebook 05 trains it.
 """
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from more_lib.gcr import GraphCategoryRepresentation, GraphSwitches
 from more_lib.recipes import Recipe
 from more_lib.vit import ClassTokenViT, build_backbone, load_backbone
 
@@ -19,7 +20,7 @@ class MoReOutput(NamedTuple):
     aux_logits: Tensor  # (B, C), from the auxiliary feature map
     seg_logits: Tensor  # (B, C + 1, h, w), from the decoder; channel 0 is the background
     features: Tensor  # (B, D, h, w), the patch tokens as a map
-    class_tokens: Tensor  # (B, C, D)
+    class_tokens: Tensor  # (B, C, D), after the graph where there is one
     attention_scores: Tensor  # (B, C, h, w), raw class-patch attention of the last block
     cam: Tensor  # (B, C, h, w), no ReLU
     aux_cam: Tensor  # (B, C, h, w), no ReLU
@@ -39,18 +40,25 @@ class LargeFOV(nn.Sequential):
 
 
 class MoRe(nn.Module):
-    """The network: class-token ViT, classifiers on its two feature maps, LargeFOV decoder.
+    """The network: class-token ViT, classifiers on its two feature maps, graph, LargeFOV decoder.
 
-    ``encoder`` carries C class tokens; the decoder gets ``decoder_width`` channels inside.
+    ``encoder`` carries C class tokens; the decoder gets ``decoder_width`` channels inside. Without
+    a ``graph`` the class tokens stay as the encoder gives them.
     """
 
-    def __init__(self, encoder: ClassTokenViT, decoder_width: int = 512) -> None:
+    def __init__(
+        self,
+        encoder: ClassTokenViT,
+        decoder_width: int = 512,
+        graph: GraphCategoryRepresentation | None = None,
+    ) -> None:
         super().__init__()
         dim, num_classes = encoder.embed_dim, encoder.num_classes
         self.encoder = encoder
         self.classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
         self.aux_classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
         self.decoder = LargeFOV(dim, num_classes + 1, decoder_width)
+        self.graph = graph
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, pretrained: bool = True) -> "MoRe":
@@ -68,16 +76,22 @@ class MoRe(nn.Module):
         encoder = ClassTokenViT(
             vit, len(recipe.data.classes), wanted.num_registers, wanted.aux_layer
         )
-        return cls(encoder, wanted.decoder_width)
+        return cls(encoder, wanted.decoder_width, _graph(recipe, encoder.embed_dim))
 
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels; image sides must be multiples of it."""
         return self.encoder.patch_size
 
-    def forward(self, images: Tensor) -> MoReOutput:
-        """``images`` (B, 3, H, W), normalised; raises ``InputError`` if the patch does not fit."""
+    def forward(self, images: Tensor, with_gcr: bool = True) -> MoReOutput:
+        """``images`` (B, 3, H, W), normalised; raises ``InputError`` if the patch does not fit.
+
+        ``with_gcr=False`` leaves the graph out and gives the class tokens as they enter it.
+        """
         encoded = self.encoder(images)
+        tokens = encoded.class_tokens
+        if with_gcr and self.graph is not None:
+            tokens = self.graph(tokens, encoded.patch_tokens)
         features = encoded.patch_tokens.mT.unflatten(2, encoded.grid)
         aux_features = encoded.aux_patch_tokens.mT.unflatten(2, encoded.grid)
         return MoReOutput(
@@ -85,7 +99,7 @@ class MoRe(nn.Module):
             aux_logits=image_logits(aux_features, self.aux_classifier),
             seg_logits=self.decoder(features),
             features=features,
-            class_tokens=encoded.class_tokens,
+            class_tokens=tokens,
             attention_scores=encoded.attention_scores,
             cam=self.classifier(features),
             aux_cam=self.aux_classifier(aux_features),
@@ -93,24 +107,32 @@ class MoRe(nn.Module):
 
     def cams(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class activation maps (B, C, h, w) of both classifiers, no ReLU, and nothing else."""
-        encoded = self.encoder(images)
-        return tuple(
-            head(tokens.mT.unflatten(2, encoded.grid))
-            for head, tokens in (
-                (self.classifier, encoded.patch_tokens),
-                (self.aux_classifier, encoded.aux_patch_tokens),
-            )
-        )
+        features, aux_features = self.encoder.feature_maps(images)
+        return self.classifier(features), self.aux_classifier(aux_features)
 
-    def parameter_groups(self, lr: float, head_lr_factor: float) -> list[dict]:
-        """Optimizer groups: the encoder at ``lr``, everything new at ``lr * head_lr_factor``."""
-        heads = [self.classifier, self.aux_classifier, self.decoder]
+    def parameter_groups(
+        self, lr: float, head_lr_factor: float, token_lr_factor: float = 1.0
+    ) -> list[dict]:
+        """Optimizer groups: the encoder at ``lr``, its class tokens and all that is new faster."""
+        tokens = [self.encoder.class_tokens]
+        encoder = [p for p in self.encoder.parameters() if p is not tokens[0]]
+        known = set(map(id, [*tokens, *encoder]))
+        new = [p for p in self.parameters() if id(p) not in known]
         return [
-            {"params": list(self.encoder.parameters()), "lr": lr},
-            {"params": [p for head in heads for p in head.parameters()], "lr": lr * head_lr_factor},
+            {"params": encoder, "lr": lr},
+            {"params": tokens, "lr": lr * token_lr_factor},
+            {"params": new, "lr": lr * head_lr_factor},
         ]
 
 
 def image_logits(features: Tensor, classifier: nn.Conv2d) -> Tensor:
     """Image-level logits (B, C): each channel's maximum over the map, then the classifier."""
     return F.linear(features.amax((2, 3)), classifier.weight.flatten(1))
+
+
+def _graph(recipe: Recipe, dim: int) -> GraphCategoryRepresentation | None:
+    settings = recipe.graph
+    if not settings.use:
+        return None
+    switches = GraphSwitches(*(getattr(settings, name) for name in GraphSwitches._fields))
+    return GraphCategoryRepresentation(dim, settings.num_neighbors or None, switches)

@@ -7,189 +7,50 @@ section is built, so a recipe that exists is a valid one. Notebook 05 §1 reads 
 import difflib
 import hashlib
 import json
-import sys
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from functools import cache
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
 
 import yaml
 
 from more_lib.data.emoji import EMOJI_CLASSES
 from more_lib.data.voc import VOC_CLASSES
 from more_lib.errors import InputError
-
-
-class _Checked:
-    """Base of the recipe's parts: values take their field's type, or ``InputError`` names it."""
-
-    def __post_init__(self):
-        for name, kind in _types(type(self)).items():
-            value = _typed(self._key(name), getattr(self, name), kind)
-            object.__setattr__(self, name, value)
-        self._check_ranges()
-
-    def _check_ranges(self) -> None:
-        """Raise ``InputError`` for values of the right type that make no sense."""
-
-    def _key(self, name: str) -> str:
-        section = type(self).__name__.removesuffix("Recipe").lower()
-        return f"{section}.{name}" if section else name
-
-    def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise InputError(f"{self._key(name)} is {getattr(self, name)!r}: it must be {rule}")
+from more_lib.sections import (
+    BackboneRecipe,
+    Checked,
+    DataRecipe,
+    EnergyRecipe,
+    EvaluationRecipe,
+    GraphRecipe,
+    LirRecipe,
+    LossRecipe,
+    MasksRecipe,
+    OptimizerRecipe,
+    ScheduleRecipe,
+    types_of,
+)
 
 
 @dataclass(frozen=True)
-class DataRecipe(_Checked):
-    """What is learned from: a tree in VOC layout, its classes and splits, the augmentation."""
-
-    dataset: str  # "emoji" or "voc"
-    classes: tuple[str, ...]  # C names out of VOC's; their order numbers the classes 1..C
-    train_split: str
-    val_split: str
-    crop_size: int  # pixels a side
-    crop_scale: tuple[float, float]  # share of the image's area that a crop covers
-    color_jitter: tuple[float, float, float, float]  # brightness, contrast, saturation, hue
-    jitter_probability: float
-    workers: int  # processes that load images; 0 loads in the training process
-    root: str = ""  # "" is the folder in the cache that the data script prepares
-
-    def _check_ranges(self) -> None:
-        self._require("dataset", self.dataset in ("emoji", "voc"), "emoji or voc")
-        self._require("classes", 0 < len(self.classes) == len(set(self.classes)), "distinct names")
-        for name in ("train_split", "val_split"):
-            self._require(name, getattr(self, name) != "", "the name of a split")
-        self._require("crop_size", self.crop_size > 0, "positive")
-        low, high = self.crop_scale
-        self._require("crop_scale", 0 < low <= high <= 1, "two shares with 0 < low <= high <= 1")
-        positive = min(self.color_jitter) >= 0 and self.color_jitter[3] <= 0.5
-        self._require("color_jitter", positive, "four numbers >= 0, the last (hue) at most 0.5")
-        self._require("jitter_probability", 0 <= self.jitter_probability <= 1, "between 0 and 1")
-        self._require("workers", self.workers >= 0, "0 or more")
-
-
-@dataclass(frozen=True)
-class BackboneRecipe(_Checked):
-    """The pretrained vision transformer and what is changed about it."""
-
-    name: str  # a timm model name, or "mini"
-    weights: str = ""  # "" is what ships with the package (mini) or timm's own; else a file
-    num_registers: int = 4  # released: extra tokens beside the class tokens
-    aux_layer: int = -3  # released: the block whose output feeds the auxiliary classifier
-    decoder_width: int = 512  # released: channels inside the LargeFOV decoder
-
-    def _check_ranges(self) -> None:
-        self._require("name", self.name != "", "a timm model name or mini")
-        self._require("num_registers", self.num_registers >= 0, "0 or more")
-        self._require("decoder_width", self.decoder_width > 0, "positive")
-
-
-@dataclass(frozen=True)
-class LossRecipe(_Checked):
-    """Weight of each term of the objective, 0 to leave it out."""
-
-    classification: float = 1.0  # released: on the last feature map's logits
-    aux_classification: float = 1.0  # released, not in the paper: on the auxiliary map's logits
-    token_classification: float = 0.0  # released without; on class tokens' means
-    token_discrepancy: float = 1.0  # released: class tokens apart from each other
-    token_temperature: float = 0.07  # released: of the token discrepancy's softmax
-
-    def _check_ranges(self) -> None:
-        for field in fields(self):
-            self._require(field.name, getattr(self, field.name) >= 0, "0 or more")
-        self._require("token_temperature", self.token_temperature > 0, "positive")
-
-
-@dataclass(frozen=True)
-class OptimizerRecipe(_Checked):
-    """AdamW, its learning-rate schedule, how long and in which precision it runs."""
-
-    iterations: int
-    batch_size: int  # images a process and iteration
-    lr: float  # of the backbone at the end of the warm-up
-    warmup_iterations: int
-    log_every: int  # iterations between lines of the log
-    head_lr_factor: float = 10.0  # released: heads learn faster than the pretrained backbone
-    betas: tuple[float, float] = (0.9, 0.999)  # released
-    weight_decay: float = 0.01  # released, on every parameter
-    warmup_ratio: float = 1e-6  # released: share of lr that the first iteration takes
-    power: float = 0.9  # released: of the polynomial decay (1 - t/T)^power
-    precision: str = "fp32"  # or "bf16", "fp16"; ours: the safe choice beside a published number
-
-    def _check_ranges(self) -> None:
-        for name in ("iterations", "batch_size", "lr", "log_every", "head_lr_factor"):
-            self._require(name, getattr(self, name) > 0, "positive")
-        for name in ("warmup_iterations", "weight_decay", "power"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)")
-        self._require("warmup_ratio", 0 <= self.warmup_ratio <= 1, "between 0 and 1")
-        self._require("precision", self.precision in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16")
-
-
-@dataclass(frozen=True)
-class EvaluationRecipe(_Checked):
-    """How maps become masks that are scored; changes no training."""
-
-    scales: tuple[float, ...]  # factors of the input size; the maps are combined
-    threshold: float  # a pixel whose maps all stay below it is background
-    batch_size: int
-
-    def _check_ranges(self) -> None:
-        self._require("scales", min(self.scales, default=0) > 0, "a list of positive numbers")
-        self._require("threshold", 0 <= self.threshold <= 1, "between 0 and 1")
-        self._require("batch_size", self.batch_size > 0, "positive")
-
-
-@dataclass(frozen=True)
-class Recipe(_Checked):
-    """One run: the profile it began from, its seed and its five sections."""
+class Recipe(Checked):
+    """One run: the profile it began from, its seed and its sections."""
 
     profile: str
     seed: int
     data: DataRecipe
     backbone: BackboneRecipe
+    graph: GraphRecipe
+    lir: LirRecipe
+    masks: MasksRecipe
+    energy: EnergyRecipe
     loss: LossRecipe
+    schedule: ScheduleRecipe
     optimizer: OptimizerRecipe
     evaluation: EvaluationRecipe
 
     def _check_ranges(self) -> None:
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")
-
-
-def _typed(key: str, value: object, kind: type) -> object:
-    """``value`` as ``kind``; whole numbers may stand for decimals, truth values for neither."""
-    if get_origin(kind) is tuple:
-        return _typed_tuple(key, value, get_args(kind))
-    if kind is float:
-        if isinstance(value, str):  # YAML reads 6e-5, without a point, as text
-            with suppress(ValueError):
-                value = float(value)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and abs(value) <= sys.float_info.max:  # false for nan as well
-            return float(value)
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    wanted = {float: "a finite number", int: "a whole number", str: "text; quote it if it is"}
-    raise InputError(f"{key} is {value!r}: it must be {wanted.get(kind, f'a {kind.__name__}')}")
-
-
-def _typed_tuple(key: str, value: object, kinds: tuple) -> tuple:  # kinds are all the same
-    any_length = kinds[-1] is Ellipsis
-    if not isinstance(value, (list, tuple)) or not (any_length or len(value) == len(kinds)):
-        wanted = "a list, as [a, b]" if any_length else f"a list of {len(kinds)} values"
-        raise InputError(f"{key} is {value!r}: it must be {wanted}")
-    return tuple(_typed(f"{key}[{index}]", item, kinds[0]) for index, item in enumerate(value))
-
-
-@cache
-def _types(part: type) -> dict[str, type]:
-    """Field names of a recipe or section with their types, in order."""
-    hints = get_type_hints(part)
-    return {field.name: hints[field.name] for field in fields(part)}
 
 
 PROFILES: dict[str, Recipe] = {
@@ -210,15 +71,40 @@ PROFILES: dict[str, Recipe] = {
             workers=0,  # the cores are busy with the model
         ),
         backbone=BackboneRecipe(name="mini", decoder_width=96),
-        # The paper's baseline (Table 3) gives class tokens their class by this term, as MCTformer.
-        loss=LossRecipe(token_classification=1.0),
+        graph=GraphRecipe(),
+        lir=LirRecipe(),
+        masks=MasksRecipe(
+            scales=(1.0,),
+            confident=(0.7, 0.25),  # stricter than on VOC: a short training's CAM is too wide
+            dilations=(1, 2, 4, 8),  # 24 pixels are half of what the refinement sees here
+        ),
+        # A sixteenth of the crop's pixels, its sigma_xy the same share of the side as on VOC, and a
+        # weight that makes up for the fewer pairs: of the same order as on VOC, and cheap.
+        energy=EnergyRecipe(weight=1e-4, sigma_xy=21.0, scale=0.25),
+        loss=LossRecipe(
+            # The paper's baseline (Table 3) gives class tokens their class by this term, as
+            # MCTformer. The other conditions keep it, so that they differ in LIR and GCR alone.
+            token_classification=1.0,
+            # In a short training the tokens must part early, and gently.
+            token_discrepancy=0.3,
+            confident_relation=0.5,
+            segmentation=0.3,
+        ),
+        schedule=ScheduleRecipe(
+            patch_token_contrast=0,
+            confident_relation=0,
+            uncertain_relation=0,
+            segmentation=40,
+            dense_energy=40,
+            final_cam=420,  # never: the mini ViT's auxiliary CAM is the purer one all along
+        ),
         optimizer=OptimizerRecipe(
-            iterations=360,
-            batch_size=24,
-            lr=2e-4,
-            head_lr_factor=5.0,
+            iterations=420,
+            batch_size=8,
+            lr=1.5e-4,
+            token_lr_factor=20.0,  # else the identical class tokens part after the end
             warmup_iterations=20,
-            precision="bf16",  # about twice as fast as fp32 on recent CPUs
+            precision="auto",  # bf16 halves the time on recent CPUs, old ones only emulate it
             log_every=10,
         ),
         evaluation=EvaluationRecipe(scales=(1.0,), threshold=0.5, batch_size=50),
@@ -242,7 +128,19 @@ PROFILES: dict[str, Recipe] = {
         # Released: ImageNet-21k weights tuned on ImageNet-1k. The paper cites the 21k weights of
         # Ridnik et al., which timm calls vit_base_patch16_224_miil.in21k.
         backbone=BackboneRecipe(name="vit_base_patch16_224.orig_in21k_ft_in1k"),
-        loss=LossRecipe(),  # released: the class tokens are not classified
+        graph=GraphRecipe(),
+        lir=LirRecipe(),
+        masks=MasksRecipe(),
+        energy=EnergyRecipe(),
+        loss=LossRecipe(),
+        schedule=ScheduleRecipe(  # released
+            patch_token_contrast=0,
+            confident_relation=0,
+            uncertain_relation=0,
+            segmentation=2_000,
+            dense_energy=2_000,
+            final_cam=10_000,
+        ),
         optimizer=OptimizerRecipe(
             iterations=20_000,  # released
             batch_size=4,  # released, on one GPU
@@ -283,6 +181,12 @@ def load_recipe(
             values = to_dict(from_dict(_merged(values, changes)))
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
+    return changed(from_dict(values), overrides)
+
+
+def changed(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+    """The recipe with single values changed, by texts as ``load_recipe`` takes them."""
+    values = to_dict(recipe)
     for override in overrides:
         values = _merged(values, _parsed(override))
     return from_dict(values)
@@ -310,10 +214,13 @@ def fingerprint(value: object) -> str:
 def training_fingerprint(recipe: Recipe) -> str:
     """Fingerprint of what decides the trained weights.
 
-    Left out: ``evaluation``, ``data.val_split``, ``data.root``, ``data.workers`` and
-    ``optimizer.log_every``, so that changing them trains nothing anew.
+    Left out: ``evaluation``, ``data.val_split``, ``data.root``, ``data.workers``,
+    ``optimizer.log_every``, and ``masks.lam_similarity`` while no LAM trains the decoder, so that
+    changing them trains nothing anew.
     """
     values = to_dict(recipe)
+    if recipe.masks.decoder_map != "lam":
+        del values["masks"]["lam_similarity"]
     del values["evaluation"]
     for name in ("val_split", "root", "workers"):
         del values["data"][name]
@@ -362,8 +269,8 @@ def _merged(values: dict, changes: dict, path: str = "") -> dict:
 
 
 def _unknown_key(key: str, path: str, values: dict) -> InputError:
-    sections = {name: kind for name, kind in _types(Recipe).items() if is_dataclass(kind)}
-    every = [f"{name}.{inner}" for name, kind in sections.items() for inner in _types(kind)]
+    sections = {name: kind for name, kind in types_of(Recipe).items() if is_dataclass(kind)}
+    every = [f"{name}.{inner}" for name, kind in sections.items() for inner in types_of(kind)]
     same_name = [known for known in every if known.rpartition(".")[2] == key]
     guess = f": did you mean {same_name[0]}?" if same_name else _nearest(key, [*every, *values])
     there = ", ".join(f"{path}{name}" for name in values)
@@ -376,7 +283,7 @@ def _built(part: type, values: object, path: str = "") -> object:
         return values
     if not isinstance(values, dict):
         raise InputError(f"{path.rstrip('.') or 'the recipe'} must be a section of keys and values")
-    types = _types(part)
+    types = types_of(part)
     for name in values:
         if name not in types:
             raise _unknown_key(f"{path}{name}", path, types)

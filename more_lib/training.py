@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import timm
 import torch
@@ -27,21 +28,11 @@ from more_lib.data import open_tree
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
 from more_lib.errors import InputError
-from more_lib.losses import (
-    classification_loss,
-    token_classification_loss,
-    token_discrepancy_loss,
-)
-from more_lib.model import MoRe, MoReOutput
+from more_lib.model import MoRe
+from more_lib.objective import Objective
 from more_lib.progress import progress_bar
-from more_lib.recipes import (
-    LossRecipe,
-    OptimizerRecipe,
-    Recipe,
-    fingerprint,
-    to_dict,
-    training_fingerprint,
-)
+from more_lib.recipes import Recipe, fingerprint, to_dict, training_fingerprint
+from more_lib.sections import OptimizerRecipe
 from more_lib.storage import atomic_file, data_folder, sha256
 from more_lib.vit import backbone_identity
 
@@ -72,19 +63,6 @@ def learning_rate_factor(step: int, optimizer: OptimizerRecipe) -> float:
     return (1 - step / optimizer.iterations) ** optimizer.power
 
 
-def training_losses(output: MoReOutput, labels: Tensor, weights: LossRecipe) -> dict[str, Tensor]:
-    """Every term of the objective with a weight above 0, by its recipe name, not yet weighted."""
-    terms = {
-        "classification": lambda: classification_loss(output.class_logits, labels),
-        "aux_classification": lambda: classification_loss(output.aux_logits, labels),
-        "token_classification": lambda: token_classification_loss(output.class_tokens, labels),
-        "token_discrepancy": lambda: token_discrepancy_loss(
-            output.class_tokens, temperature=weights.token_temperature
-        ),
-    }
-    return {name: term() for name, term in terms.items() if getattr(weights, name) > 0}
-
-
 def train(recipe: Recipe, folder: str | Path) -> Trained:
     """Train the recipe from its pretrained backbone and keep the result in ``folder``.
 
@@ -96,7 +74,8 @@ def train(recipe: Recipe, folder: str | Path) -> Trained:
     folder = Path(folder)
     if (folder / "record.json").exists():
         raise InputError(f"{folder} holds a finished training; name another folder")
-    accelerator = _accelerator(recipe.optimizer.precision)
+    precision = _precision(recipe.optimizer.precision)
+    accelerator = _accelerator(precision)
     set_seed(recipe.seed)
     dataset = VocImages(
         open_tree(recipe.data), recipe.data.train_split, training_transform(recipe.data)
@@ -107,7 +86,7 @@ def train(recipe: Recipe, folder: str | Path) -> Trained:
             temporary.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False))
     accelerator.wait_for_everyone()
     seconds = _fit(accelerator, model, dataset, recipe, folder / "log.jsonl")
-    record = _record(recipe, accelerator, seconds)
+    record = _record(recipe, accelerator, seconds) | {"precision": precision}
     if accelerator.is_main_process:
         save_weights(model, folder / "model.safetensors")
         record["weights_sha256"] = sha256(folder / "model.safetensors")
@@ -172,20 +151,32 @@ def _fit(
     """Run every iteration; returns the seconds it took. ``model`` ends on the CPU, trained."""
     settings = recipe.optimizer
     optimizer = AdamW(
-        model.parameter_groups(settings.lr, settings.head_lr_factor),
+        model.parameter_groups(settings.lr, settings.head_lr_factor, settings.token_lr_factor),
         betas=settings.betas,
         weight_decay=settings.weight_decay,
     )
-    network, optimizer, loader = accelerator.prepare(
-        model.train(), optimizer, _loader(dataset, recipe, accelerator.num_processes)
+    model.train().to(
+        memory_format=torch.channels_last
+    )  # convolutions are faster so, above all here
+    network, optimizer = accelerator.prepare(model, optimizer)
+    loader = accelerator.prepare_data_loader(
+        _loader(dataset, recipe, accelerator.num_processes), device_placement=False
     )
     schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
+    objective = Objective(recipe).to(accelerator.device)
     log = _Log(log_file if accelerator.is_main_process else None, settings)
     started = time.perf_counter()
     for step, batch in zip(range(settings.iterations), _endless(loader), strict=False):
-        losses = training_losses(network(batch["image"]), batch["labels"], recipe.loss)
+        images = batch["image"].to(
+            accelerator.device, non_blocking=True, memory_format=torch.channels_last
+        )
+        output = network(images)
+        with accelerator.autocast():
+            losses = objective(model, images, batch["labels"], output, step)
         total = sum(getattr(recipe.loss, name) * loss for name, loss in losses.items())
-        log.check_finite(step, losses, total, batch["id"])
+        if not torch.isfinite(total):
+            log.close()
+            _stop(model, losses, step, batch["id"], log_file.parent)
         accelerator.backward(total)
         optimizer.step()
         optimizer.zero_grad()
@@ -204,27 +195,19 @@ class _Log:
         self.file = path.open("w") if path else None
         self.bar = progress_bar(total=settings.iterations if path else 0, description="training")
 
-    def check_finite(
-        self, step: int, losses: dict[str, Tensor], total: Tensor, ids: list[str]
-    ) -> None:
-        """Stop on a loss that is not a number: its name, the iteration, the images."""
-        if torch.isfinite(total):
-            return
-        self.close()
-        bad = {name: loss.item() for name, loss in losses.items() if not torch.isfinite(loss)}
-        raise RuntimeError(f"losses {bad} at iteration {step + 1}; images: {', '.join(ids)}")
-
     def write(
         self, step: int, lr: float, losses: dict[str, Tensor], total: Tensor, processes: int
     ) -> None:
         for name, loss in {**losses, "total": total}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + loss.detach()
+            total_so_far, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total_so_far + loss.detach(), count + 1)
         self.bar.update()
         every = self.settings.log_every
         if self.file is None or ((step + 1) % every and step + 1 != self.settings.iterations):
             return
         count = step % every + 1
-        means = {name: round(float(value) / count, 6) for name, value in self.sums.items()}
+        # A loss that sets in between two lines is averaged over the iterations it counted in.
+        means = {name: round(float(sum_) / n, 6) for name, (sum_, n) in self.sums.items()}
         rate = count * self.settings.batch_size * processes / (time.perf_counter() - self.since)
         line = {"iteration": step + 1, "lr": lr, **means, "images_per_second": round(rate, 1)}
         self.file.write(json.dumps(line) + "\n")
@@ -238,9 +221,31 @@ class _Log:
             self.file.close()
 
 
-def _accelerator(precision: str) -> Accelerator:
-    if precision == "fp16" and not torch.cuda.is_available():
+def _stop(
+    model: MoRe, losses: dict[str, Tensor], step: int, ids: list[str], folder: Path
+) -> NoReturn:
+    """End a run whose loss is no number: which term, when, on what; the weights are kept."""
+    kept = folder / "stopped.safetensors"
+    save_weights(model, kept)
+    bad = {name: loss.item() for name, loss in losses.items() if not torch.isfinite(loss)}
+    raise RuntimeError(
+        f"losses {bad} at iteration {step + 1}; images: {', '.join(ids)}; the weights before that "
+        f"iteration are in {kept}"
+    )
+
+
+def _precision(wanted: str) -> str:
+    """The precision to run in: what "auto" stands for on this hardware."""
+    if wanted == "fp16" and not torch.cuda.is_available():
         raise InputError("optimizer.precision fp16 needs a CUDA GPU; use bf16 or fp32 here")
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def _accelerator(precision: str) -> Accelerator:
     AcceleratorState._reset_state()  # else a second training could not choose another precision
     # A stage of training may leave a part of the network without a loss.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -282,7 +287,6 @@ def _record(recipe: Recipe, accelerator: Accelerator, seconds: float) -> dict:
         **provenance(recipe),
         "seed": recipe.seed,
         "iterations": recipe.optimizer.iterations,
-        "precision": recipe.optimizer.precision,
         "device": f"{device.type} ({name})",
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),

@@ -91,26 +91,31 @@ class ClassTokenViT(nn.Module):
 
         Raises ``InputError`` when the patch does not divide the image.
         """
-        grid = self._grid(images)
-        x = self.norm_pre(self._embed(images, grid))
-        for index, block in enumerate(self.blocks[:-1]):
-            x = block(x)
-            if index == self.aux_block:
-                aux = x
-        last = self.blocks[-1]
-        scores = class_attention_scores(last, x, self.num_classes, prod(grid))
-        x = last(x)
-        if self.aux_block == len(self.blocks) - 1:
-            aux = x
-        x = self.norm(x)
-        patches = slice(x.shape[1] - prod(grid), None)
+        before, after, aux, grid = self._blocks(images)
+        scores = class_attention_scores(self.blocks[-1], before, self.num_classes, prod(grid))
+        patches = slice(after.shape[1] - prod(grid), None)
         return ViTOutput(
-            class_tokens=x[:, : self.num_classes],
-            patch_tokens=x[:, patches],
+            class_tokens=after[:, : self.num_classes],
+            patch_tokens=after[:, patches],
             aux_patch_tokens=aux[:, patches],
             attention_scores=scores.unflatten(2, grid),
             grid=grid,
         )
+
+    def feature_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Final and auxiliary patch tokens as maps (B, D, h, w), without the attention scores."""
+        _, after, aux, grid = self._blocks(images)
+        return tuple(x[:, -prod(grid) :].mT.unflatten(2, grid) for x in (after, aux))
+
+    def _blocks(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid."""
+        grid = self._grid(images)
+        x = self.norm_pre(self._embed(images, grid))
+        for index, block in enumerate(self.blocks):
+            before, x = x, block(x)
+            if index == self.aux_block:
+                aux = x
+        return before, self.norm(x), aux, grid
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         (height, width), side = images.shape[-2:], self.patch_size

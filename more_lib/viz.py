@@ -201,17 +201,18 @@ def plot_training(log: Sequence[Mapping[str, float]], title: str = "Training") -
     Look for the losses that fall, and for the one that waits: while all class tokens are alike,
     the token discrepancy stays at ln C.
     """
-    figure = _figure((WIDTH, 3.2), title)
+    figure = _figure((WIDTH, 3.6), title)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    iterations = [line["iteration"] for line in log]
-    losses = [name for name in log[0] if name not in ("iteration", "lr", "images_per_second")]
-    for index, name in enumerate(losses):
-        left.plot(iterations, [line[name] for line in log], **_line(index), label=name)
+    iterations, names = [line["iteration"] for line in log], dict.fromkeys(sum(map(list, log), []))
+    losses = [name for name in names if name not in ("iteration", "lr", "images_per_second")]
+    for index, name in enumerate(losses):  # one that sets in later begins later
+        values = [line.get(name, np.nan) for line in log]
+        left.plot(iterations, values, **_line(index), label=name)
     right.plot(iterations, [line["lr"] for line in log], **_line(0))
     left.set(xlabel="iteration", ylabel="loss", title="losses")
     right.set(xlabel="iteration", ylabel="learning rate", title="learning rate of the backbone")
     right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    left.legend()
+    left.legend(fontsize=7, ncols=2)
     for ax in (left, right):
         ax.grid(alpha=0.3)
     return figure

@@ -166,8 +166,8 @@ def test_other_maps_by_hand(model, recipe, root):
     assert of(evaluation, "attention") == [[8, 31, 0], [24, 0, 0], [0, 0, 0]]  # the right half
 
 
-def test_decoder_asks_for_no_labels_and_no_threshold(model, recipe):
-    evaluation = evaluate(model, recipe)
+def test_decoder_asks_for_no_labels_and_no_threshold(model, root):
+    evaluation = evaluate(model, recipe_with(root, "loss.segmentation=0"))
     decoder = [result for result in evaluation.results if result.protocol.map == "decoder"]
     assert len(decoder) == 1
     assert decoder[0].protocol == Protocol(
@@ -179,10 +179,11 @@ def test_decoder_asks_for_no_labels_and_no_threshold(model, recipe):
     assert decoder[0].note == "not trained by this recipe"
 
 
-def test_a_trained_decoder_carries_no_note(model, recipe):
-    losses = SimpleNamespace(segmentation=0.12)
-    later = SimpleNamespace(data=recipe.data, evaluation=recipe.evaluation, loss=losses)
-    assert evaluate(model, later, maps=["decoder"]).result("decoder", "none").note == ""
+@pytest.mark.parametrize(("start", "note"), [(359, ""), (360, "not trained by this recipe")])
+def test_a_decoder_counts_as_trained_once_its_loss_has_set_in(model, root, start, note):
+    changes = (f"schedule.segmentation={start}", "optimizer.iterations=360")
+    evaluation = evaluate(model, recipe_with(root, *changes), maps=["decoder"])
+    assert evaluation.result("decoder", "none").note == note
 
 
 def test_rows_are_maps_times_labels_and_say_how_they_were_measured(model, root):

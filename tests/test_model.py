@@ -9,11 +9,12 @@ from golden_inputs import golden, images, released_weights
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from more_lib.checkpoints import save_weights
+from more_lib.checkpoints import load_released, save_weights
 from more_lib.errors import InputError
+from more_lib.gcr import GraphCategoryRepresentation, GraphSwitches
 from more_lib.localization import multiscale_cam
 from more_lib.model import LargeFOV, MoRe, image_logits
-from more_lib.recipes import PROFILES
+from more_lib.recipes import PROFILES, load_recipe
 from more_lib.vit import ClassTokenViT, mini_vit
 
 CLASSES, DIM, PATCH = 4, 24, 8
@@ -21,40 +22,17 @@ CLASSES, DIM, PATCH = 4, 24, 8
 # --- golden values -------------------------------------------------------------------------------
 
 
-def from_released(released: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
-    """Released weights under this project's names.
-
-    The released sequence is registers, classes, patches, with one position embedding each. Here
-    the classes come first, and tokens of the prefix carry their position in themselves.
-    """
-    tokens, position = released["encoder.cls_token"], released["encoder.pos_embed"]
-    num_registers = tokens.shape[1] - num_classes
-    prefix = tokens + position[:, : tokens.shape[1]]
-    state = {
-        "encoder.register_tokens": prefix[:, :num_registers],
-        "encoder.class_tokens": prefix[:, num_registers:],
-        "encoder.patch_position": position[:, tokens.shape[1] :],
-    }
-    for index, name in enumerate(("conv6", "conv7", "conv8")):  # a ReLU after each but the last
-        state[f"decoder.{2 * index}.weight"] = released[f"decoder.{name}.weight"]
-    same = ("encoder.patch_embed", "encoder.blocks", "encoder.norm", "classifier", "aux_classifier")
-    return state | {key: value for key, value in released.items() if key.startswith(same)}
-
-
 @pytest.fixture(scope="module")
 def released_model() -> MoRe:
-    weights = released_weights("voc_state_dict_shapes", skipped=("graph_layer", "encoder.head"))
-    with torch.device("meta"):  # every weight comes from the file, so none is drawn here
-        model = MoRe(ClassTokenViT("vit_base_patch16_224", 20))
-    model.load_state_dict(from_released(weights, 20), assign=True)
-    return model.eval()
+    return load_released(released_weights("voc_state_dict_shapes"), 20)
 
 
 @pytest.fixture(scope="module")
 def released_output(released_model) -> dict[str, Tensor]:
     expected = golden("forward_voc_224")
     with torch.no_grad():
-        output = released_model(images(int(expected["input_seed"]), expected["input_shape"]))
+        pixels = images(int(expected["input_seed"]), expected["input_shape"])
+        output = released_model(pixels, with_gcr=False)
     return output._asdict() | {
         "cam_aux": output.aux_cam,
         "patch_features_every16": output.features[:, ::16],
@@ -103,7 +81,8 @@ def model() -> MoRe:
     vit = VisionTransformer(
         img_size=(32, 48), patch_size=PATCH, embed_dim=DIM, depth=3, num_heads=3, num_classes=0
     )
-    model = MoRe(ClassTokenViT(vit, CLASSES, num_registers=2), decoder_width=6)
+    graph = GraphCategoryRepresentation(DIM)
+    model = MoRe(ClassTokenViT(vit, CLASSES, num_registers=2), decoder_width=6, graph=graph)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -150,7 +129,11 @@ def test_outputs_are_the_encoders_and_the_heads_transcribed(model):
             torch.testing.assert_close(logits[image], weight @ tokens[image].max(0).values)
         assert cam.min() < 0 < cam.max()
     torch.testing.assert_close(output.features.flatten(2).mT, encoded.patch_tokens)
-    torch.testing.assert_close(output.class_tokens, encoded.class_tokens)
+    gathered = model.graph(encoded.class_tokens, encoded.patch_tokens)
+    torch.testing.assert_close(output.class_tokens, gathered)
+    before = model(pixels, with_gcr=False).class_tokens
+    torch.testing.assert_close(before, encoded.class_tokens)
+    assert not torch.allclose(before, gathered)
     torch.testing.assert_close(output.attention_scores, encoded.attention_scores)
     torch.testing.assert_close(output.seg_logits, model.decoder(output.features))
     assert not torch.allclose(output.cam, output.aux_cam)
@@ -215,7 +198,7 @@ def test_gradients_reach_all_that_an_output_depends_on(model, kind):
         "class_logits": names(model, "encoder", "classifier"),
         "aux_logits": names(model, "encoder", "aux_classifier") - later,
         "seg_logits": names(model, "encoder", "decoder"),
-        "class_tokens": names(model, "encoder"),
+        "class_tokens": names(model, "encoder", "graph"),
     }
     assert {"encoder.class_tokens", "encoder.patch_position"} < expected[kind]
     output = model(some_images())
@@ -223,13 +206,16 @@ def test_gradients_reach_all_that_an_output_depends_on(model, kind):
 
 
 def test_parameter_groups_hold_every_parameter_once_at_its_rate(model):
-    encoder, heads = model.parameter_groups(lr=0.5, head_lr_factor=10)
-    assert (encoder["lr"], heads["lr"]) == (0.5, 5.0)
-    everything = [id(parameter) for group in (encoder, heads) for parameter in group["params"]]
+    groups = model.parameter_groups(lr=0.5, head_lr_factor=10, token_lr_factor=4)
+    assert [group["lr"] for group in groups] == [0.5, 2.0, 5.0]
+    everything = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(everything) == len(set(everything))
     assert set(everything) == {id(parameter) for parameter in model.parameters()}
-    assert {id(p) for p in encoder["params"]} == {id(p) for p in model.encoder.parameters()}
-    torch.optim.AdamW([encoder, heads])  # takes them as they are
+    encoder, tokens, _ = groups
+    assert tokens["params"][0] is model.encoder.class_tokens
+    of_encoder = {id(p) for p in (*encoder["params"], *tokens["params"])}
+    assert of_encoder == {id(p) for p in model.encoder.parameters()}
+    torch.optim.AdamW(groups)  # takes them as they are
 
 
 # --- recipes -------------------------------------------------------------------------------------
@@ -249,6 +235,18 @@ def test_from_recipe_builds_what_the_recipe_says():
     assert model.encoder.aux_block == len(model.encoder.blocks) - 2
     assert model.classifier.out_channels == model.aux_classifier.out_channels == 2
     assert model.decoder[0].out_channels == 7 and model.decoder[-1].out_channels == 3
+
+
+def test_from_recipe_builds_the_graph_of_the_recipe():
+    switched = ["graph.num_neighbors=7", "graph.tails=patches", "graph.update=plain"]
+    graph = MoRe.from_recipe(load_recipe("mini", switched), pretrained=False).graph
+    assert graph.num_neighbors == 7
+    expected = GraphSwitches("patches", "scaled_dot", "product_of_sums", "plain")
+    assert graph.switches == expected
+    assert MoRe.from_recipe(PROFILES["voc"], pretrained=False).graph.num_neighbors is None
+    without = MoRe.from_recipe(load_recipe("mini", ["graph.use=false"]), pretrained=False)
+    assert without.graph is None
+    assert without(torch.randn(1, 3, 96, 96)).class_tokens.shape == (1, 10, 192)
 
 
 def test_from_recipe_starts_from_the_backbones_weights(tmp_path):

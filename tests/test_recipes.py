@@ -32,16 +32,55 @@ CHANGES = {
     "backbone.num_registers": "0",
     "backbone.aux_layer": "-2",
     "backbone.decoder_width": "64",
+    "graph.use": "false",
+    "graph.num_neighbors": "72",
+    "graph.tails": "patches",
+    "graph.similarity": "cosine",
+    "graph.edge_weights": "sum_of_products",
+    "graph.update": "plain",
+    "lir.temperature": "0.1",
+    "lir.confident": "paper",
+    "lir.kernel_size": "5",
+    "lir.phi": "1.1",
+    "lir.num_tokens": "16",
+    "lir.form": "cosine",
+    "lir.token": "centre",
+    "lir.sampling": "all",
+    "masks.scales": "[1, 0.5]",
+    "masks.confident": "[0.55, 0.2]",
+    "masks.uncertain": "[0.65, 0.2]",
+    "masks.final": "[0.65, 0.25]",
+    "masks.contrast": "[0.65, 0.2]",
+    "masks.decoder": "[0.65, 0.2]",
+    "masks.decoder_map": "lam",
+    "masks.dilations": "[1, 2]",
+    "masks.refinements": "5",
+    "energy.weight": "1e-6",
+    "energy.sigma_rgb": "10",
+    "energy.sigma_xy": "50",
+    "energy.scale": "0.125",
+    "schedule.patch_token_contrast": "5",
+    "schedule.confident_relation": "5",
+    "schedule.uncertain_relation": "5",
+    "schedule.segmentation": "5",
+    "schedule.dense_energy": "5",
+    "schedule.final_cam": "5",
     "loss.classification": "2",
     "loss.aux_classification": "0",
     "loss.token_classification": "0",
     "loss.token_discrepancy": "0.5",
     "loss.token_temperature": "0.1",
+    "loss.confident_relation": "0.7",
+    "loss.uncertain_relation": "0.7",
+    "loss.segmentation": "0.7",
+    "loss.patch_token_contrast": "0.7",
+    "loss.dense_energy": "0.7",
     "optimizer.iterations": "10",
-    "optimizer.batch_size": "8",
+    "optimizer.batch_size": "16",
     "optimizer.lr": "1e-3",
     "optimizer.warmup_iterations": "0",
-    "optimizer.head_lr_factor": "10",
+    "optimizer.head_lr_factor": "11",
+    "optimizer.token_lr_factor": "3",
     "optimizer.betas": "[0.9, 0.99]",
     "optimizer.weight_decay": "0",
     "optimizer.warmup_ratio": "0.1",
@@ -49,6 +88,7 @@ CHANGES = {
     "optimizer.precision": "fp32",
 }
 CHANGES_WITHOUT_TRAINING = {
+    "masks.lam_similarity": "cosine",
     "data.val_split": "train",
     "data.root": "/data/EmojiVOC",
     "data.workers": "2",
@@ -111,7 +151,7 @@ def test_recipes_cannot_be_changed_in_place():
     with pytest.raises(FrozenInstanceError):
         PROFILES["mini"].seed = 1
     to_dict(PROFILES["mini"])["optimizer"]["lr"] = 5.0
-    assert PROFILES["mini"].optimizer.lr == 2e-4
+    assert PROFILES["mini"].optimizer.lr == 1.5e-4
 
 
 @pytest.mark.parametrize("key, text", (CHANGES | CHANGES_WITHOUT_TRAINING).items())
@@ -183,7 +223,7 @@ def test_fingerprint_is_the_start_of_the_sha256_of_canonical_json():
 
 
 def test_same_recipe_same_fingerprint_however_it_is_written():
-    written = load_recipe("mini", ["optimizer.lr=0.0002", "loss.classification=1"])
+    written = load_recipe("mini", ["optimizer.lr=0.00015", "loss.classification=1"])
     assert fingerprint(to_dict(written)) == fingerprint(to_dict(PROFILES["mini"]))
     assert training_fingerprint(written) == training_fingerprint(PROFILES["mini"])
     assert training_fingerprint(written) != training_fingerprint(PROFILES["voc"])

@@ -1,0 +1,143 @@
+"""The whole objective of one iteration: masks mined from CAM, and every loss they feed.
+
+L = L_cls + L_mct + alpha L_cre + beta L_ure + gamma L_seg + L_ptc + L_reg (paper Eq. 10; notebook
+05). Which term counts from which iteration is data in the recipe, as are all thresholds.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from more_lib.data.transforms import denormalize
+from more_lib.energy import LATTICE_CALIBRATION, DenseEnergyLoss
+from more_lib.lir import UncertainSwitches, confident_relation_loss, uncertain_relation_loss
+from more_lib.localization import lam, min_max, multiscale_cam
+from more_lib.losses import (
+    classification_loss,
+    patch_token_contrast_loss,
+    segmentation_loss,
+    token_classification_loss,
+    token_discrepancy_loss,
+)
+from more_lib.model import MoRe, MoReOutput
+from more_lib.pseudo_labels import PixelAdaptiveRefinement, refine_cam, three_way_mask
+from more_lib.recipes import Recipe
+
+MINED = (  # terms that learn from masks
+    "patch_token_contrast",
+    "confident_relation",
+    "uncertain_relation",
+    "segmentation",
+    "dense_energy",
+)
+
+
+class Objective(nn.Module):
+    """Every term of a recipe's loss, each from the iteration on that its schedule names."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        masks, energy = recipe.masks, recipe.energy
+        self.refinement = PixelAdaptiveRefinement(masks.dilations, masks.refinements)
+        self.energy = DenseEnergyLoss(
+            energy.weight * LATTICE_CALIBRATION, energy.sigma_rgb, energy.sigma_xy, energy.scale
+        )
+
+    def active(self, iteration: int) -> set[str]:
+        """Names of the mined terms that count at ``iteration`` (from 0)."""
+        loss, schedule = self.recipe.loss, self.recipe.schedule
+        return {
+            name
+            for name in MINED
+            if getattr(loss, name) > 0 and iteration >= getattr(schedule, name)
+        }
+
+    def forward(
+        self, model: MoRe, images: Tensor, labels: Tensor, output: MoReOutput, iteration: int
+    ) -> dict[str, Tensor]:
+        """Every term that counts at ``iteration``, by its recipe name, not yet weighted.
+
+        model: draws the CAM, without gradient. images: (B, 3, H, W), normalised. labels: (B, C),
+        best left on the CPU: there, counting them makes nobody wait. output: ``model(images)``.
+        """
+        counted, labels = labels, labels.to(images.device, non_blocking=True)
+        losses, active = image_losses(output, labels, self.recipe), self.active(iteration)
+        if active:
+            straight = (output.cam.detach(), output.aux_cam.detach())
+            cam, aux_cam = multiscale_cam(model, images, self.recipe.masks.scales, straight)
+            losses |= self._patch_losses(output, labels, cam, aux_cam, iteration, active)
+        if active & {"segmentation", "dense_energy"}:
+            losses |= self._pixel_losses(output, counted, images, cam, active)
+        return losses
+
+    def _patch_losses(
+        self,
+        output: MoReOutput,
+        labels: Tensor,
+        cam: Tensor,
+        aux_cam: Tensor,
+        iteration: int,
+        active: set[str],
+    ) -> dict[str, Tensor]:
+        """PTC, CRE and URE, on masks of the patch grid (Eq. 6-9)."""
+        masks, lir, grid = self.recipe.masks, self.recipe.lir, output.features.shape[-2:]
+        cam, aux_cam = (F.interpolate(maps, grid, mode="bilinear") for maps in (cam, aux_cam))
+        late = iteration >= self.recipe.schedule.final_cam
+
+        def mask(early: tuple[float, float]) -> Tensor:
+            return three_way_mask(
+                cam if late else aux_cam, labels, *(masks.final if late else early)
+            )
+
+        tokens, features = output.class_tokens, output.features
+        switches = UncertainSwitches(lir.form, lir.token, lir.sampling)
+        terms = {
+            "patch_token_contrast": lambda: patch_token_contrast_loss(
+                features, three_way_mask(aux_cam, labels, *masks.contrast)
+            ),
+            "confident_relation": lambda: confident_relation_loss(
+                tokens, features, mask(masks.confident), labels, lir.temperature, lir.confident
+            ),
+            "uncertain_relation": lambda: uncertain_relation_loss(
+                tokens,
+                features,
+                mask(masks.uncertain),
+                labels,
+                lir.kernel_size,
+                lir.phi,
+                lir.num_tokens,
+                switches,
+            ),
+        }
+        return {name: term() for name, term in terms.items() if name in active}
+
+    def _pixel_losses(
+        self, output: MoReOutput, labels: Tensor, images: Tensor, cam: Tensor, active: set[str]
+    ) -> dict[str, Tensor]:
+        """The decoder's losses, on labels refined along the image's edges."""
+        pictures, masks = denormalize(images), self.recipe.masks
+        if masks.decoder_map == "lam":
+            maps = lam(output.features.detach(), output.class_tokens.detach(), masks.lam_similarity)
+            cam = min_max(F.interpolate(maps.float(), images.shape[-2:], mode="bilinear"))
+        with torch.no_grad():
+            target = refine_cam(self.refinement, pictures, cam, labels, *masks.decoder)
+        terms = {
+            "segmentation": lambda: segmentation_loss(output.seg_logits, target),
+            "dense_energy": lambda: self.energy(255 * pictures, output.seg_logits, target),
+        }
+        return {name: term() for name, term in terms.items() if name in active}
+
+
+def image_losses(output: MoReOutput, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    """The terms that image labels feed directly, those with a weight above 0, not yet weighted."""
+    loss = recipe.loss
+    terms = {
+        "classification": lambda: classification_loss(output.class_logits, labels),
+        "aux_classification": lambda: classification_loss(output.aux_logits, labels),
+        "token_classification": lambda: token_classification_loss(output.class_tokens, labels),
+        "token_discrepancy": lambda: token_discrepancy_loss(
+            output.class_tokens, temperature=loss.token_temperature
+        ),
+    }
+    return {name: term() for name, term in terms.items() if getattr(loss, name) > 0}

@@ -1,0 +1,207 @@
+"""The whole objective: which term counts when, on which masks, and whom it moves."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from more_lib import objective as module
+from more_lib.gcr import VARIANTS
+from more_lib.model import MoRe
+from more_lib.objective import MINED, Objective
+from more_lib.pseudo_labels import three_way_mask
+from more_lib.recipes import changed, load_recipe
+
+BASE = {"classification", "aux_classification", "token_discrepancy"}
+SETTINGS = [
+    "loss.token_classification=0",
+    "schedule.patch_token_contrast=0",
+    "schedule.confident_relation=2",
+    "schedule.uncertain_relation=3",
+    "schedule.segmentation=4",
+    "schedule.dense_energy=5",
+    "schedule.final_cam=3",
+    *(f"loss.{name}=0.1" for name in MINED),
+]
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_recipe("mini", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def step(recipe):
+    """A network, a batch and the network's output on it; the head weights are not small."""
+    torch.manual_seed(0)
+    model = MoRe.from_recipe(recipe, pretrained=False)
+    for head in (model.classifier, model.aux_classifier):
+        torch.nn.init.normal_(head.weight)
+    images = torch.randn(2, 3, 96, 96).clamp(-1.5, 1.5)
+    labels = torch.zeros(2, 10)
+    labels[0, [1, 4]] = labels[1, 7] = 1
+    return model, images, labels
+
+
+def losses(recipe, step, iteration) -> dict[str, Tensor]:
+    model, images, labels = step
+    return Objective(recipe)(model, images, labels, model(images), iteration)
+
+
+@pytest.mark.parametrize(
+    ("iteration", "expected"),
+    [
+        (0, {"patch_token_contrast"}),
+        (2, {"patch_token_contrast", "confident_relation"}),
+        (4, set(MINED) - {"dense_energy"}),
+        (5, set(MINED)),
+    ],
+)
+def test_terms_set_in_at_their_iterations(recipe, step, iteration, expected):
+    found = losses(recipe, step, iteration)
+    assert set(found) == BASE | expected
+    assert all(loss.isfinite() for loss in found.values())
+
+
+def test_a_weight_of_zero_leaves_a_term_out(recipe, step):
+    without = changed(recipe, ["loss.patch_token_contrast=0", "loss.aux_classification=0"])
+    found = losses(without, step, 5)
+    assert set(found) == BASE - {"aux_classification"} | set(MINED) - {"patch_token_contrast"}
+    assert "token_classification" in losses(
+        changed(recipe, ["loss.token_classification=1"]), step, 0
+    )
+
+
+def test_no_cam_is_drawn_for_a_recipe_that_mines_nothing(recipe, step, monkeypatch):
+    def forbidden(*args):
+        raise AssertionError("drew a CAM that nothing needs")
+
+    monkeypatch.setattr(module, "multiscale_cam", forbidden)
+    bare = changed(recipe, [f"loss.{name}=0" for name in MINED])
+    assert set(losses(bare, step, 10)) == BASE
+
+
+@pytest.mark.parametrize("iteration", [2, 3])
+def test_masks_come_from_the_auxiliary_cam_first_and_from_the_final_one_later(
+    recipe, step, monkeypatch, iteration
+):
+    """With the thresholds that belong to each (method: a switch at half of the training)."""
+    model, images, labels = step
+    seen = {}
+
+    def spy(tokens, features, mask, *rest):
+        seen["confident"] = mask
+        return tokens.sum()
+
+    monkeypatch.setattr(module, "confident_relation_loss", spy)
+    losses(recipe, step, iteration)
+    cam, aux_cam = module.multiscale_cam(model, images, recipe.masks.scales)
+    maps, thresholds = (
+        (cam, recipe.masks.final) if iteration >= 3 else (aux_cam, recipe.masks.confident)
+    )
+    small = torch.nn.functional.interpolate(maps, (12, 12), mode="bilinear")
+    expected = three_way_mask(small, labels, *thresholds)
+    assert (seen["confident"] != expected).float().mean() < 0.01
+    assert len(expected.unique()) > 2
+
+
+def test_the_decoders_labels_come_from_cam_or_lam(recipe, step, monkeypatch):
+    maps = []
+
+    def spy(par, images, given, *rest):
+        maps.append(given)
+        return torch.zeros(len(images), 96, 96, dtype=torch.int64)
+
+    monkeypatch.setattr(module, "refine_cam", spy)
+    for choice in ("cam", "lam"):
+        losses(changed(recipe, [f"masks.decoder_map={choice}"]), step, 4)
+    model, images, _ = step
+    cam, _ = module.multiscale_cam(model, images, recipe.masks.scales)
+    torch.testing.assert_close(maps[0], cam, rtol=1e-3, atol=1e-3)
+    assert maps[1].shape == cam.shape and not torch.allclose(maps[1], maps[0], atol=1e-2)
+    assert 0 <= maps[1].min() and maps[1].max() <= 1 and not maps[1].requires_grad
+
+
+def reached(model: MoRe, loss: Tensor) -> set[str]:
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    parts = ("encoder", "classifier", "aux_classifier", "graph", "decoder")
+    return {
+        part
+        for part in parts
+        if any(p.grad is not None and p.grad.any() for p in getattr(model, part).parameters())
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("classification", {"encoder", "classifier"}),
+        ("aux_classification", {"encoder", "aux_classifier"}),
+        ("patch_token_contrast", {"encoder"}),
+        ("confident_relation", {"encoder", "graph"}),
+        ("segmentation", {"encoder", "decoder"}),
+        ("dense_energy", {"encoder", "decoder"}),
+    ],
+)
+def test_each_term_moves_its_own_parts(recipe, step, name, parts):
+    """The CAM that the masks come from is not trained by the terms that use them."""
+    assert reached(step[0], losses(recipe, step, 10)[name]) == parts
+
+
+def test_an_image_without_foreground_is_survived(recipe, step):
+    model, images, labels = step
+    found = losses(recipe, (model, images, torch.zeros_like(labels)), 10)
+    total = sum(found.values())
+    total.backward()
+    assert total.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_mixed_precision_stays_finite_and_near(recipe, step):
+    exact = losses(recipe, step, 10)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = losses(recipe, step, 10)
+    for name in ("classification", "token_discrepancy", "segmentation", "patch_token_contrast"):
+        assert rough[name].dtype == torch.float32
+        assert rough[name].item() == pytest.approx(exact[name].item(), rel=0.1), name
+
+
+@pytest.mark.gpu
+def test_no_term_waits_for_the_gpu(recipe, step):
+    model, images, labels = step
+    model, images = model.cuda(), images.cuda()
+    objective = Objective(recipe).cuda()
+    objective(model, images, labels, model(images), 10)  # warm
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        objective(model, images, labels.pin_memory(), model(images), 10)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        model.cpu()
+
+
+def test_paper_presets_are_reachable_from_the_recipe(step):
+    """Every row in which paper and release differ, switched to the paper at once."""
+    paper = load_recipe(
+        "mini",
+        [
+            *SETTINGS,
+            "graph.num_neighbors=72",
+            "graph.tails=patches",
+            "graph.similarity=cosine",
+            "graph.edge_weights=sum_of_products",
+            "graph.update=plain",
+            "masks.lam_similarity=cosine",
+            "masks.decoder_map=lam",
+            "lir.confident=paper",
+            "lir.form=cosine",
+            "lir.token=centre",
+            "lir.sampling=all",
+            "loss.aux_classification=0",
+        ],
+    )
+    torch.manual_seed(0)
+    model = MoRe.from_recipe(paper, pretrained=False)
+    assert model.graph.switches == VARIANTS["paper"]
+    found = losses(paper, (model, *step[1:]), 10)
+    assert sum(found.values()).isfinite()
