@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from more_lib.checkpoints import load_weights, save_weights
+from more_lib.checkpoints import load_released, load_weights, save_weights
 from more_lib.errors import InputError
 
 
@@ -149,3 +149,89 @@ def test_unwritable_place_is_one_readable_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
         save_weights(small_model(1), tmp_path / "file" / "model.safetensors")
+
+
+# --- released checkpoints ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def released():
+    """A checkpoint under the released names: two blocks, 3 classes, 4 registers, a 2 x 2 grid."""
+    torch.manual_seed(0)
+    dim, depth, classes, width = 64, 3, 3, 5
+    state = {
+        "encoder.cls_token": torch.randn(1, classes + 4, dim),
+        "encoder.pos_embed": torch.randn(1, classes + 4 + 4, dim),
+        "encoder.patch_embed.proj.weight": torch.randn(dim, 3, 8, 8),
+        "encoder.patch_embed.proj.bias": torch.randn(dim),
+        "encoder.head.weight": torch.randn(7, dim),
+        "decoder.conv6.weight": torch.randn(width, dim, 3, 3),
+        "decoder.conv7.weight": torch.randn(width, width, 3, 3),
+        "decoder.conv8.weight": torch.randn(classes + 1, width, 1, 1),
+        "classifier.weight": torch.randn(classes, dim, 1, 1),
+        "aux_classifier.weight": torch.randn(classes, dim, 1, 1),
+    }
+    linears = {f"graph_layer.{name}": (dim, dim) for name in
+               ("_fc1.0", "head_proj", "tail_proj", "linear1", "linear2")}  # fmt: skip
+    norms = ["encoder.norm", "graph_layer.norm"]
+    for block in (f"encoder.blocks.{index}" for index in range(depth)):
+        linears |= {
+            f"{block}.attn.qkv": (3 * dim, dim),
+            f"{block}.attn.proj": (dim, dim),
+            f"{block}.mlp.fc1": (4 * dim, dim),
+            f"{block}.mlp.fc2": (dim, 4 * dim),
+        }
+        norms += [f"{block}.norm1", f"{block}.norm2"]
+    for name, shape in linears.items():
+        state[f"{name}.weight"], state[f"{name}.bias"] = torch.randn(shape), torch.randn(shape[0])
+    for name in norms:
+        state[f"{name}.weight"], state[f"{name}.bias"] = torch.randn(dim), torch.randn(dim)
+    return state
+
+
+def test_a_released_checkpoint_becomes_our_network(released, tmp_path):
+    """From a state dict, wrapped or not, and from a file: always the same network."""
+    wrapped = {f"module.{key}": value for key, value in released.items()}
+    torch.save({"model": wrapped, "iteration": 3}, tmp_path / "model.pth")
+    first = load_released(released, 3)
+    images = torch.randn(2, 3, 16, 24)
+    with torch.no_grad():
+        expected = first(images)
+        for given in (wrapped, {"state_dict": released}, tmp_path / "model.pth"):
+            for ours, theirs in zip(load_released(given, 3)(images), expected, strict=True):
+                assert torch.equal(ours, theirs)
+    assert expected.class_tokens.shape == (2, 3, 64) and not first.training
+    assert first.encoder.num_registers == 4
+    assert torch.equal(first.graph.sum_map.weight, released["graph_layer.linear1.weight"])
+    tokens = released["encoder.cls_token"] + released["encoder.pos_embed"][:, :7]
+    assert torch.equal(first.encoder.class_tokens, tokens[:, 4:])  # registers come first there
+
+
+def test_a_released_checkpoint_that_does_not_fit_lists_its_keys(released):
+    del released["aux_classifier.weight"], released["encoder.norm.bias"]
+    released["surprise.weight"] = torch.ones(1)
+    with pytest.raises(InputError) as caught:
+        load_released(released, 3)
+    for part in ("missing", "aux_classifier.weight", "encoder.norm.bias", "unexpected", "surprise"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 8])
+def test_another_number_of_classes_is_refused(released, classes):
+    with pytest.raises(InputError, match=f"of {classes} classes"):
+        load_released(released, classes)
+
+
+def test_released_files_run_no_code_and_say_what_is_wrong(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('code in a checkpoint was run')",))
+
+    torch.save({"model": Trap()}, tmp_path / "trap.pth")
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    (tmp_path / "short.pth").write_bytes(b"PK\x03\x04")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"classifier.weight": torch.ones(2)}, tmp_path / "part.pth")
+    for name in ("trap", "text", "short", "list", "part", "absent"):
+        with pytest.raises(InputError, match=name if name != "list" else "mapping of names"):
+            load_released(tmp_path / f"{name}.pth", 3)
