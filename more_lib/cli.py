@@ -63,6 +63,14 @@ def reproduce(
             "unchanged.",
         ),
     ] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Train all six conditions of the ablation with three seeds each, instead of the "
+            "main three with one.",
+        ),
+    ] = False,
 ) -> None:
     """Run all notebooks and write a report.
 
@@ -78,7 +86,7 @@ def reproduce(
     from more_lib.reproduce import reproduce as run
 
     try:
-        run(profile, changes or [], runs, resume)
+        run(profile, changes or [], runs, resume, full)
     except ReproduceError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -167,6 +175,31 @@ def evaluate(
             temporary.write_text(scores.to_json())
     print(evaluation.format_table(evaluation.rows(scores)))
     print(f"image labels: mAP {scores.image_map:.4f}")
+
+
+@app.command()
+@clear_errors
+def bench(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to time: losses.")] = "losses",
+    shape: Annotated[
+        str, typer.Option(metavar="NAME", help="Sizes of voc (20 classes), coco (80), or all.")
+    ] = "all",
+) -> None:
+    """Time the losses against straightforward loops, on the same inputs in the same run.
+
+    448-pixel images, 28×28 patches of width 768, four images. Minutes on a CPU: the loops are slow.
+
+    Example:
+
+        python -m more_lib bench losses --shape voc
+    """
+    from more_lib.bench import SHAPES, bench_losses, format_timings
+    from more_lib.errors import InputError
+
+    if what != "losses":
+        raise InputError(f"bench {what!r} is unknown; there is: losses")
+    shapes = list(SHAPES) if shape == "all" else [shape]
+    print(format_timings([timing for name in shapes for timing in bench_losses(name)]))
 
 
 @app.command()

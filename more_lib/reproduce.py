@@ -35,7 +35,7 @@ class Step:
     path: Path
     name: str  # the file's name without its ending
     source_sha256: str
-    parameters: dict[str, str]  # without out_dir, which is known once the run's folder is
+    parameters: dict[str, str | bool]  # without out_dir, which is known once the run's folder is
     records_metrics: bool
 
     def entry(self) -> dict:
@@ -43,7 +43,7 @@ class Step:
         source = {"name": self.name, "source_sha256": self.source_sha256}
         return {**source, "parameters": self.parameters}
 
-    def all_parameters(self, folder: Path) -> dict[str, str]:
+    def all_parameters(self, folder: Path) -> dict[str, str | bool]:
         """What the notebook gets in the run ``folder``, ``out_dir`` included if it takes one."""
         out_dir = {"out_dir": str((folder / self.name).resolve())}
         return {**self.parameters, **(out_dir if self.records_metrics else {})}
@@ -54,6 +54,7 @@ def reproduce(
     overrides: Sequence[str] = (),
     runs: str | Path = "runs",
     resume: bool = False,
+    full: bool = False,
     notebooks: str | Path | None = None,
 ) -> Path:
     """Run every notebook with ``profile`` and write the report; returns the run's folder.
@@ -65,6 +66,7 @@ def reproduce(
         resume: continue the newest run of the profile that is unfinished, or finished with the
             notebooks as they are now, if its code, recipe, data, weights and versions are today's.
             Notebooks that are done and unchanged are skipped up to the first that is not.
+        full: notebooks that declare ``full: bool`` get it: the whole ablation, over three seeds.
         notebooks: folder whose ``NN_*.ipynb`` run in order of name; the checkout's by default.
 
     Raises ``InputError`` before anything runs (unknown profile, recipe key or notebook parameter,
@@ -73,7 +75,8 @@ def reproduce(
     """
     overrides = tuple(overrides)
     recipe = load_recipe(profile, overrides)
-    steps = plan(Path(notebooks) if notebooks else CHECKOUT / "notebooks", profile, overrides)
+    source = Path(notebooks) if notebooks else CHECKOUT / "notebooks"
+    steps = plan(source, profile, overrides, full)
     manifest = new_manifest(recipe, overrides, [step.entry() for step in steps])
     parent = Path(runs) / profile
     found = _resumed(parent, manifest) if resume else None
@@ -112,11 +115,14 @@ def record_metrics(out_dir: str | Path, name: str, metrics: Mapping | Sequence) 
     write_json(_plain(metrics, name), Path(out_dir) / "metrics" / f"{name}.json")
 
 
-def plan(notebooks: Path, profile: str, overrides: Sequence[str] = ()) -> list[Step]:
+def plan(
+    notebooks: Path, profile: str, overrides: Sequence[str] = (), full: bool = False
+) -> list[Step]:
     """The notebooks of a folder in order, each with its parameters, all of them checked.
 
     A notebook must declare ``profile: str`` in its cell tagged ``parameters``, and
-    ``overrides: str`` when there are any; ``out_dir: str`` is given to those that declare it.
+    ``overrides: str`` when there are any; ``out_dir: str`` is given to those that declare it, and
+    so is ``full: bool``.
 
     Raises ``InputError`` that names the notebook and the parameter.
     """
@@ -126,14 +132,16 @@ def plan(notebooks: Path, profile: str, overrides: Sequence[str] = ()) -> list[S
     for override in overrides:
         if len(override.split()) != 1:
             raise InputError(f"override {override!r}: notebooks take it without spaces, as a=[1,2]")
-    return [_step(path, profile, " ".join(overrides)) for path in paths]
+    return [_step(path, profile, " ".join(overrides), full) for path in paths]
 
 
-def _step(path: Path, profile: str, overrides: str) -> Step:
+def _step(path: Path, profile: str, overrides: str, full: bool) -> Step:
     declared = _declared_parameters(path)
-    parameters = {"profile": profile}
+    parameters: dict[str, str | bool] = {"profile": profile}
     if overrides or "overrides" in declared:
         parameters["overrides"] = overrides
+    if full and "full" in declared:
+        parameters["full"] = True
     records_metrics = "out_dir" in declared
     for name, value in {**parameters, **({"out_dir": ""} if records_metrics else {})}.items():
         wanted = type(value).__name__

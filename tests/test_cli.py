@@ -14,7 +14,7 @@ from more_lib.cli import app
 from more_lib.errors import InputError
 from more_lib.recipes import PROFILES, load_recipe, to_dict
 
-COMMANDS = ("reproduce", "train", "evaluate", "doctor")
+COMMANDS = ("reproduce", "train", "evaluate", "bench", "doctor")
 SCORES = SimpleNamespace(to_json=lambda: '{"results": []}\n', image_map=0.875)
 
 
@@ -46,12 +46,12 @@ def run(*arguments):
 
 def test_reproduce_passes_its_options_on(calls):
     assert run("reproduce").exit_code == 0
-    assert calls.pop() == ("reproduce", "mini", [], Path("runs"), False)
+    assert calls.pop() == ("reproduce", "mini", [], Path("runs"), False, False)
     changes = ("--set", "seed=1", "--set", "evaluation.scales=[1.0,0.5]")
-    options = ("--profile", "voc", *changes, "--runs", "out", "--resume")
+    options = ("--profile", "voc", *changes, "--runs", "out", "--resume", "--full")
     assert run("reproduce", *options).exit_code == 0
     given = ["seed=1", "evaluation.scales=[1.0,0.5]"]
-    assert calls.pop() == ("reproduce", "voc", given, Path("out"), True)
+    assert calls.pop() == ("reproduce", "voc", given, Path("out"), True, True)
 
 
 def test_reproduce_ends_with_1_and_one_line_when_a_notebook_fails(monkeypatch):

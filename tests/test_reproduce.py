@@ -397,3 +397,11 @@ def test_bad_metrics_are_named(tmp_path, name, metrics, expected):
     with pytest.raises(InputError, match=expected):
         record_metrics(tmp_path, name, metrics)
     assert os.listdir(tmp_path) == []
+
+
+def test_full_reaches_the_notebooks_that_know_it(executed, three, tmp_path):
+    write_notebook(three / "04_more.ipynb", parameters=PARAMETERS + "\nfull: bool = False  # help")
+    for full in (False, True):
+        reproduce("mini", (), tmp_path / "runs", full=full, notebooks=three)
+    given = [parameters.get("full") for parameters in executed.parameters]
+    assert given == [None] * 7 + [True]

@@ -1,0 +1,87 @@
+"""The paper's ablation (Table 3) on any recipe: the same training, parts of the method left out.
+
+Notebook 06 shows it. Each condition is the recipe with a few values changed, so everything else,
+the objective's other terms included, stays as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+
+from more_lib.errors import InputError
+from more_lib.evaluation import MAP_NAMES, evaluate_or_load
+from more_lib.recipes import Recipe, changed
+from more_lib.training import train_or_load
+
+_NO_CRE, _NO_URE, _NO_GCR = (
+    "loss.confident_relation=0",
+    "loss.uncertain_relation=0",
+    "graph.use=false",
+)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A row of the ablation; ``paper`` is its mIoU in per cent on VOC 2012 val, None without one.
+
+    The paper's numbers come from other images, another backbone and another protocol (multi-scale
+    LAM, predicted labels, CRF): they say in which order to expect ours, not how large they are.
+    """
+
+    title: str
+    overrides: tuple[str, ...]
+    paper: float | None
+
+
+CONDITIONS = {
+    "baseline": Condition("baseline: neither LIR nor GCR", (_NO_CRE, _NO_URE, _NO_GCR), 41.6),
+    "lir": Condition("LIR without GCR", (_NO_GCR,), 72.1),
+    "gcr": Condition("GCR without LIR", (_NO_CRE, _NO_URE), None),
+    "without_cre": Condition("without CRE", (_NO_CRE,), 65.0),
+    "without_ure": Condition("without URE", (_NO_URE,), 74.4),
+    "more": Condition("MoRe: LIR and GCR", (), 76.4),
+}
+MAIN = ("baseline", "lir", "more")
+SCORES = ("miou", "precision", "recall", "confusion_ratio")
+
+
+def condition(recipe: Recipe, name: str) -> Recipe:
+    """The recipe of one condition; ``InputError`` for a name that ``CONDITIONS`` lacks."""
+    if name not in CONDITIONS:
+        raise InputError(f"condition {name!r} is unknown; there are: {', '.join(CONDITIONS)}")
+    return changed(recipe, CONDITIONS[name].overrides)
+
+
+def run(
+    recipe: Recipe,
+    names: Sequence[str] = MAIN,
+    seeds: Sequence[int] = (0,),
+    maps: Sequence[str] = ("lam", "cam", "fused", "decoder"),
+) -> list[dict]:
+    """Train (or load) and score every condition with every seed; one row a condition and map.
+
+    A row holds the map, the number of seeds, and for each of ``SCORES`` its mean and, with two
+    seeds or more, its standard deviation (n - 1) as ``<score>_std``. Shares are fractions. Maps
+    take the true image labels; scales and threshold are the recipe's.
+    """
+    rows = []
+    for name in names:
+        recipes = [replace(condition(recipe, name), seed=seed) for seed in seeds]
+        evaluations = [evaluate_or_load(train_or_load(each)) for each in recipes]
+        for kind in maps:
+            labels = "none" if kind == "decoder" else "true"
+            found = [e.result(kind, labels).scores.summary() for e in evaluations]
+            rows.append({"condition": name, "map": MAP_NAMES[kind], **_spread(found)})
+    return rows
+
+
+def _spread(summaries: Sequence[dict]) -> dict:
+    """Number of seeds, mean and standard deviation of each score; None where one has no value."""
+    row: dict = {"seeds": len(summaries)}
+    for score in SCORES:
+        values = [summary[score] for summary in summaries]
+        whole = None not in values
+        row[score] = mean(values) if whole else None
+        if len(values) > 1:
+            row[f"{score}_std"] = stdev(values) if whole else None
+    return row

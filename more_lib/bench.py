@@ -1,0 +1,182 @@
+"""How fast the hot paths are: each against a straightforward loop, same inputs, same run.
+
+The loops are the literal transcriptions that the tests hold the library to, so what is compared
+computes the same thing. Only ratios mean anything beyond the machine they were measured on.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from more_lib import losses
+from more_lib.energy import DenseEnergyLoss
+from more_lib.errors import InputError
+from more_lib.gaussian import bilateral_features
+from more_lib.gcr import GraphCategoryRepresentation
+from more_lib.lir import UNCERTAIN_VARIANTS, confident_relation_loss, uncertain_relation_loss
+from more_lib.manifest import CHECKOUT
+from more_lib.pseudo_labels import PixelAdaptiveRefinement, refine_cam
+
+SHAPES = {"voc": (4, 20), "coco": (4, 80)}  # images, classes; 448 pixels, 28 x 28 patches, D 768
+GRID, DIM, PIXELS = 28, 768, 448
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Best of several runs of one case, in seconds."""
+
+    case: str
+    shape: str
+    ours: float
+    loop: float
+
+    @property
+    def ratio(self) -> float:
+        return self.loop / self.ours
+
+
+def bench_losses(shape: str, repeats: int = 3) -> Iterator[Timing]:
+    """Time every loss, GCR and the refinement at the sizes of one data set.
+
+    shape: a key of ``SHAPES``. Runs on the GPU where there is one. Losses are timed forward and
+    backward. Raises ``InputError`` for another shape, and outside a checkout, which has the loops.
+    """
+    if shape not in SHAPES:
+        raise InputError(f"shape {shape!r} is unknown; there are: {', '.join(SHAPES)}")
+    loops, inputs = _transcriptions(), _inputs(*SHAPES[shape])
+    for case, (ours, loop) in _cases(loops, inputs).items():
+        # The loops can take minutes, and need no average to be told from what is timed here.
+        yield Timing(case, shape, _seconds(ours, repeats), _seconds(loop, 1))
+
+
+def format_timings(timings: list[Timing]) -> str:
+    """Aligned text: milliseconds of both, and how many times faster ours is."""
+    lines = [f"{'case':26}{'shape':>6}{'ours ms':>12}{'loop ms':>12}{'ratio':>9}"]
+    for t in timings:
+        times = f"{1000 * t.ours:>12.1f}{1000 * t.loop:>12.1f}{t.ratio:>8.1f}×"
+        lines.append(f"{t.case:26}{t.shape:>6}{times}")
+    return "\n".join(lines)
+
+
+def _transcriptions() -> ModuleType:
+    file = CHECKOUT / "tests" / "transcriptions.py"
+    if not file.is_file():
+        raise InputError("bench compares with tests/transcriptions.py: run it from a full checkout")
+    spec = importlib.util.spec_from_file_location("transcriptions", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _inputs(batch: int, classes: int) -> dict[str, Tensor]:
+    """Random tensors of realistic make: one to three classes an image, masks with long borders."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    g = torch.Generator().manual_seed(0)
+    labels = torch.zeros(batch, classes)
+    for image in range(batch):
+        labels[image, torch.randperm(classes, generator=g)[: 1 + image % 3]] = 1
+    coarse = torch.rand(batch, classes, 7, 7, generator=g)
+    cam = F.interpolate(coarse, (PIXELS, PIXELS), mode="bicubic").clamp(0, 1)
+    small = F.interpolate(cam, (GRID, GRID), mode="bilinear") * labels[:, :, None, None]
+    strongest, number = small.max(1)
+    # A third of the patches uncertain: hundreds an image.
+    low, high = (strongest.flatten(1).quantile(q, 1).view(-1, 1, 1) for q in (0.3, 0.65))
+    mask = torch.where(strongest > high, number + 1, torch.where(strongest < low, 0, 255))
+    inputs = {
+        "tokens": torch.randn(batch, classes, DIM, generator=g),
+        "features": torch.randn(batch, DIM, GRID, GRID, generator=g),
+        "mask": mask,
+        "labels": labels,
+        "cam": cam,
+        "images": torch.rand(batch, 3, PIXELS, PIXELS, generator=g),
+        "logits": torch.randn(batch, classes + 1, GRID, GRID, generator=g),
+        "pixel_mask": F.interpolate(mask[:, None].float(), (PIXELS, PIXELS))[:, 0].long(),
+    }
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def _cases(loops: ModuleType, given: dict[str, Tensor]) -> dict[str, tuple[Callable, Callable]]:
+    """Pairs of functions without arguments that compute the same."""
+    mask, labels = given["mask"], given["labels"]
+    tokens, features = given["tokens"].requires_grad_(), given["features"].requires_grad_()
+    logits = given["logits"].requires_grad_()
+    relation = (tokens, features, mask, labels)
+    graph = GraphCategoryRepresentation(DIM).to(tokens.device)
+    patches, k = features.flatten(2).mT, max(tokens.shape[1] // 2, 1)
+    every = UNCERTAIN_VARIANTS["release"]._replace(sampling="all")
+    par = PixelAdaptiveRefinement()
+    pictures, chosen = given["images"], given["cam"][:, :4]
+    refined = (pictures, given["cam"], labels.cpu(), 0.7, 0.25)
+    return {
+        "confident relation": _trained(
+            lambda: confident_relation_loss(*relation, 0.5),
+            lambda: loops.confident_relation_loss(*relation, 0.5),
+        ),
+        "uncertain relation": _trained(
+            lambda: uncertain_relation_loss(*relation, variant=every),
+            lambda: loops.uncertain_relation_loss(*relation),
+        ),
+        "patch-token contrast": _trained(
+            lambda: losses.patch_token_contrast_loss(features, mask),
+            lambda: loops.patch_token_contrast_loss(features, mask),
+        ),
+        "segmentation": _trained(
+            lambda: losses.segmentation_loss(logits, given["pixel_mask"]),
+            lambda: loops.segmentation_loss(logits, given["pixel_mask"]),
+        ),
+        "GCR": _trained(
+            lambda: graph(tokens, patches).sum(),
+            lambda: loops.graph_category_representation(tokens, patches, graph, k).sum(),
+        ),
+        "dense energy, 48 × 48": _trained(*_energies(loops, given)),
+        "refinement (PAR), 4 maps": (
+            lambda: par(pictures, chosen),
+            lambda: loops.pixel_adaptive_refinement(pictures, chosen),
+        ),
+        "CAM to decoder's labels": (
+            lambda: refine_cam(par, *refined),
+            lambda: loops.refine_cam(refined[0], refined[1], labels, 0.7, 0.25),
+        ),
+    }
+
+
+def _energies(loops: ModuleType, given: dict[str, Tensor]) -> tuple[Callable, Callable]:
+    """The dense energy of all-unknown pictures of 48 x 48 pixels, exact both ways."""
+    side, weight, sigma_rgb, sigma_xy = 48, 1e-7, 15.0, 50.0
+    pictures = F.interpolate(given["images"], (side, side), mode="bilinear") * 255
+    logits = F.interpolate(given["logits"].detach(), (side, side)).requires_grad_()
+    unknown = torch.full((len(pictures), side, side), 255, device=pictures.device)
+    features, gate = bilateral_features(pictures, sigma_rgb, sigma_xy), unknown.flatten(1) / 255
+    energy = DenseEnergyLoss(weight, sigma_rgb, sigma_xy, 1.0)
+    return (
+        lambda: energy(pictures, logits, unknown),
+        lambda: loops.dense_energy(logits.softmax(1).flatten(2), features, gate, weight),
+    )
+
+
+def _trained(ours: Callable, loop: Callable) -> tuple[Callable, Callable]:
+    """Forward and backward of both."""
+    return (lambda: ours().backward(), lambda: loop().backward())
+
+
+def _seconds(run: Callable, repeats: int) -> float:
+    """The best of ``repeats`` runs, after one that warms up where there are several."""
+    times = []
+    for _ in range(repeats + (repeats > 1)):
+        _wait()
+        started = time.perf_counter()
+        run()
+        _wait()
+        times.append(time.perf_counter() - started)
+    return min(times[repeats > 1 :])
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

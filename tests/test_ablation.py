@@ -1,0 +1,138 @@
+"""The ablation changes what a condition names and nothing else, and adds seeds up rightly."""
+
+import dataclasses
+from statistics import mean, stdev
+
+import pytest
+import torch
+
+from more_lib import ablation
+from more_lib.ablation import CONDITIONS, MAIN, SCORES, condition, run
+from more_lib.checkpoints import save_weights
+from more_lib.data import emoji
+from more_lib.errors import InputError
+from more_lib.evaluation import MAP_NAMES, evaluate_or_load
+from more_lib.model import MoRe
+from more_lib.recipes import PROFILES, changed, load_recipe, to_dict
+from more_lib.training import train_or_load
+from more_lib.vit import mini_vit
+
+MAPS = ("lam", "decoder")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A recipe of three iterations, on a small EmojiVOC tree and from a random backbone."""
+    folder = tmp_path_factory.mktemp("start")
+    tree = emoji.prepare(folder / "tree", train=8, val=4)
+    torch.manual_seed(0)
+    save_weights(mini_vit(), folder / "backbone.safetensors")
+    return load_recipe(
+        "mini",
+        [
+            f"data.root={tree}",
+            f"backbone.weights={folder / 'backbone.safetensors'}",
+            "optimizer.iterations=3",
+            "optimizer.batch_size=2",
+            "optimizer.precision=fp32",
+            "schedule.segmentation=1",
+            "schedule.final_cam=1",
+            "loss.dense_energy=0",
+        ],
+    )
+
+
+def values_of(recipe):
+    """Every value by its key, as an override would name it."""
+    return {
+        f"{section}.{name}": value
+        for section, fields in to_dict(recipe).items()
+        if isinstance(fields, dict)
+        for name, value in fields.items()
+    }
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_condition_changes_its_own_fields_and_no_others(profile, name):
+    recipe = load_recipe(profile)
+    before, after = values_of(recipe), values_of(condition(recipe, name))
+    keys = {override.partition("=")[0] for override in CONDITIONS[name].overrides}
+    assert {key for key in before if before[key] != after[key]} <= keys
+    assert condition(recipe, name) == changed(recipe, CONDITIONS[name].overrides)
+
+
+PARTS = {  # graph, confident relation, uncertain relation
+    "baseline": (False, False, False),
+    "lir": (False, True, True),
+    "gcr": (True, False, False),
+    "without_cre": (True, False, True),
+    "without_ure": (True, True, False),
+    "more": (True, True, True),
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_condition_has_the_parts_that_its_name_says(profile, name):
+    recipe = condition(load_recipe(profile), name)
+    parts = (
+        recipe.graph.use,
+        recipe.loss.confident_relation > 0,
+        recipe.loss.uncertain_relation > 0,
+    )
+    assert parts == PARTS[name]
+
+
+def test_more_is_the_recipe_itself_and_the_baseline_knows_its_tokens_apart(start):
+    assert condition(start, "more") == start
+    baseline = condition(start, "baseline")
+    assert MoRe.from_recipe(baseline).graph is None
+    assert baseline.loss.token_classification > 0  # else no loss could make equal tokens differ
+
+
+def test_the_main_conditions_are_conditions_in_the_papers_order():
+    papers = [CONDITIONS[name].paper for name in MAIN]
+    assert papers == sorted(papers) == [41.6, 72.1, 76.4]
+
+
+def test_an_unknown_condition_is_refused_before_anything_trains(start):
+    with pytest.raises(InputError, match="'lor' is unknown; there are: baseline, lir"):
+        run(start, ["lor"])
+
+
+def test_rows_hold_means_and_standard_deviations_of_separate_evaluations(start):
+    names, seeds = ("baseline", "more"), (0, 1)
+    found = run(start, names, seeds, MAPS)
+    assert [(row["condition"], row["map"]) for row in found] == [
+        (name, MAP_NAMES[kind]) for name in names for kind in MAPS
+    ]
+    for row in found:
+        kind = next(kind for kind in MAPS if MAP_NAMES[kind] == row["map"])
+        summaries = []
+        for seed in seeds:
+            alone = dataclasses.replace(condition(start, row["condition"]), seed=seed)
+            trained = train_or_load(alone)
+            assert trained.loaded
+            labels = "none" if kind == "decoder" else "true"
+            summaries.append(evaluate_or_load(trained).result(kind, labels).scores.summary())
+        assert row["seeds"] == 2
+        for score in SCORES:
+            values = [summary[score] for summary in summaries]
+            if None in values:
+                assert row[score] is row[f"{score}_std"] is None
+            else:
+                assert row[score] == pytest.approx(mean(values))
+                assert row[f"{score}_std"] == pytest.approx(stdev(values))
+
+    (single, _) = run(start, ["more"], [1], MAPS)  # from the cache
+    assert single["seeds"] == 1 and set(SCORES) <= set(single)
+    assert not [name for name in single if name.endswith("_std")]
+
+
+def test_one_seed_without_a_value_leaves_none():
+    summaries = [dict.fromkeys(SCORES, 0.2), dict.fromkeys(SCORES, 0.4) | {"precision": None}]
+    row = ablation._spread(summaries)
+    assert row["precision"] is row["precision_std"] is None
+    assert row["miou"] == pytest.approx(0.3)
+    assert row["miou_std"] == pytest.approx(0.02**0.5)

@@ -1,0 +1,54 @@
+"""What is timed computes the same on both sides, and the numbers are laid out readably."""
+
+import pytest
+import torch
+
+from more_lib import bench
+from more_lib.errors import InputError
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Seconds instead of minutes: small images, few patches, narrow features."""
+    for name, value in {"GRID": 14, "DIM": 16, "PIXELS": 112, "SHAPES": {"tiny": (2, 5)}}.items():
+        monkeypatch.setattr(bench, name, value)
+
+
+def value(run, monkeypatch) -> torch.Tensor:
+    """What a timed function computes: its result, or the loss whose gradient it takes."""
+    seen = []
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: seen.append(loss.detach()))
+    result = run()
+    return seen[0] if seen else result
+
+
+def test_both_sides_of_every_case_compute_the_same(small, monkeypatch):
+    inputs = bench._inputs(*bench.SHAPES["tiny"])
+    assert (inputs["mask"] == 255).flatten(1).sum(1).min() > 10
+    for case, (ours, loop) in bench._cases(bench._transcriptions(), inputs).items():
+        expected = value(loop, monkeypatch)
+        torch.testing.assert_close(
+            value(ours, monkeypatch),
+            expected,
+            rtol=1e-3,
+            atol=1e-5,
+            msg=lambda m, c=case: f"{c}: {m}",
+        )
+
+
+def test_timings_are_positive_and_printed_as_ratios(small):
+    timings = list(bench.bench_losses("tiny", repeats=1))
+    assert len(timings) == 8 and all(t.ours > 0 and t.loop > 0 for t in timings)
+    text = bench.format_timings([bench.Timing("a case", "voc", 0.002, 0.05)])
+    assert text.splitlines()[1].split() == ["a", "case", "voc", "2.0", "50.0", "25.0×"]
+
+
+def test_an_unknown_shape_is_refused():
+    with pytest.raises(InputError, match="shape 'ade' is unknown; there are: voc, coco"):
+        next(bench.bench_losses("ade"))
+
+
+def test_without_a_checkout_it_says_what_it_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
+    with pytest.raises(InputError, match="tests/transcriptions.py: run it from a full checkout"):
+        next(bench.bench_losses("voc"))
