@@ -18,6 +18,8 @@ _NO_CRE, _NO_URE, _NO_GCR = (
     "loss.uncertain_relation=0",
     "graph.use=false",
 )
+# As MCTformer: without CRE nothing else tells a class token which class is its own.
+_BY_NAME = "loss.token_classification=1"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Condition:
 
 
 CONDITIONS = {
-    "baseline": Condition("baseline: neither LIR nor GCR", (_NO_CRE, _NO_URE, _NO_GCR), 41.6),
+    "baseline": Condition(
+        "baseline: neither LIR nor GCR", (_NO_CRE, _NO_URE, _NO_GCR, _BY_NAME), 41.6
+    ),
     "lir": Condition("LIR without GCR", (_NO_GCR,), 72.1),
     "gcr": Condition("GCR without LIR", (_NO_CRE, _NO_URE), None),
     "without_cre": Condition("without CRE", (_NO_CRE,), 65.0),
