@@ -95,9 +95,10 @@ def load_released(
     from more_lib.model import MoRe  # these load their backbone by this module
     from more_lib.vit import ClassTokenViT
 
-    given = path_or_state_dict
-    name = str(given) if isinstance(given, (str, Path)) else "the state dict"
-    weights = _unwrapped(_read_any(Path(given)) if name == str(given) else given)
+    given, name = path_or_state_dict, "the state dict"
+    if isinstance(given, (str, Path)):
+        given, name = _read_any(Path(given)), str(given)
+    weights = _unwrapped(given)
     try:
         vit, width = _released_sizes(weights)
         state = _translated(weights, num_classes)
@@ -169,10 +170,9 @@ def _translated(weights: Mapping[str, Tensor], num_classes: int) -> dict[str, Te
         "encoder.class_tokens": prefix[:, registers:].clone(),
         "encoder.patch_position": position[:, tokens.shape[1] :].clone(),
     }
+    done = ("encoder.cls_token", "encoder.pos_embed", *_NEVER_USED)
     for key, value in weights.items():
-        if key not in ("encoder.cls_token", "encoder.pos_embed") and not key.startswith(
-            _NEVER_USED
-        ):
+        if not key.startswith(done):
             module = next((module for module in _RENAMED if key.startswith(module)), "")
             state[_RENAMED.get(module, "") + key.removeprefix(module)] = value
     return state

@@ -92,7 +92,7 @@ def frameworks() -> list[Row]:
 
 
 def processor() -> Row:
-    """CPU threads, and whether bf16, which the mini profile trains in, pays off on them."""
+    """CPU threads, and whether bf16 pays off on them."""
     import torch
 
     speedup = _matrix_seconds(torch.float32) / _matrix_seconds(torch.bfloat16)

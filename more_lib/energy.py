@@ -12,9 +12,9 @@ from more_lib.pseudo_labels import IGNORE_INDEX
 
 # What the released code's filter gives for 1 of the exact Gaussian sum. It filters on a
 # permutohedral lattice, whose output follows the exact sum (correlation 0.99) but is smaller: 1.64
-# to 1.77 times on three photographs at 224x224, sigma_rgb 15 and sigma_xy 50; with the lattice of
-# tests/permutohedral.py, 1.53 to 1.82 times on twenty, 1.65 on average. The published weight of the
-# loss was chosen with that filter: multiplied by this, it keeps its meaning here.
+# to 1.77 times on three photographs at 224x224, sigma_rgb 15 and sigma_xy 50; tests hold it to a
+# lattice of their own. The published weight of the loss was chosen with that filter: multiplied by
+# this, it keeps its meaning here.
 LATTICE_CALIBRATION = 1 / 1.7
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from more_lib.errors import InputError
 from more_lib.precision import at_least_float32, no_autocast
 
-PAPER_NEIGHBORS = 392  # half of the 28 x 28 patches of a 448-pixel crop (paper Sec. 4.1)
+PAPER_NEIGHBORS = 392  # half of the 28 x 28 patches of a 448-pixel crop
 
 
 class GraphSwitches(NamedTuple):

@@ -1,7 +1,7 @@
 """The whole objective of one iteration: masks mined from CAM, and every loss they feed.
 
-L = L_cls + L_mct + alpha L_cre + beta L_ure + gamma L_seg + L_ptc + L_reg (paper Eq. 10; notebook
-05). Which term counts from which iteration is data in the recipe, as are all thresholds.
+L = L_cls + L_mct + alpha L_cre + beta L_ure + gamma L_seg + L_ptc + L_reg (notebook 05). Which term
+counts from which iteration is data in the recipe, as are all thresholds.
 """
 
 import torch

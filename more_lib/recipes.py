@@ -96,7 +96,7 @@ PROFILES: dict[str, Recipe] = {
             uncertain_relation=0,
             segmentation=40,
             dense_energy=40,
-            final_cam=420,  # never: the mini ViT's auxiliary CAM is the purer one all along
+            final_cam=420,  # never: in the trials the final CAM's masks made LAM worse
         ),
         optimizer=OptimizerRecipe(
             iterations=420,

@@ -91,7 +91,7 @@ class GraphRecipe(Checked):
     """GCR (notebook 03). Every switch has the released value here; ``gcr`` says what each does."""
 
     use: bool = True  # False leaves the class tokens as the encoder gives them
-    num_neighbors: int = 0  # K; 0 takes int(C / 2), as released; the paper has 392
+    num_neighbors: int = 0  # K; 0 takes int(C / 2), as released, or 392 where tails are patches
     tails: str = "tokens_and_patches"  # paper: patches
     similarity: str = "scaled_dot"  # paper: cosine
     edge_weights: str = "product_of_sums"  # paper: sum_of_products
@@ -226,9 +226,8 @@ class OptimizerRecipe(Checked):
     precision: str = "fp32"  # "bf16", "fp16", or "auto": bf16 where the hardware multiplies it
 
     def _check_ranges(self) -> None:
-        for name in ("iterations", "batch_size", "lr", "log_every"):
-            self._require(name, getattr(self, name) > 0, "positive")
-        for name in ("head_lr_factor", "token_lr_factor"):
+        positive = ("iterations", "batch_size", "lr", "log_every")
+        for name in (*positive, "head_lr_factor", "token_lr_factor"):
             self._require(name, getattr(self, name) > 0, "positive")
         for name in ("warmup_iterations", "weight_decay", "power"):
             self._require(name, getattr(self, name) >= 0, "0 or more")

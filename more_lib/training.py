@@ -74,8 +74,7 @@ def train(recipe: Recipe, folder: str | Path) -> Trained:
     folder = Path(folder)
     if (folder / "record.json").exists():
         raise InputError(f"{folder} holds a finished training; name another folder")
-    precision = _precision(recipe.optimizer.precision)
-    accelerator = _accelerator(precision)
+    accelerator = _accelerator(_precision(recipe.optimizer.precision))
     set_seed(recipe.seed)
     dataset = VocImages(
         open_tree(recipe.data), recipe.data.train_split, training_transform(recipe.data)
@@ -86,7 +85,7 @@ def train(recipe: Recipe, folder: str | Path) -> Trained:
             temporary.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False))
     accelerator.wait_for_everyone()
     seconds = _fit(accelerator, model, dataset, recipe, folder / "log.jsonl")
-    record = _record(recipe, accelerator, seconds) | {"precision": precision}
+    record = _record(recipe, accelerator, seconds)
     if accelerator.is_main_process:
         save_weights(model, folder / "model.safetensors")
         record["weights_sha256"] = sha256(folder / "model.safetensors")
@@ -155,9 +154,7 @@ def _fit(
         betas=settings.betas,
         weight_decay=settings.weight_decay,
     )
-    model.train().to(
-        memory_format=torch.channels_last
-    )  # convolutions are faster so, above all here
+    model.train().to(memory_format=torch.channels_last)  # convolutions are faster so
     network, optimizer = accelerator.prepare(model, optimizer)
     loader = accelerator.prepare_data_loader(
         _loader(dataset, recipe, accelerator.num_processes), device_placement=False
@@ -287,6 +284,7 @@ def _record(recipe: Recipe, accelerator: Accelerator, seconds: float) -> dict:
         **provenance(recipe),
         "seed": recipe.seed,
         "iterations": recipe.optimizer.iterations,
+        "precision": accelerator.mixed_precision.replace("no", "fp32"),  # what "auto" came to
         "device": f"{device.type} ({name})",
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),

@@ -203,11 +203,11 @@ def plot_training(log: Sequence[Mapping[str, float]], title: str = "Training") -
     """
     figure = _figure((WIDTH, 3.6), title)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    iterations, names = [line["iteration"] for line in log], dict.fromkeys(sum(map(list, log), []))
+    iterations = [line["iteration"] for line in log]
+    names = dict.fromkeys(name for line in log for name in line)  # some losses set in later
     losses = [name for name in names if name not in ("iteration", "lr", "images_per_second")]
-    for index, name in enumerate(losses):  # one that sets in later begins later
-        values = [line.get(name, np.nan) for line in log]
-        left.plot(iterations, values, **_line(index), label=name)
+    for index, name in enumerate(losses):
+        left.plot(iterations, [line.get(name, np.nan) for line in log], **_line(index), label=name)
     right.plot(iterations, [line["lr"] for line in log], **_line(0))
     left.set(xlabel="iteration", ylabel="loss", title="losses")
     right.set(xlabel="iteration", ylabel="learning rate", title="learning rate of the backbone")

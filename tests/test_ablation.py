@@ -84,6 +84,11 @@ def test_a_condition_has_the_parts_that_its_name_says(profile, name):
     assert parts == PARTS[name]
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_baseline_tells_its_tokens_apart_on_every_profile(profile):
+    assert condition(load_recipe(profile), "baseline").loss.token_classification > 0
+
+
 def test_more_is_the_recipe_itself_and_the_baseline_knows_its_tokens_apart(start):
     assert condition(start, "more") == start
     baseline = condition(start, "baseline")

@@ -195,6 +195,29 @@ def test_a_cam_that_is_negative_everywhere_becomes_zero():
     assert not cam.any() and aux_cam.any()
 
 
+def test_a_cam_that_is_known_already_is_not_run_again_and_changes_nothing():
+    model, images = SmallModel(), random_images()
+    expected, views = multiscale_cam(model, images, SCALES), list(model.batches)
+    straight = model.cams(images)
+    model.batches.clear()
+    for ours, theirs in zip(multiscale_cam(model, images, SCALES, straight), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert [len(images), *(shape[0] for shape in views[1:])] == [b[0] for b in model.batches]
+
+
+def test_cosine_lam_over_scales_is_that_of_its_raw_maps():
+    model, images = SmallModel(), random_images()
+
+    def raw(image):
+        output = model(image)
+        return lam(output.features, output.class_tokens, "cosine")
+
+    expected = torch.from_numpy(literal_multiscale(raw, images, SCALES, rectified=False))
+    torch.testing.assert_close(multiscale_lam(model, images, SCALES, "cosine"), expected)
+    torch.testing.assert_close(multiscale_maps(model, images, SCALES, "cosine").lam, expected)
+    assert not torch.allclose(multiscale_lam(model, images, SCALES), expected, atol=1e-2)
+
+
 def test_a_similarity_keeps_its_order_where_it_is_negative():
     model, images = SmallModel(), random_images()
     straight = multiscale_maps(model, images, (1.0,))
