@@ -186,6 +186,19 @@ def test_a_decoder_counts_as_trained_once_its_loss_has_set_in(model, root, start
     assert evaluation.result("decoder", "none").note == note
 
 
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_lam_is_drawn_with_the_recipes_similarity(model, root, monkeypatch, similarity):
+    given = []
+
+    def spy(model, images, scales, similarity):
+        given.append(similarity)
+        return multiscale_maps(model, images, scales, similarity)
+
+    monkeypatch.setattr("more_lib.evaluation.multiscale_maps", spy)
+    evaluate(model, recipe_with(root, f"masks.lam_similarity={similarity}"), maps=["lam"])
+    assert set(given) == {similarity}
+
+
 def test_rows_are_maps_times_labels_and_say_how_they_were_measured(model, root):
     recipe = recipe_with(root, "evaluation.scales=[1.0, 2.0]", "evaluation.threshold=0.4")
     protocols = [result.protocol for result in evaluate(model, recipe).results]

@@ -121,6 +121,13 @@ def test_the_decoders_labels_come_from_cam_or_lam(recipe, step, monkeypatch):
     assert 0 <= maps[1].min() and maps[1].max() <= 1 and not maps[1].requires_grad
 
 
+def test_the_energy_is_the_recipes_with_the_lattices_calibration(recipe):
+    energy = Objective(recipe).energy
+    assert energy.weight == pytest.approx(recipe.energy.weight / 1.7)
+    for name in ("sigma_rgb", "sigma_xy", "scale"):
+        assert getattr(energy, name) == getattr(recipe.energy, name)
+
+
 def reached(model: MoRe, loss: Tensor) -> set[str]:
     model.zero_grad(set_to_none=True)
     loss.backward()

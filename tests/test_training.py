@@ -99,6 +99,16 @@ def test_every_part_with_a_loss_moves(recipe, tmp_path):
         assert not torch.equal(before[name], after[name]), name
 
 
+def test_class_tokens_learn_at_their_own_rate(recipe, tmp_path):
+    moved = {}
+    for factor in (1.0, 30.0):
+        torch.manual_seed(recipe.seed)
+        before = load_recipe_model(recipe)["encoder.class_tokens"]
+        trained = train(with_optimizer(recipe, token_lr_factor=factor), tmp_path / str(factor))
+        moved[factor] = (trained.model.state_dict()["encoder.class_tokens"] - before).abs().mean()
+    assert moved[30.0] > 10 * moved[1.0] > 0
+
+
 def load_recipe_model(recipe):
     return {key: value.clone() for key, value in MoRe.from_recipe(recipe).state_dict().items()}
 
