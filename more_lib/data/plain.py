@@ -38,9 +38,14 @@ class Item:
 
 
 def plan(parts: Mapping[str, Source], given: str | Path | None, folder: Path) -> list[str]:
-    """What a preparation would do, a line a step. Touches nothing."""
+    """What a preparation would do, a line a step. Touches nothing.
+
+    Raises ``InputError`` when ``given`` is no folder.
+    """
     if (folder / RECORD).is_file():
         return [f"nothing: {folder} is prepared"]
+    if given is not None:
+        obtain(parts, given)
     steps = [] if given else [fetch_plan(part, downloads_folder()) for part in parts.values()]
     took = f"in {given}" if given else f"unpacked in {downloads_folder()}"
     return [*steps, f"link the photographs {took} and write masks, labels and splits to {folder}"]
