@@ -155,7 +155,7 @@ def test_table_must_fit_the_images_one_to_one(root, rows, complaint):
         (b"image,classes\n\none.jpg\n", "line 3 has 1 fields"),
         (b"image,classes\n,cat\n", "line 2"),
         ("image,classes\none.jpg,pájaro\n".encode("latin-1"), "no UTF-8"),
-        (b"image,classes\n\"one.jpg" + b"x" * 200_000 + b"\n", "is no CSV"),
+        (b'image,classes\n"one.jpg' + b"x" * 200_000 + b"\n", "is no CSV"),
     ],
 )
 def test_malformed_table_is_named(root, content, complaint):
@@ -313,7 +313,11 @@ def test_scan_looks_at_masks_when_asked(root):
     tree = FolderTree(root)
     with pytest.raises(InputError, match="no pixel masks"):
         scan.scan(tree, "all", masks=True)
-    for name, shape in (("one", (HEIGHT, WIDTH)), ("two", (WIDTH, HEIGHT)), ("three", (HEIGHT, WIDTH))):
+    for name, shape in (
+        ("one", (HEIGHT, WIDTH)),
+        ("two", (WIDTH, HEIGHT)),
+        ("three", (HEIGHT, WIDTH)),
+    ):
         save_mask(root, name, np.random.default_rng(0).integers(0, 3, shape))
     cut(root / "masks/three.png", 40)
     Image.new("RGBA", (WIDTH, HEIGHT)).save(root / "masks/four.png")
