@@ -3,6 +3,7 @@
     <root>/JPEGImages/<id>.jpg                   photographs
     <root>/Annotations/<id>.xml                  objects: all that training learns from
     <root>/SegmentationClass/<id>.png            palette masks with VOC's fixed ids: evaluation only
+    <root>/SegmentationClassAug/<id>.png         the same for images that only SBD segments
     <root>/ImageSets/Segmentation/<split>.txt    one image id a line
 
 EmojiVOC is written in the same layout with the same ids, so one reader serves both.
@@ -33,11 +34,13 @@ VOC_CLASSES = (
 IGNORE = 255
 """Mask value of pixels that no score counts: VOC's object borders and its hard regions."""
 
-_VOC_2012 = (
-    "for VOC 2012 unpack VOCtrainval_11-May-2012.tar from "
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and set data.root to its VOCdevkit/VOC2012"
+AUGMENTED = "SegmentationClassAug"
+"""Folder of the masks that data_scripts/prepare_voc.py makes of SBD's."""
+
+_WHERE_TREES_COME_FROM = (
+    "`python data_scripts/make_emoji_voc.py` makes EmojiVOC, `python data_scripts/prepare_voc.py` "
+    "fetches VOC 2012 or takes yours (--voc VOCdevkit/VOC2012); data.root names a tree elsewhere"
 )
-_WHERE_TREES_COME_FROM = f"`python data_scripts/make_emoji_voc.py` makes EmojiVOC; {_VOC_2012}"
 _DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
@@ -102,8 +105,8 @@ class VocTree:
         if not path.is_file():
             there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
             cure = (
-                "train_aug, VOC 2012 and SBD together, is not in VOC's download: save its list of "
-                "10,582 ids there, one a line"
+                "train_aug, VOC 2012 and SBD together, is not in VOC's download: "
+                "`python data_scripts/prepare_voc.py` adds its 10,582 images"
                 if split == "train_aug"
                 else _WHERE_TREES_COME_FROM
             )
@@ -154,10 +157,15 @@ class VocTree:
     def mask(self, image_id: str) -> np.ndarray:
         """The pixel mask, (H, W) uint8: 0 background, 1..C the chosen classes, 255 ignore.
 
+        It is read from SegmentationClass, or from SegmentationClassAug where only that has it.
+
         Raises ``InputError`` when the PNG is missing, damaged, neither palette nor greyscale, of
         another size than its image, or holds a value that is no chosen class's VOC id.
         """
         path = self.root / "SegmentationClass" / f"{image_id}.png"
+        augmented = self.root / AUGMENTED / path.name
+        if augmented.is_file() and not path.is_file():
+            path = augmented
         try:
             with Image.open(path) as file:
                 mode, values = file.mode, np.asarray(file)
