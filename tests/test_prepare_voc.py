@@ -75,6 +75,7 @@ def sbd(tmp_path):
     for name in SBD_IDS:
         save_mat(dataset / "cls" / f"{name}.mat", mask(SBD_VALUE))
         (dataset / "img" / f"{name}.jpg").write_bytes(b"a photograph")
+    (dataset / "cls/._s1.mat").write_bytes(b"what macOS leaves behind")
     (dataset / "train.txt").write_text("s1\nv3\ns2\n")
     (dataset / "val.txt").write_text("v1\ns3\n")
     return dataset.parent
@@ -243,15 +244,15 @@ def test_without_sbd_vocs_own_images_are_enough(archives, tmp_path):
 
 def test_a_preparation_that_was_stopped_goes_on(archives, sbd, tmp_path, monkeypatch):
     root = tmp_path / "root"
-    write, written = voc_prepare._write_mask, []
+    read, done = voc_prepare.sbd_mask, []
 
-    def breaks(file, target):
-        written.append(target)
-        if len(written) == 3:
+    def breaks(path):
+        done.append(path)
+        if len(done) == 2:
             raise KeyboardInterrupt
-        write(file, target)
+        return read(path)
 
-    monkeypatch.setattr(voc_prepare, "_write_mask", breaks)
+    monkeypatch.setattr(voc_prepare, "sbd_mask", breaks)
     with pytest.raises(KeyboardInterrupt):
         prepare(root, *archives)
     assert not (root / "SegmentationClassAug").exists()

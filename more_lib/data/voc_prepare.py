@@ -13,7 +13,7 @@ only the list; the masks score pseudo labels.
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -206,25 +206,19 @@ def _augment(root: Path, source: Path) -> None:
         tree = VocTree(root)
         train, val = set(tree.ids("train")), set(tree.ids("val"))
         if not (root / AUGMENTED).is_dir():
-            with atomic_folder(root / AUGMENTED) as folder:
-                for image_id in progress_bar(
-                    sorted(train | val | masks.keys()), description="masks"
-                ):
-                    own = root / "SegmentationClass" / f"{image_id}.png"
-                    file = own if own.is_file() else masks.get(image_id, own)
-                    _write_mask(file, folder / f"{image_id}.png")
-        if not (root / LISTS / "train_aug.txt").is_file():
-            with atomic_file(root / LISTS / "train_aug.txt") as file:
-                file.write_text(
-                    "".join(f"{name}\n" for name in sorted((train | masks.keys()) - val))
-                )
+            _write_masks(root, masks, train | val | masks.keys())
+        path = root / LISTS / "train_aug.txt"
+        if not path.is_file():
+            with atomic_file(path) as file:
+                ids = sorted((train | masks.keys()) - val)
+                file.write_text("".join(f"{image_id}\n" for image_id in ids))
 
 
 def _mask_files(source: Path) -> dict[str, Path]:
     """The mask file of each image id, in SBD's folder or in a ready SegmentationClassAug."""
     for place in (source, source / "dataset", source / "benchmark_RELEASE" / "dataset"):
         if (place / "cls").is_dir():
-            return {file.stem: file for file in (place / "cls").glob("*.mat")}
+            return {file.stem: file for file in (place / "cls").glob("[!.]*.mat")}
     for place in (source / AUGMENTED, source):
         masks = {file.stem: file for file in place.glob("[!.]*.png")}
         if masks:
@@ -233,16 +227,20 @@ def _mask_files(source: Path) -> dict[str, Path]:
                      f"unpacked from {SBD_BENCHMARK.file}, or the archive")  # fmt: skip
 
 
-def _write_mask(file: Path, target: Path) -> None:
-    """Copy a PNG, or write one of SBD's masks as a palette PNG."""
-    if file.suffix == ".mat":
-        mask = Image.fromarray(sbd_mask(file))
-        mask.putpalette(PALETTE.tobytes())
-        mask.save(target)
-    elif file.is_file():
-        shutil.copyfile(file, target)
-    else:
-        raise InputError(f"{file} is missing: restore SegmentationClass from VOC's archive")
+def _write_masks(root: Path, masks: Mapping[str, Path], ids: Iterable[str]) -> None:
+    """Fill SegmentationClassAug: VOC's own masks first, then PNGs, or SBD's as palette PNGs."""
+    with atomic_folder(root / AUGMENTED) as folder:
+        for image_id in progress_bar(sorted(ids), description=AUGMENTED):
+            own = root / "SegmentationClass" / f"{image_id}.png"
+            file = own if own.is_file() else masks.get(image_id, own)
+            if file.suffix == ".mat":
+                mask = Image.fromarray(sbd_mask(file))
+                mask.putpalette(PALETTE.tobytes())
+                mask.save(folder / own.name)
+            elif file.is_file():
+                shutil.copyfile(file, folder / own.name)
+            else:
+                raise InputError(f"{file} is missing: restore SegmentationClass from its archive")
 
 
 def _stems(folder: Path) -> set[str]:
