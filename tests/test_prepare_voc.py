@@ -280,6 +280,15 @@ def test_looking_at_the_steps_writes_nothing(archives, voc, tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_vocs_own_masks_are_read_before_others(voc, sbd, tmp_path):
+    prepare(tmp_path / "root", voc, sbd)
+    for name in ("v1", "s1"):
+        save_png(tmp_path / "root/SegmentationClassAug" / f"{name}.png", mask(1))
+    tree = VocTree(tmp_path / "root")
+    assert np.array_equal(tree.mask("v1"), mask(VOC_VALUE))
+    assert np.array_equal(tree.mask("s1"), mask(1))
+
+
 # What is off is named
 
 
