@@ -135,11 +135,11 @@ def cache() -> Row:
 
 def data(recipe) -> Row:
     """Whether the images of a profile's ``Recipe`` are where training would look for them."""
-    from more_lib.data import tree_root
+    from more_lib.data import split_file, tree_root
 
     name, section = f"profile {recipe.profile}", recipe.data
     root = tree_root(section)
-    splits = [root / "ImageSets/Segmentation" / f"{split}.txt" for split in _splits(section)]
+    splits = [split_file(section, split) for split in _splits(section)]
     absent = [path for path in splits if not path.is_file()]
     if not absent:
         counts = ", ".join(f"{len(path.read_text().split())} {path.stem}" for path in splits)
@@ -147,7 +147,11 @@ def data(recipe) -> Row:
     if section.dataset == "emoji" and not section.root and not root.exists():
         detail = "EmojiVOC is not made yet"
         return Row(name, "note", detail, "nothing lost: the first run makes it, in about a minute")
-    cost = f"without it: profile {recipe.profile} does not run; say where it is: data.root=FOLDER"
+    cure = "say where it is: data.root=FOLDER"
+    if section.dataset in ("voc", "coco", "pets") and not section.root:
+        script = f"data_scripts/prepare_{section.dataset}.py"
+        cure = f"`python {script}` fetches it or takes yours; else {cure}"
+    cost = f"without it: profile {recipe.profile} does not run; {cure}"
     return Row(name, "missing", f"no {absent[0]}", cost)
 
 
