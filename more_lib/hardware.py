@@ -18,10 +18,16 @@ def start_accelerator(wanted_precision: str) -> Accelerator:
     """
     precision = _precision(wanted_precision)
     wanted, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    any_gpu = torch.accelerator.is_available()
     if torch.cuda.is_available() and here > torch.cuda.device_count():
         raise InputError(
             f"{here} processes were started here for {torch.cuda.device_count()} GPU(s); start as "
             "many as there are, as with torchrun --nproc-per-node gpu"
+        )
+    if wanted > 1 and not any_gpu and "ACCELERATE_DYNAMO_BACKEND" in os.environ:
+        raise InputError(  # that variable is accelerate's own
+            f"accelerate launch started {wanted} processes for as many GPUs, and there is none "
+            f"here; on CPUs start them with torchrun --nproc-per-node {here}"
         )
     AcceleratorState._reset_state()  # else a second training could not choose another precision
     # A stage of training may leave a part of the network without a loss.
@@ -29,10 +35,10 @@ def start_accelerator(wanted_precision: str) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         # Of itself it takes several processes on a machine without GPUs for as many single ones.
-        cpu=wanted > 1 and not torch.accelerator.is_available(),
+        cpu=wanted > 1 and not any_gpu,
         kwargs_handlers=[unused],
     )
-    if accelerator.num_processes != wanted:
+    if accelerator.num_processes < wanted:
         raise InputError(
             f"{wanted} processes were started, but on {accelerator.device} they cannot train "
             "together; start one"
