@@ -117,21 +117,13 @@ def train(
         "precision": precision_of(accelerator),
         "processes": accelerator.num_processes,
     }
-    checkpoint = newest_checkpoint(folder / "checkpoints", origin) if resume else None
-    if resume:
-        found = (
-            f"resumes after iteration {checkpoint['iteration']}"
-            if checkpoint
-            else ("has no checkpoint: the training starts from the beginning")
-        )
-        say(f"{folder} {found}")
+    checkpoint = _checkpoint(folder, origin) if resume else None
     if accelerator.is_main_process:
         with atomic_file(folder / "recipe.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False))
     accelerator.wait_for_everyone()
-    log = TrainingLog(
-        folder, recipe, accelerator, checkpoint["iteration"] if checkpoint else 0, tensorboard
-    )
+    begin = checkpoint["iteration"] if checkpoint else 0
+    log = TrainingLog(folder, recipe, accelerator, begin, tensorboard)
     with contextlib.closing(log):
         seconds = _fit(accelerator, model, dataset, recipe, folder, log, origin, checkpoint)
     record = _record(recipe, accelerator, seconds)
@@ -193,6 +185,16 @@ def provenance(recipe: Recipe) -> dict[str, str]:
         "data_sha256": open_tree(recipe.data).fingerprint(splits),
         "backbone_sha256": backbone_identity(recipe.backbone.name, recipe.backbone.weights),
     }
+
+
+def _checkpoint(folder: Path, origin: dict) -> dict | None:
+    """What ``folder`` can be resumed from; says from where."""
+    checkpoint = newest_checkpoint(folder / "checkpoints", origin)
+    if checkpoint is None:
+        say(f"{folder} has no checkpoint: the training starts from the beginning")
+    else:
+        say(f"{folder} resumes after iteration {checkpoint['iteration']}")
+    return checkpoint
 
 
 def _fit(

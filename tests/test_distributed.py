@@ -81,13 +81,14 @@ def two(recipes, tmp_path_factory):
     for name, recipe in recipes.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(to_dict(recipe)))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", "0", "--no-python", sys.executable, folder / "workers.py", folder]
+    command += ["--standalone", folder / "workers.py", folder]
     done = subprocess.run(
         [str(part) for part in command],
         cwd=Path(__file__).parents[1],
         env=environment(),
         capture_output=True,
         text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return folder
@@ -116,8 +117,9 @@ def test_means_over_images_are_those_of_one_process_with_the_summed_batch(recipe
     assert (record["processes"], record["device"].split()[0]) == (2, "cpu")
     weights = load_file(two / "means" / "model.safetensors")
     for name, ours in one.model.state_dict().items():
-        # AdamW's first steps are signs of gradients: a gradient near 0 may round to either.
-        assert (ours - weights[name]).abs().mean() < 2e-6, name
+        # AdamW's first steps are signs of gradients, and some have none but rounding (the bias of
+        # the keys): a minority may differ.
+        assert (ours - weights[name]).abs().median() < 1e-7, name
 
 
 def test_other_terms_are_the_mean_of_each_processs_own(recipes, two):
