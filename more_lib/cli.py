@@ -23,8 +23,9 @@ Profile = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="A named recipe: mini (small pictures made on the spot, CPU, minutes) or voc "
-        "(PASCAL VOC 2012 on a GPU, as in the paper).",
+        help="A named recipe: mini (small pictures made on the spot, CPU, minutes), pets "
+        "(Oxford-IIIT Pet, one GPU), voc (PASCAL VOC 2012, one GPU, as in the paper), coco (COCO "
+        "2014, several GPUs, as the released script) or coco-log (as the published log).",
     ),
 ]
 Changes = Annotated[
@@ -133,6 +134,18 @@ def train(
             show_default=False,
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the newest checkpoint in the folder, if there is one, with the same "
+            "recipe. Checkpoints are written every optimizer.checkpoint_every iterations.",
+        ),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write the log for TensorBoard as well."),
+    ] = False,
     data: Data = None,
     labels: Labels = None,
     skip_bad: SkipBad = False,
@@ -140,7 +153,7 @@ def train(
     """Train a model from image labels.
 
     Leaves a folder with weights, recipe, log and record. On several GPUs: `accelerate launch -m
-    more_lib train ...`.
+    more_lib train ...` or `torchrun --nproc-per-node gpu -m more_lib train ...`.
 
     Example:
 
@@ -148,12 +161,16 @@ def train(
     """
     from more_lib import training
     from more_lib.data import scan
+    from more_lib.hardware import say
 
     chosen = _recipe(profile, changes, recipe, data, labels)
     if skip_bad:
         chosen = scan.skip_bad(chosen, chosen.data.train_split)
-    trained = training.train(chosen, folder) if folder else training.train_or_load(chosen)
-    print(f"trained model: {trained.folder}")
+    if folder:
+        trained = training.train(chosen, folder, resume, tensorboard)
+    else:
+        trained = training.train_or_load(chosen, resume, tensorboard)
+    say(f"trained model: {trained.folder}")
 
 
 @app.command()
@@ -240,26 +257,35 @@ def _recipe(
 @app.command()
 @clear_errors
 def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to time: losses.")] = "losses",
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="What to time: losses or crf.")
+    ] = "losses",
     shape: Annotated[
-        str, typer.Option(metavar="NAME", help="Sizes of voc (20 classes), coco (80), or all.")
+        str,
+        typer.Option(metavar="NAME", help="Losses: sizes of voc (20 classes), coco (80), or all."),
     ] = "all",
 ) -> None:
-    """Time the losses against straightforward loops, on the same inputs in the same run.
+    """Time the losses, or dense CRF, against straightforward code, on the same inputs.
 
-    448-pixel images, 28×28 patches of width 768, four images. Minutes on a CPU: the loops are slow.
+    losses: each against loops; 448-pixel images, 28×28 patches of width 768, four images. Minutes
+    on a CPU: the loops are slow. crf: exact sums, pydensecrf2's lattice and all pairs stored, on a
+    photograph in several sizes, with the share of labels that agree. A minute on a CPU.
 
     Example:
 
         python -m more_lib bench losses --shape voc
     """
-    from more_lib.bench import SHAPES, bench_losses, format_timings
+    from more_lib import bench
     from more_lib.errors import InputError
 
-    if what != "losses":
-        raise InputError(f"bench {what!r} is unknown; there is: losses")
-    shapes = list(SHAPES) if shape == "all" else [shape]
-    print(format_timings([timing for name in shapes for timing in bench_losses(name)]))
+    if what == "crf":
+        print(bench.format_crf_timings(list(bench.bench_crf())))
+    elif what == "losses":
+        shapes = list(bench.SHAPES) if shape == "all" else [shape]
+        timings = [timing for name in shapes for timing in bench.bench_losses(name)]
+        print(bench.format_timings(timings))
+    else:
+        raise InputError(f"bench {what!r} is unknown; there are: losses, crf")
 
 
 @app.command()

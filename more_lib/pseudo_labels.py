@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from more_lib.crf import dense_crf as dense_crf
 from more_lib.errors import InputError
 from more_lib.precision import at_least_float32
 

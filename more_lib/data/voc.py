@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -174,11 +175,12 @@ class VocTree(ImageTree):
 class VocImages(Dataset):
     """Images and image-level labels of one split: all that training sees. Opens no mask.
 
-    ``transform`` takes an RGB PIL image to a (3, H, W) float32 tensor. Items are dictionaries:
-    ``image`` (3, H, W) float32, ``labels`` (C,) float32 of 0 and 1, ``id`` str.
+    ``transform`` takes an RGB PIL image to a (3, H, W) float32 tensor, or to that and a box. Items
+    are dictionaries: ``image`` (3, H, W) float32, ``labels`` (C,) float32 of 0 and 1, ``id`` str,
+    and ``box`` (4,) int64 where the transform gives one: the part of ``image`` that is no padding.
     """
 
-    def __init__(self, tree: VocTree, split: str, transform: Callable[[Image.Image], torch.Tensor]):
+    def __init__(self, tree: ImageTree, split: str, transform: Callable[[Image.Image], Any]):
         self.tree = tree
         self.ids = tree.ids(split)
         self.transform = transform
@@ -188,10 +190,13 @@ class VocImages(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         image_id = self.ids[index]
+        seen = self.transform(self.tree.image(image_id))
+        image, *box = seen if isinstance(seen, tuple) else (seen,)
         return {
-            "image": self.transform(self.tree.image(image_id)),
+            "image": image,
             "labels": torch.from_numpy(self.tree.labels(image_id)),
             "id": image_id,
+            **({"box": box[0]} if box else {}),
         }
 
 
