@@ -10,9 +10,14 @@ import sys
 from tqdm.auto import tqdm
 
 
-def progress_bar(iterable=None, *, total: int | None = None, description: str = "") -> tqdm:
-    """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch."""
-    silent = not interactive()
+def progress_bar(
+    iterable=None, *, total: int | None = None, description: str = "", shown: bool = True
+) -> tqdm:
+    """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch.
+
+    One that is not ``shown`` is silent anyway: of several processes one is enough to watch.
+    """
+    silent = not (shown and interactive())
     return tqdm(iterable, total=total, desc=description, disable=silent, dynamic_ncols=True)
 
 
