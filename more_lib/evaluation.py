@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from more_lib.crf import choose_method
 from more_lib.data import open_tree
-from more_lib.data.voc import VocTree
+from more_lib.data.tree import ImageTree
 from more_lib.errors import InputError
 from more_lib.metrics import average_precision
 from more_lib.progress import progress_bar
@@ -35,7 +35,13 @@ from more_lib.protocols import (
 )
 from more_lib.recipes import Recipe, fingerprint
 from more_lib.results import PER_CENT, Evaluation, Result, format_table, rows
-from more_lib.segmentation import SplitImages, check_protocols, evaluation_mode, segment
+from more_lib.segmentation import (
+    SplitImages,
+    best_device,
+    check_protocols,
+    evaluation_mode,
+    segment,
+)
 from more_lib.shards import Shards
 from more_lib.storage import atomic_file
 from more_lib.tally import Tally
@@ -76,7 +82,7 @@ def evaluate(
     model: nn.Module,
     recipe: Recipe,
     *,
-    tree: VocTree | None = None,
+    tree: ImageTree | None = None,
     maps: Sequence[str] = MAPS,
     labels: Sequence[str] = LABELS,
     device: Device = None,
@@ -136,7 +142,7 @@ def score(
     recipe: Recipe,
     protocols: Sequence[Protocol],
     *,
-    tree: VocTree | None = None,
+    tree: ImageTree | None = None,
     device: Device = None,
     notes: Path | None = None,
 ) -> Evaluation:
@@ -158,8 +164,8 @@ def score(
     masks, unusable data, and images of several sizes in one batch.
     """
     tree, split = tree or open_tree(recipe.data), _shared_split(protocols)
+    check_masks(tree, split)
     ids = tree.ids(split)
-    _check_masks(tree, split, ids)
     shards = Shards()
     note = notes and notes.with_name(f"{notes.name}.{shards.index}-of-{shards.count}.npz")
     mine, tally = shards.of(ids), Tally(len(protocols), len(tree.classes), note)
@@ -183,11 +189,8 @@ def score(
 def _kept_or_scored(trained: "Trained", wanted: Sequence[Sequence[Protocol]]) -> list[Evaluation]:
     """An evaluation for each list of protocols, which share a split; what is missing is scored."""
     recipe, tree = trained.recipe, open_tree(trained.recipe.data)
-    for protocols in wanted:
-        split = _shared_split(protocols)
-        _check_masks(tree, split, tree.ids(split))
-    data = {protocols[0].split: "" for protocols in wanted}
-    data = {split: _data_fingerprint(tree, split) for split in data}
+    splits = dict.fromkeys(_shared_split(protocols) for protocols in wanted)
+    data = {split: _data_fingerprint(tree, split) for split in splits}
     similarity = recipe.masks.lam_similarity
 
     def place(protocols: Sequence[Protocol]) -> Path:
@@ -196,12 +199,11 @@ def _kept_or_scored(trained: "Trained", wanted: Sequence[Sequence[Protocol]]) ->
         return trained.folder / f"evaluation-{fingerprint([described, *rest])}.json"
 
     missing = [protocols for protocols in wanted if not place(protocols).is_file()]
-    gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     for split in dict.fromkeys(protocols[0].split for protocols in missing):
         lists = [protocols for protocols in missing if protocols[0].split == split]
         together = list(dict.fromkeys(protocol for protocols in lists for protocol in protocols))
         found = score(
-            trained.model, recipe, together, tree=tree, device=gpu, notes=place(together)
+            trained.model, recipe, together, tree=tree, device=best_device(), notes=place(together)
         )
         results = dict(zip(together, found.results, strict=True))
         for protocols in lists:
@@ -234,8 +236,9 @@ def _shared_split(protocols: Sequence[Protocol]) -> str:
     return splits.pop()
 
 
-def _check_masks(tree: VocTree, split: str, ids: Sequence[str]) -> None:
+def check_masks(tree: ImageTree, split: str) -> None:
     """Raise ``InputError`` unless every image of the split has a mask."""
+    ids = tree.ids(split)
     missing = [image_id for image_id in ids if not tree.mask_path(image_id).is_file()]
     if len(missing) == len(ids):
         raise InputError(
@@ -244,14 +247,16 @@ def _check_masks(tree: VocTree, split: str, ids: Sequence[str]) -> None:
             "--protocol NAME --export FILE`, else by `predict`"
         )
     if missing:
+        more = f" (and {len(missing) - 1} more masks)" if len(missing) > 1 else ""
         raise InputError(
-            f"{tree.mask_path(missing[0])} is missing, as are {len(missing) - 1} more of the "
-            f"{len(ids)} masks of the split {split!r}: restore them, or take the ids out of it"
+            f"{tree.mask_path(missing[0])} is missing{more}: restore it, or take its id out of the "
+            "split"
         )
 
 
-def _data_fingerprint(tree: VocTree, split: str) -> str:
+def _data_fingerprint(tree: ImageTree, split: str) -> str:
     """What scores depend on of the data: what a training does, and the masks."""
+    check_masks(tree, split)
     sizes = [tree.mask_path(image_id).stat().st_size for image_id in tree.ids(split)]
     masks = hashlib.sha256(repr(sizes).encode()).hexdigest()
     return f"{split} {tree.fingerprint((split,))} {masks}"

@@ -197,9 +197,7 @@ def _check(images: Tensor, scales: Sequence[float]) -> None:
         raise InputError("scales is empty; give at least one, for instance (1.0,)")
 
 
-def _image_and_mirror(
-    images: Tensor, scale: float, patch_size: int, flip: bool = True
-) -> Tensor:
+def _image_and_mirror(images: Tensor, scale: float, patch_size: int, flip: bool = True) -> Tensor:
     """(2B, 3, h, w): the resized images, then their mirror images if wanted, in whole patches.
 
     The cut comes after the flip, at right and bottom, where a patch convolution drops the rest.

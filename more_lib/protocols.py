@@ -171,6 +171,11 @@ def named_protocol(name: str, recipe: Recipe, split: str = "") -> Protocol:
     return PROTOCOLS[name].of(recipe, split)
 
 
+def named_protocols(names: Sequence[str], recipe: Recipe, split: str = "") -> dict[str, Protocol]:
+    """``named_protocol`` of each name, by name."""
+    return {name: named_protocol(name, recipe, split) for name in names}
+
+
 def table_protocols(
     recipe: Recipe, maps: Sequence[str] = MAPS, labels: Sequence[str] = LABELS
 ) -> list[Protocol]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from more_lib.crf import CrfParams, dense_crf_many, with_background
 from more_lib.data.transforms import denormalize, evaluation_transform
-from more_lib.data.voc import VocTree
+from more_lib.data.tree import ImageTree
 from more_lib.errors import InputError
 from more_lib.localization import fuse, multiscale_decoder, multiscale_maps
 from more_lib.model import MoReOutput
@@ -58,7 +58,7 @@ class Batch:
 class SplitImages(Dataset):
     """Images by id, with image-level ``labels`` and pixel ``masks`` only where they are wanted."""
 
-    def __init__(self, tree: VocTree, ids: Sequence[str], labels: bool, masks: bool) -> None:
+    def __init__(self, tree: ImageTree, ids: Sequence[str], labels: bool, masks: bool) -> None:
         self.tree, self.ids, self.labels, self.masks = tree, ids, labels, masks
         self.transform = evaluation_transform(None)
 
@@ -118,10 +118,13 @@ def check_protocols(protocols: Sequence[Protocol]) -> None:
             )
 
 
+def best_device() -> torch.device | None:
+    """The GPU if there is one, of several processes each its own; None leaves a model in place."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+
+
 @contextmanager
-def evaluation_mode(
-    model: nn.Module, device: torch.device | str | None
-) -> Iterator[torch.device]:
+def evaluation_mode(model: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
     """Every module of the model in evaluation mode and on ``device``; afterwards as it was."""
     modes = [(module, module.training) for module in model.modules()]
     home = next(model.parameters()).device
@@ -135,7 +138,11 @@ def evaluation_mode(
 
 @torch.inference_mode()
 def _segmented(
-    model: nn.Module, recipe: Recipe, protocols: Sequence[Protocol], items: dict, device: torch.device
+    model: nn.Module,
+    recipe: Recipe,
+    protocols: Sequence[Protocol],
+    items: dict,
+    device: torch.device,
 ) -> Batch:
     """One batch through the network; what awaits a CRF is left as candidates."""
     images = items["image"].to(device, non_blocking=True)

@@ -11,6 +11,11 @@ from accelerate import PartialState
 T = TypeVar("T")
 
 
+def is_main_process() -> bool:
+    """Whether this is the process that prints and writes: the first, or the only one."""
+    return _state().is_main_process
+
+
 class Shards:
     """This process among those that `accelerate launch` or `torchrun` started; alone without them.
 
@@ -19,12 +24,14 @@ class Shards:
     """
 
     def __init__(self) -> None:
-        state = PartialState(cpu=not torch.accelerator.is_available())
+        state = _state()
         self.index, self.count = state.process_index, state.num_processes
         # A group of its own: NCCL would send over the GPUs, and gives up on a slower process.
         patience = timedelta(days=2)
         several = self.count > 1
-        self._group = torch.distributed.new_group(backend="gloo", timeout=patience) if several else None
+        self._group = (
+            torch.distributed.new_group(backend="gloo", timeout=patience) if several else None
+        )
 
     @property
     def is_main(self) -> bool:
@@ -42,3 +49,7 @@ class Shards:
         parts = [part] * self.count
         torch.distributed.all_gather_object(parts, part, group=self._group)
         return parts
+
+
+def _state() -> PartialState:
+    return PartialState(cpu=not torch.accelerator.is_available())

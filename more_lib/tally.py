@@ -27,13 +27,9 @@ class Tally:
         self.matrices = np.zeros(shape, np.int64)
         self._logits = [np.zeros((0, num_classes), np.float32)]
         self._labels = [np.zeros((0, num_classes), np.float32)]
-        self.num_exact = 0
+        self.num_images = self.num_exact = 0
         if note and note.is_file():
             self._take_up(note)
-
-    @property
-    def num_images(self) -> int:
-        return sum(map(len, self._logits))
 
     @property
     def logits(self) -> np.ndarray:
@@ -45,11 +41,12 @@ class Tally:
 
     def add(self, batch: Batch, exact: bool = False) -> None:
         """Count a batch that was read with labels and masks."""
+        target = batch.masks.to(batch.predictions[0].device)
         for matrix, prediction in zip(self.matrices, batch.predictions, strict=True):
-            target = batch.masks.to(prediction.device)
             matrix += confusion_matrix(prediction, target, len(matrix)).cpu().numpy()
         self._logits.append(batch.logits.float().numpy())
         self._labels.append(batch.labels.numpy())
+        self.num_images += len(batch.ids)
         self.num_exact += exact * len(batch.ids)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -69,24 +66,24 @@ class Tally:
     @classmethod
     def together(cls, parts: Sequence[dict[str, np.ndarray]]) -> "Tally":
         """The whole from the ``arrays`` of n processes, of which each took every n-th image."""
-        matrices = sum(part["matrices"] for part in parts)
-        whole = cls(len(matrices), matrices.shape[1] - 1)
-        whole.matrices = matrices
-        whole.num_exact = sum(int(part["num_exact"]) for part in parts)
+        whole = {name: sum(part[name] for part in parts) for name in ("matrices", "num_exact")}
         for name in ("logits", "labels"):
-            images = np.empty((sum(len(part[name]) for part in parts), matrices.shape[1] - 1))
+            length, width = sum(len(part[name]) for part in parts), parts[0][name].shape[1]
+            whole[name] = np.empty((length, width), np.float32)
             for index, part in enumerate(parts):
-                images[index :: len(parts)] = part[name]
-            setattr(whole, f"_{name}", [images.astype(np.float32)])
-        return whole
+                whole[name][index :: len(parts)] = part[name]
+        tally = cls(len(whole["matrices"]), whole["logits"].shape[1])
+        tally._set(whole)
+        return tally
 
     def _take_up(self, note: Path) -> None:
         try:
             with np.load(note) as kept:  # refuses pickles
-                found = {name: kept[name] for name in self.arrays()}
-            if any(found[n].shape[1:] != now.shape[1:] for n, now in self.arrays().items()):
-                raise ValueError("other classes")
+                self._set({name: kept[name] for name in self.arrays()})
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{note} is damaged ({error}): delete it, and begin anew") from error
-        self.matrices, self.num_exact = found["matrices"], int(found["num_exact"])
-        self._logits, self._labels = [found["logits"]], [found["labels"]]
+
+    def _set(self, arrays: dict[str, np.ndarray]) -> None:
+        self.matrices = arrays["matrices"]
+        self._logits, self._labels = [arrays["logits"]], [arrays["labels"]]
+        self.num_images, self.num_exact = len(arrays["logits"]), int(arrays["num_exact"])

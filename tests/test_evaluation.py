@@ -190,11 +190,11 @@ def test_a_decoder_counts_as_trained_once_its_loss_has_set_in(model, root, start
 def test_lam_is_drawn_with_the_recipes_similarity(model, root, monkeypatch, similarity):
     given = []
 
-    def spy(model, images, scales, similarity):
+    def spy(model, images, scales, similarity, flip):
         given.append(similarity)
-        return multiscale_maps(model, images, scales, similarity)
+        return multiscale_maps(model, images, scales, similarity, flip)
 
-    monkeypatch.setattr("more_lib.evaluation.multiscale_maps", spy)
+    monkeypatch.setattr("more_lib.segmentation.multiscale_maps", spy)
     evaluate(model, recipe_with(root, f"masks.lam_similarity={similarity}"), maps=["lam"])
     assert set(given) == {similarity}
 
