@@ -223,7 +223,7 @@ def evaluate(
 
     Example:
 
-        python -m more_lib evaluate --checkpoint trial --protocol paper-val --json scores.json
+        python -m more_lib evaluate --checkpoint trial --protocol paper-val
     """
     from more_lib.protocols import listing
     from more_lib.scoreboard import export_masks, scoreboard
