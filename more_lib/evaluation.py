@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from more_lib.crf import choose_method
 from more_lib.data import open_tree
 from more_lib.data.tree import ImageTree
 from more_lib.errors import InputError
@@ -170,13 +169,11 @@ def score(
     note = notes and notes.with_name(f"{notes.name}.{shards.index}-of-{shards.count}.npz")
     mine, tally = shards.of(ids), Tally(len(protocols), len(tree.classes), note)
     images = SplitImages(tree, mine[tally.num_images :], labels=True, masks=True)
-    refined = any(protocol.crf != "none" for protocol in protocols)
     with evaluation_mode(model, device) as place, _bar(shards, len(mine)) as bar:
         bar.update(tally.num_images)
-        with closing(segment(model, recipe, protocols, images, place, shards.count)) as batches:
+        with closing(segment(model, recipe, protocols, images, place)) as batches:
             for batch in batches:
-                exact = refined and choose_method(*batch.masks.shape[1:], place) == "exact"
-                tally.add(batch, exact=exact)
+                tally.add(batch)
                 bar.update(len(batch.ids))
                 if note and tally.num_images % SAVE_EVERY < len(batch.ids):
                     tally.save(note)

@@ -211,6 +211,6 @@ def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None
 def listing(recipe: Recipe) -> str:
     """Every named protocol under a recipe, and the published number that it belongs to."""
     return "\n".join(
-        f"{name}\n    {named.of(recipe).describe()}\n    {named.published}"
+        f"{name}\n    {named.of(recipe).describe()}\n    published: {named.published}"
         for name, named in PROTOCOLS.items()
     )

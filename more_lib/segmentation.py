@@ -3,11 +3,11 @@
 ``evaluation`` counts their pixels, ``voc_server`` writes them to files; neither keeps them.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from more_lib.crf import CrfParams, dense_crf_many, with_background
+from more_lib.crf import CrfParams, Method, choose_method, dense_crf_many, with_background
 from more_lib.data.transforms import denormalize, evaluation_transform
 from more_lib.data.tree import ImageTree
 from more_lib.errors import InputError
@@ -26,7 +26,8 @@ from more_lib.protocols import LABELS, MAPS, Protocol, check_choice
 from more_lib.pseudo_labels import foreground_mask
 from more_lib.recipes import Recipe
 
-CRF = {"released": CrfParams()}  # what ``Protocol.crf`` may name, beside "none"
+CRF = {"released": CrfParams()}
+"""What ``Protocol.crf`` may name, beside "none"."""
 
 
 class Candidates(NamedTuple):
@@ -44,7 +45,7 @@ class Batch:
 
     predictions: for each protocol (B, H, W) int64, 0 background and 1..C, at the images' size.
     logits: (B, C) image-level, on the CPU. labels: (B, C) of 0 and 1, masks: (B, H, W) int64, each
-    None unless it was read.
+    None unless it was read. exact: whether a CRF was at work, by exact sums.
     """
 
     ids: list[str]
@@ -53,6 +54,7 @@ class Batch:
     masks: Tensor | None
     predictions: list[Tensor | None] = field(default_factory=list)
     candidates: list[Candidates] = field(default_factory=list)
+    exact: bool = False
 
 
 class SplitImages(Dataset):
@@ -81,12 +83,10 @@ def segment(
     protocols: Sequence[Protocol],
     images: SplitImages,
     device: torch.device,
-    processes: int = 1,
 ) -> Iterator[Batch]:
     """Batches in the order of ``images``, one at a time, each with a mask for every protocol.
 
-    model: as ``MoRe``, on ``device`` and in evaluation mode (``evaluation_mode``). processes: how
-    many share this machine's CPUs, on which a lattice CRF runs several images at once.
+    model: as ``MoRe``, on ``device`` and in evaluation mode (``evaluation_mode``).
 
     Raises ``InputError`` for unusable files, images of several sizes in one batch, and a CRF that
     cannot run here.
@@ -101,7 +101,7 @@ def segment(
     batches = (_segmented(model, recipe, protocols, items, device) for items in loader)
     if all(protocol.crf == "none" for protocol in protocols):
         return batches
-    return _refined(batches, max(1, len(os.sched_getaffinity(0)) // processes))
+    return _refined(batches, crf_method(device))
 
 
 def check_protocols(protocols: Sequence[Protocol]) -> None:
@@ -116,6 +116,16 @@ def check_protocols(protocols: Sequence[Protocol]) -> None:
                 f"threshold is {protocol.threshold:g} for {protocol.describe()}: decoder and CRF "
                 "take none, for they weigh the background by its own score"
             )
+
+
+def crf_method(device: torch.device) -> Method:
+    """How ``dense_crf`` is to run on the images of a whole split.
+
+    On a CPU by the lattice also where one small image could be summed exactly: it would take
+    seconds, the split hours. Without pydensecrf2 what is left is "auto".
+    """
+    lattice = device.type == "cpu" and find_spec("pydensecrf") is not None
+    return "lattice" if lattice else "auto"
 
 
 def best_device() -> torch.device | None:
@@ -212,8 +222,8 @@ def _candidates(
         yield Candidates(place, image, scores[index, numbers], numbers)
 
 
-def _refined(batches: Iterable[Batch], workers: int) -> Iterator[Batch]:
-    """The batches with the CRF's masks; only as many are under way as keep the workers busy."""
+def _refined(batches: Iterable[Batch], method: Method) -> Iterator[Batch]:
+    """The batches with the CRF's masks; only as many are under way as keep its processes busy."""
     waiting: deque[Batch] = deque()
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
@@ -221,13 +231,15 @@ def _refined(batches: Iterable[Batch], workers: int) -> Iterator[Batch]:
             waiting.append(batch)
             yield from ((candidate.image, candidate.scores) for candidate in batch.candidates)
 
-    with closing(dense_crf_many(pairs(), workers=workers)) as results:
+    with closing(dense_crf_many(pairs(), CRF["released"], method)) as results:
         for first in results:
             batch = waiting.popleft()
             beliefs = [first, *islice(results, len(batch.candidates) - 1)]
             masks: dict[int, list[Tensor]] = {}
             for candidate, belief in zip(batch.candidates, beliefs, strict=True):
                 masks.setdefault(candidate.protocol, []).append(candidate.numbers[belief.argmax(0)])
+            *_, (_, image, scores, _) = batch.candidates
+            batch.exact = choose_method(*image.shape[:2], scores.device, method) == "exact"
             batch.candidates = []
             for place, of_images in masks.items():
                 batch.predictions[place] = torch.stack(of_images)

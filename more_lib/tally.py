@@ -39,7 +39,7 @@ class Tally:
     def labels(self) -> np.ndarray:
         return np.concatenate(self._labels)
 
-    def add(self, batch: Batch, exact: bool = False) -> None:
+    def add(self, batch: Batch) -> None:
         """Count a batch that was read with labels and masks."""
         target = batch.masks.to(batch.predictions[0].device)
         for matrix, prediction in zip(self.matrices, batch.predictions, strict=True):
@@ -47,7 +47,7 @@ class Tally:
         self._logits.append(batch.logits.float().numpy())
         self._labels.append(batch.labels.numpy())
         self.num_images += len(batch.ids)
-        self.num_exact += exact * len(batch.ids)
+        self.num_exact += batch.exact * len(batch.ids)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything counted, to send to another process or to a file."""

@@ -86,11 +86,11 @@ def _write_masks(
     images = SplitImages(tree, missing, labels=protocol.labels == "true", masks=False)
     bar = progress_bar(total=len(missing), description="masks", shown=shards.is_main)
     with evaluation_mode(trained.model, best_device()) as place, bar:
-        batches = segment(trained.model, recipe, [protocol], images, place, shards.count)
+        batches = segment(trained.model, recipe, [protocol], images, place)
         with closing(batches):
             for batch in batches:
                 for image_id, mask in zip(batch.ids, batch.predictions[0], strict=True):
-                    picture = Image.fromarray(voc_id[mask.cpu().numpy()], mode="P")
+                    picture = Image.fromarray(voc_id[mask.cpu().numpy()])
                     picture.putpalette(PALETTE.tobytes())
                     with atomic_file(folder / f"{image_id}.png") as temporary:
                         picture.save(temporary)

@@ -63,6 +63,12 @@ def model():
     return ColourModel()
 
 
+@pytest.fixture(autouse=True)
+def no_lattice(monkeypatch):
+    """Eight pixels a side are summed exactly at once, while the lattice's processes must start."""
+    monkeypatch.setattr("more_lib.segmentation.crf_method", lambda device: "exact")
+
+
 def of(evaluation, map, labels="true"):
     return evaluation.result(map, labels).matrix.tolist()
 
@@ -498,7 +504,6 @@ def killed_pass(index, root, notes):
 def test_a_killed_pass_goes_on_and_counts_the_same(root, tmp_path, monkeypatch):
     many(root)
     monkeypatch.setattr("more_lib.evaluation.SAVE_EVERY", 2)
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
     recipe, model = recipe_with(root, "evaluation.batch_size=1"), ColourModel()
     whole = strictly(score(model, recipe, protocols_of(recipe)))
     arguments = (root, tmp_path / "notes")
@@ -561,7 +566,6 @@ def test_maps_and_masks_do_not_pile_up(root, monkeypatch, crf):
         return mask
 
     monkeypatch.setattr(VocTree, "mask", watched)
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
     recipe, model = recipe_with(root, "evaluation.batch_size=1"), Watching()
     protocols = protocols_of(recipe) if crf else table_protocols(recipe)
     score(model, recipe, protocols)
