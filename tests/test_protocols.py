@@ -211,6 +211,15 @@ def test_images_that_differ_in_size_with_crf(root):
     assert found.results[0].matrix.sum() == 6 * 14 + 64 - 1
 
 
+@pytest.mark.gpu
+def test_gpu_gives_the_same(root):
+    recipe = recipe_with(root, *SCALES)
+    protocols = list(named_protocols(("paper-val", "decoder-val", "lam-log"), recipe).values())
+    here = score(ColourModel(), recipe, protocols)
+    there = score(ColourModel(), recipe, protocols, device="cuda")
+    assert there.to_json() == here.to_json()
+
+
 @pytest.mark.skipif(crf_method(torch.device("cpu")) != "lattice", reason="needs pydensecrf2")
 def test_the_lattice_in_its_own_processes(root, monkeypatch):
     monkeypatch.undo()
