@@ -11,14 +11,27 @@ from tqdm.auto import tqdm
 
 
 def progress_bar(
-    iterable=None, *, total: int | None = None, description: str = "", shown: bool = True
+    iterable=None,
+    *,
+    total: int | None = None,
+    description: str = "",
+    unit: str = "it",
+    shown: bool = True,
 ) -> tqdm:
     """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch.
 
-    One that is not ``shown`` is silent anyway: of several processes one is enough to watch.
+    With ``unit`` "B" it counts in kB, MB and GB. One that is not ``shown`` is silent anyway: of
+    several processes one is enough to watch.
     """
-    silent = not (shown and interactive())
-    return tqdm(iterable, total=total, desc=description, disable=silent, dynamic_ncols=True)
+    return tqdm(
+        iterable,
+        total=total,
+        desc=description,
+        unit=unit,
+        unit_scale=unit == "B",
+        disable=not (shown and interactive()),
+        dynamic_ncols=True,
+    )
 
 
 def interactive() -> bool:

@@ -33,8 +33,8 @@ def scoreboard(
         skip_bad: leave out images that cannot be read, instead of refusing to begin.
         json_file: where to save the evaluation, or with names one by name.
 
-    Raises ``InputError`` for unknown names and for data, masks or a checkpoint that are unusable,
-    the data's before anything is computed.
+    Raises ``InputError`` for unknown names, a checkpoint or data that cannot be used, and missing
+    masks, these before anything is trained.
     """
     wanted = named_protocols(names, recipe, split)
     if split and not wanted:
@@ -44,7 +44,6 @@ def scoreboard(
         check_masks(open_tree(recipe.data), each)
         if skip_bad:
             recipe = scan.skip_bad(recipe, each, masks=True)
-        scan.require_readable(open_tree(recipe.data), each, masks=True)
     if skip_bad and not checkpoint:
         recipe = scan.skip_bad(recipe, recipe.data.train_split)
     trained = _trained(recipe, checkpoint)
