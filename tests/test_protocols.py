@@ -260,3 +260,15 @@ def test_protocols_of_several_splits_and_none(root):
 def test_an_unknown_name():
     with pytest.raises(InputError, match="'paper' is unknown; choose from paper-val, decoder-val"):
         named_protocol("paper", PROFILES["voc"])
+
+
+@pytest.mark.parametrize(("red", "taken"), [(130, True), (125, False)])
+def test_a_class_is_predicted_from_probability_one_half_on(root, red, taken):
+    """Of 255 these are logits of 0.01 and -0.01; CAM, stretched, is 1 on the left either way."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, :4, 0] = red
+    save(root, "half", image, np.zeros((8, 8), np.uint8), "cat")
+    set_split(root, "half")
+    recipe = recipe_with(root)
+    (mask,) = masks_of(recipe, table_protocols(recipe, ["cam"], ["predicted"]))[0]
+    assert mask[:, :4].eq(1 if taken else 0).all() and not mask[:, 4:].any()
