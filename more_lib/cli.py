@@ -190,6 +190,36 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    protocols: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--protocol",
+            metavar="NAME",
+            help="Score by the protocol of a published number: paper-val, decoder-val, "
+            "decoder-log, lam-log, cam-log, lam-train, lam-train-crf, cam-train or cam-train-crf. "
+            "May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    list_protocols: Annotated[
+        bool,
+        typer.Option("--list-protocols", help="Say what each protocol is, and score nothing."),
+    ] = False,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="With --protocol: another split than its own.", show_default=False
+        ),
+    ] = "",
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Score nothing, but write the masks of one --protocol for VOC's test server, as "
+            "an archive (.tgz) or a folder: --protocol paper-val --split test --export masks.tgz.",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[
         Path | None,
         typer.Option(
@@ -205,32 +235,28 @@ def evaluate(
     """Score a trained model's maps against pixel masks.
 
     Prints a row for each map (CAM, LAM, their product, the decoder) and labels (true or
-    predicted), always with the protocol it was measured by.
+    predicted), or for each --protocol, always with the protocol it was measured by. A run that was
+    killed goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`.
 
     Example:
 
-        python -m more_lib evaluate --checkpoint trial --json scores.json
+        python -m more_lib evaluate --checkpoint trial --protocol paper-val
     """
-    from more_lib import evaluation, training
-    from more_lib.data import open_tree, scan
-    from more_lib.storage import atomic_file
+    from more_lib.protocols import listing
+    from more_lib.scoreboard import export_masks, scoreboard
+    from more_lib.shards import is_main_process
 
     file = recipe or (checkpoint / "recipe.yaml" if checkpoint else None)
     chosen = _recipe(profile, changes, file, data, labels)
-    if skip_bad:
-        chosen = scan.skip_bad(chosen, chosen.data.val_split, masks=True)
-        chosen = chosen if checkpoint else scan.skip_bad(chosen, chosen.data.train_split)
-    if data:
-        open_tree(chosen.data).require_masks()  # before training, if that has to come first
-    trained = (
-        training.load_trained(checkpoint, chosen) if checkpoint else training.train_or_load(chosen)
-    )
-    scores = evaluation.evaluate_or_load(trained)
-    if json:
-        with atomic_file(json) as temporary:
-            temporary.write_text(scores.to_json())
-    print(evaluation.format_table(evaluation.rows(scores)))
-    print(f"image labels: mAP {scores.image_map:.4f}")
+    names = protocols or []
+    if list_protocols:
+        said = listing(chosen)
+    elif export:
+        said = export_masks(chosen, checkpoint, names, split, export)
+    else:
+        said = scoreboard(chosen, checkpoint, names, split, skip_bad, json)
+    if is_main_process():
+        print(said)
 
 
 def _recipe(

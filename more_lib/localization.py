@@ -114,13 +114,18 @@ def multiscale_lam(
 
 
 def multiscale_maps(
-    model: nn.Module, images: Tensor, scales: Sequence[float], similarity: str = "dot"
+    model: nn.Module,
+    images: Tensor,
+    scales: Sequence[float],
+    similarity: str = "dot",
+    flip: bool = True,
 ) -> MultiscaleMaps:
     """All maps of one pass: CAM, auxiliary CAM, LAM and the last block's attention (notebook 06).
 
     model: ``model(images)`` returns raw ``cam``, ``aux_cam`` and ``attention_scores`` (B, C, h, w),
     ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D). The CAMs are made like
     ``multiscale_cam``, which also says what is raised, LAM and attention like ``multiscale_lam``.
+    Without ``flip`` the mirror images are left out.
     """
 
     def raw_maps(views: Tensor) -> list[Tensor]:
@@ -129,7 +134,27 @@ def multiscale_maps(
         return [output.cam, output.aux_cam, token_map, output.attention_scores]
 
     rectified = (True, True, False, False)
-    return MultiscaleMaps(*_multiscale(raw_maps, rectified, model.patch_size, images, scales))
+    side = model.patch_size
+    return MultiscaleMaps(*_multiscale(raw_maps, rectified, side, images, scales, flip=flip))
+
+
+@torch.no_grad()
+def multiscale_decoder(
+    model: nn.Module, images: Tensor, scales: Sequence[float], flip: bool = True
+) -> Tensor:
+    """The decoder's probabilities, their mean over scales and mirror images (notebook 06).
+
+    model: ``model(images)`` returns ``seg_logits`` (B, C + 1, h, w), which are upsampled before the
+    softmax. Returns (B, C + 1, H, W), background first; raises what ``multiscale_cam`` raises.
+    """
+    _check(images, scales)
+    total = 0
+    for scale in scales:
+        views = _image_and_mirror(images, scale, model.patch_size, flip)
+        logits = model(views).seg_logits.to(images.dtype)
+        straight, *mirrored = _upsampled(logits, images.shape[-2:]).softmax(1).split(len(images))
+        total = total + sum((maps.flip(-1) for maps in mirrored), straight)
+    return total / (len(scales) * (1 + flip))
 
 
 @torch.no_grad()
@@ -140,34 +165,40 @@ def _multiscale(
     images: Tensor,
     scales: Sequence[float],
     straight: Sequence[Tensor] | None = None,
+    flip: bool = True,
 ) -> list[Tensor]:
     """Merge each kind of raw map that ``raw_maps`` returns over scales and flips.
 
     ``rectified`` says of each kind whether negative values are dropped before the sum. ``straight``
     are the raw maps of the images as they are, where those need not be computed again.
     """
+    _check(images, scales)
+    totals: list[Tensor] = []
+    for scale in scales:
+        views = _image_and_mirror(images, scale, patch_size, flip)
+        if scale == 1 and straight is not None:
+            mirrored = raw_maps(views[len(images) :])
+            raw = [torch.cat(pair) for pair in zip(straight, mirrored, strict=True)]
+        else:
+            raw = raw_maps(views)
+        size, count = images.shape[-2:], len(images)
+        merged = [_merge_mirror(maps.to(images.dtype), size, count) for maps in raw]
+        maps = [m.relu() if drop else m for m, drop in zip(merged, rectified, strict=True)]
+        totals = [a + b for a, b in zip(totals, maps, strict=True)] if totals else maps
+    return [min_max(total) for total in totals]
+
+
+def _check(images: Tensor, scales: Sequence[float]) -> None:
     if images.ndim != 4 or not images.is_floating_point():
         raise InputError(
             f"images are {tuple(images.shape)} {images.dtype}; give (B, 3, H, W) floats"
         )
     if len(scales) == 0:
         raise InputError("scales is empty; give at least one, for instance (1.0,)")
-    totals: list[Tensor] = []
-    for scale in scales:
-        views = _image_and_mirror(images, scale, patch_size)
-        if scale == 1 and straight is not None:
-            mirrored = raw_maps(views[len(images) :])
-            raw = [torch.cat(pair) for pair in zip(straight, mirrored, strict=True)]
-        else:
-            raw = raw_maps(views)
-        merged = [_merge_mirror(maps.to(images.dtype), images.shape[-2:]) for maps in raw]
-        maps = [m.relu() if drop else m for m, drop in zip(merged, rectified, strict=True)]
-        totals = [a + b for a, b in zip(totals, maps, strict=True)] if totals else maps
-    return [min_max(total) for total in totals]
 
 
-def _image_and_mirror(images: Tensor, scale: float, patch_size: int) -> Tensor:
-    """(2B, 3, h, w): the resized images, then their mirror images, cut to whole patches.
+def _image_and_mirror(images: Tensor, scale: float, patch_size: int, flip: bool = True) -> Tensor:
+    """(2B, 3, h, w): the resized images, then their mirror images if wanted, in whole patches.
 
     The cut comes after the flip, at right and bottom, where a patch convolution drops the rest.
     """
@@ -179,11 +210,15 @@ def _image_and_mirror(images: Tensor, scale: float, patch_size: int) -> Tensor:
         )
     resized = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
     rows, columns = height // patch_size * patch_size, width // patch_size * patch_size
-    return torch.cat([resized, resized.flip(-1)])[..., :rows, :columns]
+    views = torch.cat([resized, resized.flip(-1)]) if flip else resized
+    return views[..., :rows, :columns]
 
 
-def _merge_mirror(raw: Tensor, size: Sequence[int]) -> Tensor:
-    """(2B, C, h, w) raw maps of images and mirror images to (B, C, H, W), the larger of both."""
-    upsampled = F.interpolate(raw, tuple(size), mode="bilinear", align_corners=False)
-    straight, mirrored = upsampled.chunk(2)
-    return torch.maximum(straight, mirrored.flip(-1))
+def _merge_mirror(raw: Tensor, size: Sequence[int], num_images: int) -> Tensor:
+    """Raw maps of images and, behind them, mirror images to (B, C, H, W), the larger of both."""
+    straight, *mirrored = _upsampled(raw, size).split(num_images)
+    return torch.maximum(straight, mirrored[0].flip(-1)) if mirrored else straight
+
+
+def _upsampled(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)

@@ -11,11 +11,17 @@ from tqdm.auto import tqdm
 
 
 def progress_bar(
-    iterable=None, *, total: int | None = None, description: str = "", unit: str = "it"
+    iterable=None,
+    *,
+    total: int | None = None,
+    description: str = "",
+    unit: str = "it",
+    shown: bool = True,
 ) -> tqdm:
     """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch.
 
-    With ``unit`` "B" it counts in kB, MB and GB.
+    With ``unit`` "B" it counts in kB, MB and GB. One that is not ``shown`` is silent anyway: of
+    several processes one is enough to watch.
     """
     return tqdm(
         iterable,
@@ -23,7 +29,7 @@ def progress_bar(
         desc=description,
         unit=unit,
         unit_scale=unit == "B",
-        disable=not interactive(),
+        disable=not (shown and interactive()),
         dynamic_ncols=True,
     )
 

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from more_lib import evaluation, reproduce, training
+from more_lib import reproduce, scoreboard, training
 from more_lib.cli import app
 from more_lib.errors import InputError
+from more_lib.protocols import PROTOCOLS
 from more_lib.recipes import PROFILES, load_recipe, to_dict
 
 COMMANDS = ("reproduce", "train", "evaluate", "bench", "doctor")
-SCORES = SimpleNamespace(to_json=lambda: '{"results": []}\n', image_map=0.875)
 
 
 @pytest.fixture
@@ -34,9 +34,8 @@ def calls(monkeypatch):
     stand_in(reproduce, "reproduce", Path("runs/mini/now"))
     for name in ("train", "train_or_load", "load_trained"):
         stand_in(training, name, trained)
-    stand_in(evaluation, "evaluate_or_load", SCORES)
-    stand_in(evaluation, "rows", [{"map": "lam", "miou": 24.0}])
-    stand_in(evaluation, "format_table", "map  mIoU %\nlam   24.00")
+    stand_in(scoreboard, "scoreboard", "map  mIoU %\nlam   24.00")
+    stand_in(scoreboard, "export_masks", "2 masks: m.tgz")
     return made
 
 
@@ -82,12 +81,34 @@ def test_a_recipe_file_comes_before_single_changes(calls, tmp_path):
     assert (recipe.seed, recipe.optimizer.iterations) == (6, 7)
 
 
-def test_evaluate_prints_the_table_and_saves_all_scores(calls, tmp_path):
-    result = run("evaluate", "--json", tmp_path / "new/scores.json")
-    assert result.exit_code == 0
-    assert calls[0] == ("train_or_load", PROFILES["mini"])
-    assert result.stdout == "map  mIoU %\nlam   24.00\nimage labels: mAP 0.8750\n"
-    assert (tmp_path / "new/scores.json").read_text() == SCORES.to_json()
+def test_evaluate_passes_its_options_on_and_prints_the_table(calls, tmp_path):
+    result = run("evaluate", "--json", tmp_path / "scores.json")
+    assert result.stdout == "map  mIoU %\nlam   24.00\n"
+    assert calls.pop() == (
+        "scoreboard", PROFILES["mini"], None, [], "", False, tmp_path / "scores.json"
+    )  # fmt: skip
+    run(
+        "evaluate", "--protocol", "paper-val", "--protocol", "lam-log", "--split", "x", "--skip-bad"
+    )
+    names = ["paper-val", "lam-log"]
+    assert calls.pop() == ("scoreboard", PROFILES["mini"], None, names, "x", True, None)
+
+
+def test_evaluate_exports(calls):
+    result = run("evaluate", "--protocol", "paper-val", "--split", "test", "--export", "m.tgz")
+    assert result.stdout == "2 masks: m.tgz\n"
+    assert calls == [
+        ("export_masks", PROFILES["mini"], None, ["paper-val"], "test", Path("m.tgz"))
+    ]  # fmt: skip
+
+
+def test_evaluate_lists_and_names_every_protocol(calls):
+    listed = run("evaluate", "--list-protocols", "--profile", "voc").stdout
+    text = " ".join(run("evaluate", "--help").stdout.split())
+    for name in PROTOCOLS:
+        assert f"\n{name}\n" in f"\n{listed}" and name in text
+    assert "scales 1 0.5 0.75 1.5 + flip" in listed and "76.4 on VOC val" in listed
+    assert calls == []
 
 
 def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
@@ -96,7 +117,7 @@ def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
     arguments = ("evaluate", "--checkpoint", tmp_path, "--set", "evaluation.threshold=0.25")
     assert run(*arguments, "--profile", "voc").exit_code == 0
     wanted = load_recipe("voc", ["optimizer.iterations=9", "evaluation.threshold=0.25"])
-    assert calls[0] == ("load_trained", tmp_path, wanted)
+    assert calls[0][:3] == ("scoreboard", wanted, tmp_path)
     result = run(*arguments)
     assert result.exit_code == 2 and "recipe.yaml: profile is 'voc'" in result.stderr
 
@@ -129,6 +150,7 @@ def test_an_input_error_from_deep_inside_is_one_line_too(monkeypatch):
         raise InputError("a.xml names no object: add one")
 
     monkeypatch.setattr(training, "train_or_load", fails)
+    monkeypatch.setattr(scoreboard, "scoreboard", fails)
     for command in ("train", "evaluate"):
         result = run(command)
         assert (result.exit_code, result.stderr) == (2, "error: a.xml names no object: add one\n")

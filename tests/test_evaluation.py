@@ -1,18 +1,22 @@
 """Evaluation on a tree of a few 8x8 images, by a model whose maps are the images' colours."""
 
 import json
+import os
+import signal
+import socket
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
+from accelerate import PartialState
+from colour_model import CAT, ColourModel, make_tree, recipe_with, save, set_split
+from torch import nn
+from torch.multiprocessing import start_processes
 
-from more_lib.data.transforms import denormalize, evaluation_transform
+from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocMasks, VocTree
 from more_lib.errors import InputError
 from more_lib.evaluation import (
@@ -21,65 +25,20 @@ from more_lib.evaluation import (
     Result,
     evaluate,
     evaluate_or_load,
+    evaluate_protocols,
     format_table,
+    named_protocol,
     rows,
+    score,
     sweep_thresholds,
 )
 from more_lib.localization import fuse, multiscale_maps
 from more_lib.metrics import average_precision, confusion_matrix
+from more_lib.protocols import table_protocols
 from more_lib.pseudo_labels import foreground_mask
-from more_lib.recipes import load_recipe
 
-PATCH = 4
-CAT, DOG = 8, 12  # VOC's ids of the classes 1 and 2
-BLACK, DIM = (0, 0, 0), (100, 0, 100)
-# The four patches of each image, row by row; a class is named where its colour exceeds one half.
-PATCHES = {
-    "named": [(255, 0, 255), (0, 0, 255), (255, 0, 0), BLACK],  # a cat, taken for a cat
-    "mistaken": [(250, 0, 255), BLACK, BLACK, (0, 100, 0)],  # a dog, taken for a cat
-    "missed": [DIM, BLACK, DIM, BLACK],  # a cat, taken for nothing
-}
 TRUE_CAM = [[111, 8, 0], [0, 56, 0], [1, 0, 15]]
 PREDICTED_CAM = [[96, 23, 0], [32, 24, 0], [16, 0, 0]]
-
-
-class Output(NamedTuple):
-    class_logits: Tensor
-    seg_logits: Tensor
-    features: Tensor
-    class_tokens: Tensor
-    attention_scores: Tensor
-    cam: Tensor
-    aux_cam: Tensor
-
-
-class ColourModel(nn.Module):
-    """CAM: red is cat, green is dog. LAM: blue is cat. Attention: where CAM is not."""
-
-    patch_size = PATCH
-
-    def __init__(self):
-        super().__init__()
-        self.tokens = nn.Parameter(torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]))
-        self.frozen = nn.BatchNorm2d(1).eval()
-        self.inputs = []
-
-    def forward(self, images):
-        assert not self.training and not torch.is_grad_enabled()
-        assert images.shape[2] % PATCH == 0 and images.shape[3] % PATCH == 0
-        self.inputs.append(tuple(images.shape))
-        colours = F.avg_pool2d(denormalize(images), PATCH)
-        cam = colours[:, :2]
-        background = torch.full_like(cam[:, :1], 0.5)
-        return Output(
-            class_logits=cam.amax((2, 3)) - 0.5,
-            seg_logits=torch.cat([background, cam], 1),
-            features=colours,
-            class_tokens=self.tokens.expand(len(images), -1, -1),
-            attention_scores=1 - cam,
-            cam=cam,
-            aux_cam=torch.zeros_like(cam),
-        )
 
 
 class Untouchable(nn.Module):
@@ -89,33 +48,9 @@ class Untouchable(nn.Module):
         raise AssertionError("the model ran")
 
 
-def save(root, name, pixels, mask, label):
-    Image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg", quality=100, subsampling=0)
-    Image.fromarray(mask).save(root / f"SegmentationClass/{name}.png")
-    xml = f"<annotation><object><name>{label}</name></object></annotation>"
-    (root / f"Annotations/{name}.xml").write_text(xml)
-
-
-def set_split(root, *names, split="val"):
-    (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names))
-
-
 @pytest.fixture
 def root(tmp_path):
-    folder = tmp_path / "tree"
-    for part in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
-        (folder / part).mkdir(parents=True)
-    masks = {name: np.zeros((8, 8), np.uint8) for name in PATCHES}
-    masks["named"][:, :3] = CAT
-    masks["named"][0, 7] = 255
-    masks["mistaken"][4:, 4:] = DOG
-    masks["missed"][:, :4] = CAT
-    for name, patches in PATCHES.items():
-        grid = np.array(patches, np.uint8).reshape(2, 2, 3)
-        pixels = grid.repeat(PATCH, axis=0).repeat(PATCH, axis=1)
-        save(folder, name, pixels, masks[name], "dog" if name == "mistaken" else "cat")
-    set_split(folder, *PATCHES)
-    return folder
+    return make_tree(tmp_path / "tree")
 
 
 @pytest.fixture
@@ -123,14 +58,15 @@ def recipe(root):
     return recipe_with(root)
 
 
-def recipe_with(root, *changes):
-    given = ["data.dataset=voc", f"data.root={root}", "data.classes=[cat, dog]"]
-    return load_recipe("mini", [*given, "evaluation.batch_size=2", *changes])
-
-
 @pytest.fixture
 def model():
     return ColourModel()
+
+
+@pytest.fixture(autouse=True)
+def no_lattice(monkeypatch):
+    """Eight pixels a side are summed exactly at once, while the lattice's processes must start."""
+    monkeypatch.setattr("more_lib.segmentation.crf_method", lambda device: "exact")
 
 
 def of(evaluation, map, labels="true"):
@@ -190,11 +126,11 @@ def test_a_decoder_counts_as_trained_once_its_loss_has_set_in(model, root, start
 def test_lam_is_drawn_with_the_recipes_similarity(model, root, monkeypatch, similarity):
     given = []
 
-    def spy(model, images, scales, similarity):
+    def spy(model, images, scales, similarity, flip):
         given.append(similarity)
-        return multiscale_maps(model, images, scales, similarity)
+        return multiscale_maps(model, images, scales, similarity, flip)
 
-    monkeypatch.setattr("more_lib.evaluation.multiscale_maps", spy)
+    monkeypatch.setattr("more_lib.segmentation.multiscale_maps", spy)
     evaluate(model, recipe_with(root, f"masks.lam_similarity={similarity}"), maps=["lam"])
     assert set(given) == {similarity}
 
@@ -467,3 +403,185 @@ def test_damaged_cache_is_named(trained):
     file.write_text(file.read_text()[:100])
     with pytest.raises(InputError, match=f"{file.name} is damaged: delete it"):
         evaluate_or_load(trained)
+
+
+def test_cache_knows_the_masks_and_the_scoring_code(trained, root, monkeypatch):
+    evaluate_or_load(trained)
+    mask = root / "SegmentationClass/named.png"
+    mask.write_bytes(mask.read_bytes() + b"longer")
+    evaluate_or_load(trained)
+    assert len(list(trained.folder.iterdir())) == 2
+    monkeypatch.setattr("more_lib.evaluation.SCORING_VERSION", 1000)
+    evaluate_or_load(trained)
+    assert len(list(trained.folder.iterdir())) == 3
+
+
+def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, model, root):
+    set_split(root, "named", split="train")
+    names = ("lam-log", "cam-log", "decoder-log", "lam-train")
+    protocols = [named_protocol(name, trained.recipe) for name in names]
+    found = evaluate_protocols(trained, protocols)
+    assert [len(each.results) for each in found] == [1, 1, 1, 1]
+    assert [each.results[0].protocol for each in found] == protocols
+    assert [each.num_images for each in found] == [3, 3, 3, 1]
+    assert found[1].results[0].matrix.tolist() == TRUE_CAM
+    # Two batches of val and one of train, each as it is and once more with its mirror image.
+    assert [size[0] for size in model.inputs] == [2, 4, 1, 2, 1, 2]
+    assert len(list(trained.folder.iterdir())) == 4
+    trained.model = Untouchable()
+    again = evaluate_protocols(trained, protocols[::-1])
+    assert [each.to_json() for each in again] == [each.to_json() for each in found[::-1]]
+
+
+def many(root, number=9):
+    """A split of that many images, all different."""
+    rng = np.random.default_rng(0)
+    names = [f"image{n}" for n in range(number)]
+    for name in names:
+        mask = rng.choice(np.array([0, CAT, 255], np.uint8), (8, 8))
+        save(root, name, rng.integers(0, 256, (8, 8, 3), np.uint8), mask, "cat")
+    set_split(root, *names)
+    return names
+
+
+def strictly(evaluation):
+    """Everything of an evaluation, to the last digit."""
+    return evaluation.to_json()
+
+
+def protocols_of(recipe):
+    names = ("paper-val", "decoder-val")
+    return [*table_protocols(recipe), *(named_protocol(name, recipe) for name in names)]
+
+
+def one_shard(index, port, root, folder):
+    torch.set_num_threads(1)  # the parent's threads do not survive the fork
+    PartialState._reset_state()
+    os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    model, recipe = ColourModel(), recipe_with(root)
+    found = score(model, recipe, protocols_of(recipe), notes=folder / "notes")
+    (folder / f"{index}.json").write_text(strictly(found))
+    (folder / f"{index}.txt").write_text(str(sum(size[0] for size in model.inputs)))
+
+
+def test_two_processes_find_what_one_does(root, tmp_path):
+    many(root)
+    recipe, model = recipe_with(root), ColourModel()
+    alone = strictly(score(model, recipe, protocols_of(recipe)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (port, root, tmp_path)
+    context = start_processes(one_shard, arguments, 2, join=False, start_method="fork")
+    assert context.join(timeout=60) or context.join(timeout=60)
+    assert (tmp_path / "0.json").read_text() == alone
+    assert (tmp_path / "1.json").read_text() == alone
+    views = [int((tmp_path / f"{index}.txt").read_text()) for index in (0, 1)]
+    assert sum(views) == sum(size[0] for size in model.inputs) and views[0] / 5 == views[1] / 4
+    assert not list(tmp_path.glob("notes*"))
+
+
+class Killed(ColourModel):
+    """Its process dies when it has seen that many batches."""
+
+    batches = 3
+
+    def forward(self, images):
+        if images.shape[0] == 1:  # not a pair with its mirror image
+            if not self.batches:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.batches -= 1
+        return super().forward(images)
+
+
+def killed_pass(index, root, notes):
+    torch.set_num_threads(1)
+    recipe = recipe_with(root, "evaluation.batch_size=1")
+    score(Killed(), recipe, protocols_of(recipe), notes=notes)
+
+
+def test_a_killed_pass_goes_on_and_counts_the_same(root, tmp_path, monkeypatch):
+    many(root)
+    monkeypatch.setattr("more_lib.evaluation.SAVE_EVERY", 2)
+    recipe, model = recipe_with(root, "evaluation.batch_size=1"), ColourModel()
+    whole = strictly(score(model, recipe, protocols_of(recipe)))
+    arguments = (root, tmp_path / "notes")
+    context = start_processes(killed_pass, arguments, 1, join=False, start_method="fork")
+    with pytest.raises(Exception, match="SIGKILL"):
+        context.join(timeout=60)
+    (note,) = tmp_path.glob("notes*")
+    assert note.name == "notes.0-of-1.npz"
+    with np.load(note) as kept:
+        assert len(kept["logits"]) == 2
+    resumed = ColourModel()
+    found = score(resumed, recipe, protocols_of(recipe), notes=tmp_path / "notes")
+    assert strictly(found) == whole
+    assert len(resumed.inputs) == len(model.inputs) * 7 // 9
+    assert not list(tmp_path.glob("notes*"))
+
+
+def test_a_damaged_note_is_named(model, recipe, tmp_path):
+    note = tmp_path / "notes.0-of-1.npz"
+    note.write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(InputError, match="notes.0-of-1.npz is damaged.*delete it"):
+        score(model, recipe, table_protocols(recipe), notes=tmp_path / "notes")
+
+
+def test_order_and_batches_change_nothing(root):
+    names = many(root)
+    recipe = recipe_with(root)
+    straight = score(ColourModel(), recipe, protocols_of(recipe))
+    set_split(root, *names[::-1])
+    recipe = recipe_with(root, "evaluation.batch_size=5")
+    turned = score(ColourModel(), recipe, protocols_of(recipe))
+    assert strictly(turned) == strictly(straight)
+
+
+class Watching(ColourModel):
+    """Counts how much of what it gave out is still there."""
+
+    def __init__(self):
+        super().__init__()
+        self.given, self.alive = [], []
+
+    def forward(self, images):
+        self.alive.append(sum(there() is not None for there in self.given))
+        output = super().forward(images)
+        self.given += [weakref.ref(values) for values in (images, *output)]
+        return output
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_maps_and_masks_do_not_pile_up(root, monkeypatch, crf):
+    """Of twelve images as many are under way at the end as at the beginning."""
+    many(root, 12)
+    masks, alive = [], []
+    read = VocTree.mask
+
+    def watched(tree, image_id):
+        alive.append(sum(there() is not None for there in masks))
+        mask = read(tree, image_id)
+        masks.append(weakref.ref(mask))
+        return mask
+
+    monkeypatch.setattr(VocTree, "mask", watched)
+    recipe, model = recipe_with(root, "evaluation.batch_size=1"), Watching()
+    protocols = protocols_of(recipe) if crf else table_protocols(recipe)
+    score(model, recipe, protocols)
+    calls = len(model.inputs) // 12
+    assert max(model.alive[6 * calls :]) <= max(model.alive[: 6 * calls])
+    assert max(alive) <= 5
+
+
+def test_no_masks(model, recipe, root):
+    (root / "SegmentationClass/missed.png").unlink()
+    with pytest.raises(InputError, match=r"missed.png is missing: restore it, or take its id"):
+        evaluate(model, recipe)
+    (root / "SegmentationClass/named.png").unlink()
+    with pytest.raises(InputError, match=r"named.png is missing \(and 1 more masks\)"):
+        evaluate(model, recipe)
+    (root / "SegmentationClass/mistaken.png").unlink()
+    with pytest.raises(InputError, match="'val' of .*tree has no pixel masks.*--export.*predict"):
+        evaluate(model, recipe)
+    assert model.inputs == []

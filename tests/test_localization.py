@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from more_lib.localization import (
     lam,
     min_max,
     multiscale_cam,
+    multiscale_decoder,
     multiscale_lam,
     multiscale_maps,
 )
@@ -276,3 +278,54 @@ def test_bad_input_is_refused(maps_of):
         maps_of(model, images[0], SCALES)
     with pytest.raises(InputError, match="images are"):
         maps_of(model, images.to(torch.uint8), SCALES)
+
+
+class Decoder(nn.Module):
+    """Logits that tell left from right and large from small."""
+
+    patch_size = PATCH
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.kernel = torch.randn(CLASSES + 1, 3, PATCH, PATCH, generator=generator)
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(tuple(images.shape))
+        return SimpleNamespace(seg_logits=F.conv2d(images, self.kernel, stride=PATCH))
+
+
+def test_decoder_is_the_mean_of_probabilities_over_views():
+    model, images = Decoder(), torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(2))
+
+    def view(scale, mirrored):
+        seen = F.interpolate(images, (int(16 * scale), int(24 * scale)), mode="bilinear")
+        logits = F.conv2d(seen.flip(-1) if mirrored else seen, model.kernel, stride=PATCH)
+        maps = F.interpolate(logits, (16, 24), mode="bilinear").softmax(1)
+        return maps.flip(-1) if mirrored else maps
+
+    views = [view(scale, mirrored) for scale in (1.0, 0.5) for mirrored in (False, True)]
+    found = multiscale_decoder(model, images, (1.0, 0.5))
+    torch.testing.assert_close(found, sum(views) / 4)
+    torch.testing.assert_close(found.sum(1), torch.ones(2, 16, 24))
+    torch.testing.assert_close(
+        multiscale_decoder(model, images.flip(-1), (1.0, 0.5)), found.flip(-1)
+    )
+    model.sizes.clear()
+    torch.testing.assert_close(
+        multiscale_decoder(model, images, (0.5,), flip=False), view(0.5, False)
+    )
+    assert model.sizes == [(2, 3, 8, 12)]
+    with pytest.raises(InputError, match="scales is empty"):
+        multiscale_decoder(model, images, ())
+
+
+def test_maps_without_mirror_images_see_each_image_once():
+    model, images = SmallModel(), torch.randn(2, 3, 16, 24)
+    with_mirror = multiscale_maps(model, images, (1.0,))
+    without = multiscale_maps(model, images, (1.0,), flip=False)
+    cam, _ = model.cams(images)
+    wanted = min_max(F.interpolate(cam, (16, 24), mode="bilinear").relu())
+    torch.testing.assert_close(without.cam, wanted)
+    assert not torch.allclose(with_mirror.cam, without.cam)
