@@ -90,5 +90,10 @@ def make_tree(folder):
 
 
 def recipe_with(root, *changes):
-    given = ["data.dataset=voc", f"data.root={root}", "data.classes=[cat, dog]", "evaluation.scales=[1.0]"]
+    given = [
+        "data.dataset=voc",
+        f"data.root={root}",
+        "data.classes=[cat, dog]",
+        "evaluation.scales=[1.0]",
+    ]
     return load_recipe("mini", [*given, "evaluation.batch_size=2", *changes])
