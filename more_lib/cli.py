@@ -220,7 +220,8 @@ def evaluate(
     if skip_bad:
         chosen = scan.skip_bad(chosen, chosen.data.val_split, masks=True)
         chosen = chosen if checkpoint else scan.skip_bad(chosen, chosen.data.train_split)
-    scan.require_readable(open_tree(chosen.data), chosen.data.val_split, masks=True)
+    if data:
+        open_tree(chosen.data).require_masks()  # before training, if that has to come first
     trained = (
         training.load_trained(checkpoint, chosen) if checkpoint else training.train_or_load(chosen)
     )

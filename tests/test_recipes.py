@@ -94,6 +94,8 @@ CHANGES_WITHOUT_TRAINING = {
     "masks.lam_similarity": "cosine",
     "data.val_split": "train",
     "data.root": "/data/EmojiVOC",
+    "data.labels": "table.csv",
+    "data.skip": "[train_00001]",
     "data.workers": "2",
     "optimizer.log_every": "1",
     "optimizer.checkpoint_every": "5",
@@ -356,7 +358,7 @@ def test_wrong_types_and_forms_name_the_key(override, said):
     [
         "seed=-1",
         "seed=4294967296",
-        "data.dataset=cityscapes",
+        "data.dataset=imagenet",
         "data.classes=[]",
         "data.classes=[cat, cat]",
         "data.train_split=",

@@ -3,6 +3,7 @@
     <root>/JPEGImages/<id>.jpg                   photographs
     <root>/Annotations/<id>.xml                  objects: all that training learns from
     <root>/SegmentationClass/<id>.png            palette masks with VOC's fixed ids: evaluation only
+    <root>/SegmentationClassAug/<id>.png         the same for images that only SBD segments
     <root>/ImageSets/Segmentation/<split>.txt    one image id a line
 
 EmojiVOC is written in the same layout with the same ids, so one reader serves both.
@@ -31,11 +32,13 @@ VOC_CLASSES = (
 )  # fmt: skip
 """The 20 classes in VOC's order: the mask value of ``VOC_CLASSES[i]`` on disk is ``i + 1``."""
 
-_VOC_2012 = (
-    "for VOC 2012 unpack VOCtrainval_11-May-2012.tar from "
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and set data.root to its VOCdevkit/VOC2012"
+AUGMENTED = "SegmentationClassAug"
+"""Folder of the masks that data_scripts/prepare_voc.py makes of SBD's."""
+
+_WHERE_TREES_COME_FROM = (
+    "`python data_scripts/make_emoji_voc.py` makes EmojiVOC, `python data_scripts/prepare_voc.py` "
+    "fetches VOC 2012 or takes yours (--voc VOCdevkit/VOC2012); data.root names a tree elsewhere"
 )
-_WHERE_TREES_COME_FROM = f"`python data_scripts/make_emoji_voc.py` makes EmojiVOC; {_VOC_2012}"
 
 
 def voc_palette() -> np.ndarray:
@@ -98,8 +101,8 @@ class VocTree(ImageTree):
         if not path.is_file():
             there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
             cure = (
-                "train_aug, VOC 2012 and SBD together, is not in VOC's download: save its list of "
-                "10,582 ids there, one a line"
+                "train_aug, VOC 2012 and SBD together, is not in VOC's download: "
+                "`python data_scripts/prepare_voc.py` adds its 10,582 images"
                 if split == "train_aug"
                 else _WHERE_TREES_COME_FROM
             )
@@ -117,7 +120,10 @@ class VocTree(ImageTree):
         return self.root / "JPEGImages" / f"{image_id}.jpg"
 
     def mask_path(self, image_id: str) -> Path:
-        return self.root / "SegmentationClass" / f"{image_id}.png"
+        """In SegmentationClass, or in SegmentationClassAug where only that has the mask."""
+        own = self.root / "SegmentationClass" / f"{image_id}.png"
+        augmented = self.root / AUGMENTED / own.name
+        return augmented if augmented.is_file() and not own.is_file() else own
 
     def labels(self, image_id: str) -> np.ndarray:
         """Image-level labels y of one image, (C,) float32 of 0 and 1; read once, then kept.
