@@ -56,10 +56,11 @@ class Picture(Figure):
 
 
 def class_colors(classes: Names) -> np.ndarray:
-    """VOC's colour of each mask value, (C + 1, 3) uint8; ``InputError`` for a class VOC lacks."""
-    if unknown := sorted(set(classes) - set(VOC_CLASSES)):
-        raise InputError(f"no colour for {', '.join(unknown)}; there are: {', '.join(VOC_CLASSES)}")
-    return PALETTE[[0, *(VOC_CLASSES.index(name) + 1 for name in classes)]]
+    """Colour of each mask value, (C + 1, 3) uint8: VOC's of its classes; if any is another's, the
+    colours of 1..C."""
+    voc = set(classes) <= set(VOC_CLASSES)
+    values = [VOC_CLASSES.index(c) + 1 for c in classes] if voc else range(1, len(classes) + 1)
+    return PALETTE[[0, *values]]
 
 
 def colorize(mask: Array, classes: Names) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""Figures of predictions on images without a ground truth (notebook 08).
+
+As in ``viz``: predictions in, a figure out that shows itself.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from PIL import Image
+
+from more_lib.predict import Prediction
+from more_lib.viz import (
+    Names,
+    Picture,
+    _class_legend,
+    _grid,
+    _overlay,
+    _panels,
+    _share_scale,
+    colorize,
+)
+
+LONGEST = 640  # pixels: no panel shows more
+
+
+def plot_prediction(prediction: Prediction, classes: Names, title: str = "") -> Picture:
+    """An image beside the map of each class that was looked for; white: the outline of its mask.
+
+    ``classes`` are the recipe's; a class's title holds its probability to be in the image. An
+    image in which nothing was looked for is shown alone. Look for maps whose bright part is the
+    object, and for outlines that cut through it or enclose what is none.
+    """
+    image, mask = _small(prediction)
+    numbers = [classes.index(name) + 1 for name in prediction.labels]
+    names = [f"{classes[n - 1]} {prediction.probabilities[n - 1]:.2f}" for n in numbers]
+    figure, panels = _panels(["image", *names], title or _heading(prediction))
+    panels[0].imshow(image)
+    overlays = []
+    for ax, values, number in zip(panels[1:], prediction.maps, numbers, strict=True):
+        overlays.append(_overlay(ax, image, values))
+        _outline(ax, mask == number)
+    if overlays:
+        _share_scale(figure, overlays, panels)
+    return figure
+
+
+def plot_masks(
+    predictions: Sequence[Prediction], classes: Names, title: str = "Images and their masks"
+) -> Picture:
+    """Up to eight images, their masks below, a legend of the classes in them.
+
+    Look for objects that are missing, and for masks that run over into the background.
+    """
+    shown = [_small(prediction) for prediction in predictions]
+    names = [prediction.id for prediction in predictions]
+    figure, axes = _grid(["image", "mask"], names, title)
+    for (image, mask), (above, below) in zip(shown, axes.T, strict=True):
+        above.imshow(image)
+        below.imshow(colorize(mask, classes))
+    _class_legend(figure, [mask for _, mask in shown], classes)
+    return figure
+
+
+def _heading(prediction: Prediction) -> str:
+    return prediction.id if prediction.labels else f"{prediction.id}: no class looked for"
+
+
+def _small(prediction: Prediction) -> tuple[Image.Image, np.ndarray]:
+    """Image and mask, reduced to what a figure can show."""
+    image, mask = prediction.image.copy(), Image.fromarray(prediction.mask)
+    image.thumbnail((LONGEST, LONGEST))
+    return image, np.asarray(mask.resize(image.size, Image.Resampling.NEAREST))
+
+
+def _outline(ax: Axes, inside: np.ndarray) -> None:
+    """A line around the region ``inside``, (H, W) of bool, that shows on every colour."""
+    if inside.any():  # closed at the image's edge by a border of nothing
+        bordered = np.pad(inside, 1).astype(float)
+        rows, columns = (np.arange(-1, side + 1) for side in inside.shape)
+        for color, width in (("black", 2.4), ("white", 1.2)):
+            ax.contour(columns, rows, bordered, [0.5], colors=color, linewidths=width)
