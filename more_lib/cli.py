@@ -45,6 +45,32 @@ RecipeFile = Annotated[
         show_default=False,
     ),
 ]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Your own images instead of the profile's data: FOLDER/images and a table of their "
+        "labels, FOLDER/labels.csv; FOLDER/masks if there are any.",
+        show_default=False,
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="With --data: the table of labels, if it lies elsewhere. A line image,classes first, "
+        "then a line for each image, such as 1.jpg,cat;dog.",
+        show_default=False,
+    ),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad", help="Go on without images that cannot be read, and list what was skipped."
+    ),
+]
 
 
 @app.command()
@@ -107,6 +133,9 @@ def train(
             show_default=False,
         ),
     ] = None,
+    data: Data = None,
+    labels: Labels = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Train a model from image labels.
 
@@ -118,9 +147,11 @@ def train(
         python -m more_lib train --set optimizer.iterations=100 --folder trial
     """
     from more_lib import training
-    from more_lib.recipes import load_recipe
+    from more_lib.data import scan
 
-    chosen = load_recipe(profile, changes or [], recipe)
+    chosen = _recipe(profile, changes, recipe, data, labels)
+    if skip_bad:
+        chosen = scan.skip_bad(chosen, chosen.data.train_split)
     trained = training.train(chosen, folder) if folder else training.train_or_load(chosen)
     print(f"trained model: {trained.folder}")
 
@@ -150,6 +181,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    data: Data = None,
+    labels: Labels = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Score a trained model's maps against pixel masks.
 
@@ -161,11 +195,15 @@ def evaluate(
         python -m more_lib evaluate --checkpoint trial --json scores.json
     """
     from more_lib import evaluation, training
-    from more_lib.recipes import load_recipe
+    from more_lib.data import open_tree, scan
     from more_lib.storage import atomic_file
 
     file = recipe or (checkpoint / "recipe.yaml" if checkpoint else None)
-    chosen = load_recipe(profile, changes or [], file)
+    chosen = _recipe(profile, changes, file, data, labels)
+    if skip_bad:
+        chosen = scan.skip_bad(chosen, chosen.data.val_split, masks=True)
+        chosen = chosen if checkpoint else scan.skip_bad(chosen, chosen.data.train_split)
+    scan.require_readable(open_tree(chosen.data), chosen.data.val_split, masks=True)
     trained = (
         training.load_trained(checkpoint, chosen) if checkpoint else training.train_or_load(chosen)
     )
@@ -175,6 +213,27 @@ def evaluate(
             temporary.write_text(scores.to_json())
     print(evaluation.format_table(evaluation.rows(scores)))
     print(f"image labels: mAP {scores.image_map:.4f}")
+
+
+def _recipe(
+    profile: str,
+    changes: list[str] | None,
+    file: Path | None,
+    data: Path | None,
+    labels: Path | None,
+):
+    """The recipe that the options of a command ask for; single changes have the last word."""
+    from more_lib.data.folder import recipe_for_folder
+    from more_lib.errors import InputError
+    from more_lib.recipes import changed, load_recipe
+
+    if labels and not data:
+        raise InputError("--labels says how the images of --data are labelled: give both")
+    if not data:
+        return load_recipe(profile, changes or [], file)
+    return changed(
+        recipe_for_folder(load_recipe(profile, file=file), data, labels or ""), changes or []
+    )
 
 
 @app.command()

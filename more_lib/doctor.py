@@ -135,11 +135,11 @@ def cache() -> Row:
 
 def data(recipe) -> Row:
     """Whether the images of a profile's ``Recipe`` are where training would look for them."""
-    from more_lib.data import tree_root
+    from more_lib.data import split_file, tree_root
 
     name, section = f"profile {recipe.profile}", recipe.data
     root = tree_root(section)
-    splits = [root / "ImageSets/Segmentation" / f"{split}.txt" for split in _splits(section)]
+    splits = [split_file(section, split) for split in _splits(section)]
     absent = [path for path in splits if not path.is_file()]
     if not absent:
         counts = ", ".join(f"{len(path.read_text().split())} {path.stem}" for path in splits)

@@ -223,15 +223,16 @@ def fingerprint(value: object) -> str:
 def training_fingerprint(recipe: Recipe) -> str:
     """Fingerprint of what decides the trained weights.
 
-    Left out: ``evaluation``, ``data.val_split``, ``data.root``, ``data.workers``,
-    ``optimizer.log_every``, and ``masks.lam_similarity`` while no LAM trains the decoder, so that
-    changing them trains nothing anew.
+    Left out: ``evaluation``, ``data.val_split``, ``data.workers``, ``optimizer.log_every``, what
+    the data's own fingerprint covers (``data.root``, ``data.labels``, ``data.skip``), and
+    ``masks.lam_similarity`` while no LAM trains the decoder, so that changing them trains nothing
+    anew.
     """
     values = to_dict(recipe)
     if recipe.masks.decoder_map != "lam":
         del values["masks"]["lam_similarity"]
     del values["evaluation"]
-    for name in ("val_split", "root", "workers"):
+    for name in ("val_split", "root", "labels", "skip", "workers"):
         del values["data"][name]
     del values["optimizer"]["log_every"]
     return fingerprint(values)

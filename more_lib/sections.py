@@ -43,10 +43,10 @@ class Checked:
 
 @dataclass(frozen=True)
 class DataRecipe(Checked):
-    """What is learned from: a tree in VOC layout, its classes and splits, the augmentation."""
+    """What is learned from: a data set, its classes and splits, the augmentation."""
 
-    dataset: str  # "emoji" or "voc"
-    classes: tuple[str, ...]  # C names out of VOC's; their order numbers the classes 1..C
+    dataset: str  # "emoji", "voc", "coco", "pets", or "folder" for your own
+    classes: tuple[str, ...]  # C names out of the data set's; their order numbers them 1..C
     train_split: str
     val_split: str
     crop_size: int  # pixels a side
@@ -55,9 +55,13 @@ class DataRecipe(Checked):
     jitter_probability: float
     workers: int  # processes that load images; 0 loads in the training process
     root: str = ""  # "" is the folder in the cache that the data script prepares
+    labels: str = ""  # the table of image labels of a folder, if it is not its labels.csv
+    skip: tuple[str, ...] = ()  # ids that every split leaves out, such as damaged images
 
     def _check_ranges(self) -> None:
-        self._require("dataset", self.dataset in ("emoji", "voc"), "emoji or voc")
+        self._require_choice("dataset", ("emoji", "voc", "coco", "pets", "folder"))
+        own = self.dataset != "folder" or self.root != ""
+        self._require("root", own, "the folder with your images, where data.dataset is folder")
         self._require("classes", 0 < len(self.classes) == len(set(self.classes)), "distinct names")
         for name in ("train_split", "val_split"):
             self._require(name, getattr(self, name) != "", "the name of a split")

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from more_lib.checkpoints import load_weights, save_weights
 from more_lib.data import open_tree
+from more_lib.data.scan import require_readable
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
 from more_lib.errors import InputError
@@ -76,9 +77,9 @@ def train(recipe: Recipe, folder: str | Path) -> Trained:
         raise InputError(f"{folder} holds a finished training; name another folder")
     accelerator = _accelerator(_precision(recipe.optimizer.precision))
     set_seed(recipe.seed)
-    dataset = VocImages(
-        open_tree(recipe.data), recipe.data.train_split, training_transform(recipe.data)
-    )
+    tree = open_tree(recipe.data)
+    require_readable(tree, recipe.data.train_split)
+    dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
     model = MoRe.from_recipe(recipe)
     if accelerator.is_main_process:
         with atomic_file(folder / "recipe.yaml") as temporary:

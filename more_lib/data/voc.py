@@ -10,8 +10,6 @@ EmojiVOC is written in the same layout with the same ids, so one reader serves b
 
 import hashlib
 import json
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,6 +19,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from more_lib.data.tree import IGNORE as IGNORE  # VOC's borders; part of this module's names
+from more_lib.data.tree import ImageTree, unreadable
 from more_lib.errors import InputError
 
 VOC_CLASSES = (
@@ -30,15 +30,11 @@ VOC_CLASSES = (
 )  # fmt: skip
 """The 20 classes in VOC's order: the mask value of ``VOC_CLASSES[i]`` on disk is ``i + 1``."""
 
-IGNORE = 255
-"""Mask value of pixels that no score counts: VOC's object borders and its hard regions."""
-
 _VOC_2012 = (
     "for VOC 2012 unpack VOCtrainval_11-May-2012.tar from "
     "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and set data.root to its VOCdevkit/VOC2012"
 )
 _WHERE_TREES_COME_FROM = f"`python data_scripts/make_emoji_voc.py` makes EmojiVOC; {_VOC_2012}"
-_DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 def voc_palette() -> np.ndarray:
@@ -59,41 +55,40 @@ def voc_palette() -> np.ndarray:
 PALETTE = voc_palette()
 
 
-class VocTree:
+class VocTree(ImageTree):
     """One folder in VOC 2012 layout, restricted to some of its classes.
 
     Args:
         root: folder that holds JPEGImages, Annotations and ImageSets.
         classes: C names out of ``VOC_CLASSES``; their order numbers the classes 1..C.
+        skip: ids that every split leaves out.
 
     Raises ``InputError`` for a missing folder, an unknown class or one named twice.
     SegmentationClass is not asked for: a tree without masks serves training.
     """
 
-    def __init__(self, root: str | Path, classes: Sequence[str] = VOC_CLASSES):
-        self.root = Path(root).expanduser()
-        self.classes = tuple(classes)
-        unknown = [name for name in self.classes if name not in VOC_CLASSES]
-        if unknown or not self.classes or len(set(self.classes)) < len(self.classes):
+    def __init__(
+        self,
+        root: str | Path,
+        classes: Sequence[str] = VOC_CLASSES,
+        skip: Iterable[str] = (),
+    ):
+        unknown = [name for name in classes if name not in VOC_CLASSES]
+        if unknown or not classes or len(set(classes)) < len(classes):
             raise InputError(
-                f"data.classes is {list(self.classes)}: give each of the classes you want once, "
+                f"data.classes is {list(classes)}: give each of the classes you want once, "
                 f"out of {', '.join(VOC_CLASSES)}"
             )
+        values = [VOC_CLASSES.index(name) + 1 for name in classes]
+        super().__init__(Path(root).expanduser(), classes, values, skip)
         for folder in ("", "JPEGImages", "Annotations", "ImageSets/Segmentation"):
             if not (self.root / folder).is_dir():
                 raise InputError(
                     f"the folder {self.root / folder} is missing: {_WHERE_TREES_COME_FROM}"
                 )
         self._labels: dict[str, np.ndarray] = {}
-        # Mask value on disk -> class 1..C, for the values that may occur.
-        self._known = np.zeros(256, dtype=bool)
-        self._class_of = np.zeros(256, dtype=np.uint8)
-        ids = [VOC_CLASSES.index(name) + 1 for name in self.classes]
-        self._known[[0, IGNORE, *ids]] = True
-        self._class_of[ids] = np.arange(1, len(ids) + 1)
-        self._class_of[IGNORE] = IGNORE
 
-    def ids(self, split: str) -> list[str]:
+    def split_ids(self, split: str) -> list[str]:
         """Image ids of ``ImageSets/Segmentation/<split>.txt``, in the file's order.
 
         Raises ``InputError`` for a missing or empty file and for lines that are no plain id.
@@ -117,17 +112,11 @@ class VocTree:
                 raise InputError(f"{path} has the line {line!r}: write one image id a line")
         return ids
 
-    def image(self, image_id: str) -> Image.Image:
-        """The photograph as an RGB PIL image.
+    def image_path(self, image_id: str) -> Path:
+        return self.root / "JPEGImages" / f"{image_id}.jpg"
 
-        Raises ``InputError`` when the JPEG is missing, truncated or no image.
-        """
-        path = self._image_path(image_id)
-        try:
-            with Image.open(path) as file:
-                return file.convert("RGB")
-        except _DAMAGED_IMAGE as error:
-            raise _unreadable(path, error) from error
+    def mask_path(self, image_id: str) -> Path:
+        return self.root / "SegmentationClass" / f"{image_id}.png"
 
     def labels(self, image_id: str) -> np.ndarray:
         """Image-level labels y of one image, (C,) float32 of 0 and 1; read once, then kept.
@@ -151,36 +140,6 @@ class VocTree:
             self._labels[image_id] = labels
         return self._labels[image_id].copy()
 
-    def mask(self, image_id: str) -> np.ndarray:
-        """The pixel mask, (H, W) uint8: 0 background, 1..C the chosen classes, 255 ignore.
-
-        Raises ``InputError`` when the PNG is missing, damaged, neither palette nor greyscale, of
-        another size than its image, or holds a value that is no chosen class's VOC id.
-        """
-        path = self.root / "SegmentationClass" / f"{image_id}.png"
-        try:
-            with Image.open(path) as file:
-                mode, values = file.mode, np.asarray(file)
-        except _DAMAGED_IMAGE as error:
-            raise _unreadable(path, error) from error
-        if mode not in ("P", "L"):
-            raise InputError(
-                f"{path} is a mask of mode {mode}: save class ids as a palette or 8-bit grey PNG"
-            )
-        width, height = self._image_size(image_id)
-        if values.shape != (height, width):
-            raise InputError(
-                f"{path} is {values.shape[1]}×{values.shape[0]}, its image {width}×{height}: "
-                "mask and image must have the same size"
-            )
-        if not self._known[values].all():
-            strange = np.unique(values[~self._known[values]]).tolist()
-            raise InputError(
-                f"{path} holds {', '.join(map(str, strange))}: allowed are 0, 255 and the VOC ids "
-                "of data.classes"
-            )
-        return self._class_of[values]
-
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Sixty-four hex digits that change with the data a training on ``splits`` reads.
 
@@ -189,31 +148,21 @@ class VocTree:
 
         Raises ``InputError`` for a damaged manifest and for a split that names missing files.
         """
-        manifest = self.root / "manifest.json"
+        manifest, digest = self.root / "manifest.json", hashlib.sha256()
         if manifest.is_file():
-            return _manifest_digest(manifest)
-        digest = hashlib.sha256()
+            whole = _manifest_digest(manifest)
+            skipped = [sorted(self.skip.intersection(self.split_ids(split))) for split in splits]
+            digest.update(f"{whole} {skipped}".encode())
+            return digest.hexdigest() if any(skipped) else whole
         for split in splits:
             for image_id in self.ids(split):
                 for name in (f"JPEGImages/{image_id}.jpg", f"Annotations/{image_id}.xml"):
                     try:
                         size = (self.root / name).stat().st_size
                     except OSError as error:
-                        raise _unreadable(self.root / name, error) from error
+                        raise unreadable(self.root / name, error) from error
                     digest.update(f"{split} {name} {size}\n".encode())
         return digest.hexdigest()
-
-    def _image_path(self, image_id: str) -> Path:
-        return self.root / "JPEGImages" / f"{image_id}.jpg"
-
-    def _image_size(self, image_id: str) -> tuple[int, int]:
-        """(W, H) from the JPEG's header, without decoding it."""
-        path = self._image_path(image_id)
-        try:
-            with Image.open(path) as file:
-                return file.size
-        except _DAMAGED_IMAGE as error:
-            raise _unreadable(path, error) from error
 
 
 class VocImages(Dataset):
@@ -265,7 +214,7 @@ def _object_names(path: Path) -> list[str]:
         parser = ElementTree.XMLParser(target=_NoDoctype())
         annotation = ElementTree.parse(path, parser).getroot()
     except FileNotFoundError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path} is no readable annotation ({error}): restore it") from error
     names = [(item.findtext("name") or "").strip() for item in annotation.findall("object")]
@@ -290,13 +239,3 @@ def _manifest_digest(path: Path) -> str:
     if not isinstance(digest, str) or len(digest) != 64:
         raise InputError(f"{path} has no entry sha256 of 64 digits: make the data again")
     return digest
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    """The line for a file of the tree that is missing or damaged."""
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{path} is missing: restore it, or take its id out of the split")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if str(path) in reason:  # Pillow repeats the path
-        reason = "not an image"
-    return InputError(f"{path} cannot be read ({reason}): restore the file from its source")

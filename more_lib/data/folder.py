@@ -1,0 +1,278 @@
+"""Your own data, and COCO and pets once prepared: a folder of images and a table of their labels.
+
+    <root>/images/<id>.jpg       photographs: jpg, jpeg, png or webp (or right in <root>)
+    <root>/labels.csv            image,classes: a file's name, its classes separated by ";"
+    <root>/classes.txt           optional: class names one a line; else those of labels.csv, sorted
+    <root>/masks/<id>.png        optional: palette or grey, 0 background, 1..C, 255 not counted
+    <root>/splits/<split>.txt    optional: image ids one a line; else one split, "all"
+
+An image's id is its file's name without the ending. Each image has one row in the table; an empty
+row says that it shows none of the classes. Whether such images train is for the split lists to
+say: the lists that COCO's preparation writes leave them out, as the released ones do.
+"""
+
+import csv
+import difflib
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from more_lib.data.tree import ImageTree, unreadable
+from more_lib.errors import InputError
+
+if TYPE_CHECKING:
+    from more_lib.recipes import Recipe
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+MOST_CLASSES = 254  # mask values are bytes; 0 and 255 are taken
+ALL = "all"
+"""The one split of a folder without split lists: every image of the table."""
+
+
+class FolderTree(ImageTree):
+    """A folder in the plain layout, restricted to some of its classes.
+
+    Args:
+        root: the folder.
+        classes: C of the folder's classes; their order numbers them 1..C. None takes all.
+        labels: the table of labels, if it is not ``<root>/labels.csv``.
+        skip: ids that every split leaves out.
+
+    Raises ``InputError`` for a folder without images, a table that is missing, malformed or does
+    not fit the images one to one, and for unknown classes. Files are not opened.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        classes: Sequence[str] | None = None,
+        labels: str | Path = "",
+        skip: Iterable[str] = (),
+    ):
+        root = Path(root).expanduser()
+        self.table = Path(labels).expanduser() if labels else root / "labels.csv"
+        self._files = _image_files(root)
+        self._ids = {path.name: image_id for image_id, path in self._files.items()}
+        self._ids |= {image_id: image_id for image_id in self._files}
+        rows = _read_table(self.table)
+        self._names = self._matched(rows)
+        every = _all_classes(root / "classes.txt", self.table, rows)
+        chosen = every if classes is None else tuple(classes)
+        _refuse_unknown("data.classes", chosen, every, root)
+        super().__init__(root, chosen, [every.index(name) + 1 for name in chosen], skip)
+
+    def split_ids(self, split: str) -> list[str]:
+        """Ids of ``splits/<split>.txt`` in its order; of ``all``, where there is no such folder.
+
+        Raises ``InputError`` for a missing or empty list, an unknown image or one named twice.
+        """
+        folder = self.root / "splits"
+        if not folder.is_dir() and split == ALL:
+            return list(self._names)
+        path = folder / f"{split}.txt"
+        if not path.is_file():
+            there = ", ".join(self.splits())
+            raise InputError(f"the split list {path} is missing (splits here: {there})")
+        lines = [line for line in _lines(path) if line]
+        _refuse(path, "no image of this folder", [line for line in lines if line not in self._ids])
+        ids = [self._ids[line] for line in lines]
+        _refuse(path, "listed more than once", _repeated(ids))
+        if not ids:
+            raise InputError(f"the split list {path} names no image: write one image id a line")
+        return ids
+
+    def splits(self) -> list[str]:
+        """Names of the splits."""
+        folder = self.root / "splits"
+        return sorted(path.stem for path in folder.glob("*.txt")) if folder.is_dir() else [ALL]
+
+    def image_path(self, image_id: str) -> Path:
+        return self._files[image_id]
+
+    def mask_path(self, image_id: str) -> Path:
+        return self.root / "masks" / f"{image_id}.png"
+
+    def labels(self, image_id: str) -> np.ndarray:
+        """Image-level labels y of one image, (C,) float32 of 0 and 1, all 0 for an empty row.
+
+        Classes that were not chosen are left out.
+        """
+        present = self._names[image_id]
+        return np.array([name in present for name in self.classes], dtype=np.float32)
+
+    def classes_shown(self) -> tuple[str, ...]:
+        """The chosen classes that at least one image of the table has."""
+        shown = set().union(*self._names.values())
+        return tuple(name for name in self.classes if name in shown)
+
+    def mask_hint(self, strange: list[int]) -> str:
+        if len(self.classes) == 80 and max(strange) <= 90:
+            return (
+                "; COCO's own category ids run to 90 with gaps, and a mask with them is wrong in "
+                "every class: let data_scripts/prepare_coco.py write the masks"
+            )
+        return ""
+
+    def fingerprint(self, splits: Iterable[str]) -> str:
+        """sha256 over the classes, the splits' ids, labels and image sizes in bytes."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for split in splits:
+            for image_id in self.ids(split):
+                path, present = self._files[image_id], ";".join(sorted(self._names[image_id]))
+                try:
+                    size = path.stat().st_size
+                except OSError as error:  # a link whose file has gone
+                    raise unreadable(path, error) from error
+                digest.update(f"{split}\n{path.name}\n{present}\n{size}\n".encode())
+        return digest.hexdigest()
+
+    def _matched(self, rows: list[tuple[str, frozenset[str]]]) -> dict[str, frozenset[str]]:
+        """Classes by image id; the rows must fit the images one to one."""
+        names = [name for name, _ in rows]
+        _refuse(
+            self.table, "not among the images", [name for name in names if name not in self._ids]
+        )
+        ids = [self._ids[name] for name in names]
+        _refuse(self.table, "named by more than one row", _repeated(ids))
+        missing = [self._files[image_id].name for image_id in self._files.keys() - set(ids)]
+        _refuse(
+            self.table, "without a row (an image of no class has an empty one)", sorted(missing)
+        )
+        return {image_id: present for image_id, (_, present) in zip(ids, rows, strict=True)}
+
+
+def recipe_for_folder(recipe: "Recipe", folder: str | Path, labels: str | Path = "") -> "Recipe":
+    """``recipe`` turned to the data in ``folder``, all other settings as they are.
+
+    Classes are those of the folder that at least one image has. Of its splits, training takes
+    ``train`` or ``trainval``, evaluation ``val`` or ``test``, or what training takes; without
+    lists both take all images. Images of own data differ in size, so evaluation takes one at a
+    time. Raises ``InputError`` as ``FolderTree`` does, and when the lists have other names.
+    """
+    folder = Path(folder).expanduser().resolve()
+    labels = str(Path(labels).expanduser().resolve()) if labels else ""
+    tree = FolderTree(folder, labels=labels)
+    there = tree.splits()
+    train = next((name for name in ("train", "trainval", ALL) if name in there), None)
+    if train is None:
+        raise InputError(
+            f"{folder / 'splits'} has no train.txt (there are: {', '.join(there) or 'none'}): "
+            "name the list to train on so"
+        )
+    val = next((name for name in ("val", "test") if name in there), train)
+    classes = tree.classes_shown()
+    if not classes:
+        raise InputError(f"{tree.table} names no class in any row: there is nothing to learn")
+    data = replace(
+        recipe.data,
+        dataset="folder",
+        root=str(folder),
+        labels=labels,
+        classes=classes,
+        train_split=train,
+        val_split=val,
+        skip=(),
+    )
+    return replace(recipe, data=data, evaluation=replace(recipe.evaluation, batch_size=1))
+
+
+def _image_files(root: Path) -> dict[str, Path]:
+    """The images of a folder by id, in the order of their names."""
+    if not root.is_dir():
+        raise InputError(f"the folder {root} is missing: give a folder of images")
+    folder = root / "images" if (root / "images").is_dir() else root
+    files: dict[str, Path] = {}
+    twice = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."):
+            twice += [path.name] if path.stem in files else []
+            files[path.stem] = path
+    _refuse(folder, "two files with one name before the ending; rename one", twice)
+    if not files:
+        endings = ", ".join(ending[1:] for ending in IMAGE_ENDINGS)
+        raise InputError(f"{folder} holds no image ({endings}): put the photographs right into it")
+    return files
+
+
+def _read_table(path: Path) -> list[tuple[str, frozenset[str]]]:
+    """(image name, class names) of every row of a labels file."""
+    text = _text(path, "the table of labels: write a header image,classes and a row for each image")
+    lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    try:
+        return _rows(path, lines)
+    except csv.Error as error:
+        raise InputError(f"{path} line {lines.line_num} is no CSV ({error})") from error
+
+
+def _rows(path: Path, lines: Iterator[list[str]]) -> list[tuple[str, frozenset[str]]]:
+    header = [name.strip() for name in next(lines, [])]
+    if header != ["image", "classes"]:
+        raise InputError(f"{path} begins with {','.join(header)!r}: its first line must be "
+                         "image,classes")  # fmt: skip
+    rows = []
+    for fields in lines:
+        if not any(fields):
+            continue
+        if len(fields) != 2 or not fields[0].strip():
+            raise InputError(
+                f"{path} line {lines.line_num} has {len(fields)} fields: write image,classes, the "
+                'classes separated by ";"'
+            )
+        names = (name.strip() for name in fields[1].split(";"))
+        rows.append((fields[0].strip(), frozenset(name for name in names if name)))
+    return rows
+
+
+def _all_classes(
+    path: Path, table: Path, rows: list[tuple[str, frozenset[str]]]
+) -> tuple[str, ...]:
+    """Every class of the folder in order, from classes.txt or else from the table."""
+    named = {name for _, present in rows for name in present}
+    if not path.is_file():
+        every = tuple(sorted(named))
+    else:
+        every = tuple(line for line in _lines(path) if line)
+        _refuse(path, "named more than once", _repeated(every))
+        _refuse_unknown(str(table), sorted(named), every, path)
+    if len(every) > MOST_CLASSES:
+        raise InputError(f"{table} has {len(every)} classes: masks can tell {MOST_CLASSES} apart")
+    return every
+
+
+def _refuse_unknown(where: str, names: Sequence[str], known: Sequence[str], source: Path) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            guess = f": did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"{where} has the class {name!r}, which {source} does not know{guess}")
+
+
+def _refuse(where: Path, fault: str, names: Sequence[str]) -> None:
+    """Raise one ``InputError`` that names what has a fault, the first ten of many."""
+    if names:
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        raise InputError(f"{where}: {fault}: {', '.join(names[:10])}{more}")
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in _text(path, "a list with one name a line").splitlines()]
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing, {what}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise InputError(f"{path} cannot be read ({reason}); save it as CSV or text") from error
