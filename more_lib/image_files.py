@@ -3,22 +3,18 @@
 Everything is checked before anything is computed, so that a long run does not end at image 900.
 """
 
-import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from more_lib.data.tree import DAMAGED_IMAGE
 from more_lib.errors import InputError
 from more_lib.progress import progress_bar
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
-_DAMAGED = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
-    Image.DecompressionBombError,
-)
+_DAMAGED = (*DAMAGED_IMAGE, Image.DecompressionBombError)
 
 
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:

@@ -70,8 +70,8 @@ def predict(
     Args:
         model: runs where it is. recipe: the one that the model was trained by.
         images: files. A camera's EXIF orientation is applied, to image, maps and mask alike.
-        labels: class names by file name; they count instead of the predicted ones, so there must
-            be an entry for every image. The decoder then chooses among them and the background.
+        labels: class names by file name, with or without its ending, for every image, instead of
+            the predicted ones. The decoder then chooses among them and the background.
         map: one of ``MAPS``.
         crf: refine by ``dense_crf`` as released, in the size the network saw. The background's
             score is then 1 - the largest map, and no threshold counts.
@@ -81,7 +81,7 @@ def predict(
     """
     check_map(map)
     for path in (Path(image) for image in images):
-        given = None if labels is None else class_indices(path.name, labels, recipe.data.classes)
+        given = None if labels is None else class_indices(path, labels, recipe.data.classes)
         yield _predict(model, recipe, path, given, map, crf)
 
 
@@ -92,20 +92,22 @@ def check_map(map: str) -> None:
 
 
 def class_indices(
-    name: str, labels: Mapping[str, Collection[str]], classes: Sequence[str]
+    image: Path, labels: Mapping[str, Collection[str]], classes: Sequence[str]
 ) -> list[int]:
-    """Places 0..C-1, in order, of the classes that ``labels`` gives the image called ``name``.
+    """Places 0..C-1, in order, of the classes that ``labels`` gives an image.
 
-    Raises ``InputError`` for an image without entry and for a class that is not in ``classes``.
+    Its entry is found by the file's name, with or without ending. Raises ``InputError`` for an
+    image without entry and for a class that is not in ``classes``.
     """
-    if name not in labels:
-        raise InputError(f"{name} has no labels: give it a row in the labels file, or leave it out")
-    if unknown := sorted(set(labels[name]) - set(classes)):
+    names = labels.get(image.name, labels.get(image.stem))
+    if names is None:
+        raise InputError(f"no labels for {image.name}: give it a row, empty if it shows no class")
+    if unknown := sorted(set(names) - set(classes)):
         raise InputError(
-            f"{name} has the label {', '.join(map(repr, unknown))}, which this network does not "
-            f"know; its classes are {', '.join(classes)}"
+            f"{image.name} has the class {', '.join(map(repr, unknown))}, which the network does "
+            f"not know; it knows {', '.join(classes)}"
         )
-    return [index for index, known in enumerate(classes) if known in labels[name]]
+    return [index for index, known in enumerate(classes) if known in names]
 
 
 def seen_size(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from more_lib import training
 from more_lib.crf import choose_method
+from more_lib.data.folder import read_labels
 from more_lib.data.voc import PALETTE, VOC_CLASSES
 from more_lib.errors import InputError
 from more_lib.image_files import find_images, image_size, unreadable
@@ -139,7 +140,7 @@ def _given(file: Path, paths: Sequence[Path], recipe: Recipe) -> Mapping[str, Se
     labels = read_labels(file)
     for path in paths:
         try:
-            class_indices(path.name, labels, recipe.data.classes)
+            class_indices(path, labels, recipe.data.classes)
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
     return labels

@@ -56,8 +56,7 @@ class Picture(Figure):
 
 
 def class_colors(classes: Names) -> np.ndarray:
-    """Colour of each mask value, (C + 1, 3) uint8: VOC's of its classes; if any is another's, the
-    colours of 1..C."""
+    """Colour of each mask value, (C + 1, 3) uint8: VOC's for its classes, else its first C."""
     voc = set(classes) <= set(VOC_CLASSES)
     values = [VOC_CLASSES.index(c) + 1 for c in classes] if voc else range(1, len(classes) + 1)
     return PALETTE[[0, *values]]
