@@ -80,9 +80,7 @@ def predict(
     classes that the recipe lacks.
     """
     check_map(map)
-    for path in (Path(image) for image in images):
-        given = None if labels is None else class_indices(path, labels, recipe.data.classes)
-        yield _predict(model, recipe, path, given, map, crf)
+    return (_predict(model, recipe, Path(image), labels, map, crf) for image in images)
 
 
 def check_map(map: str) -> None:
@@ -119,8 +117,14 @@ def seen_size(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
 
 @torch.inference_mode()
 def _predict(
-    model: MoRe, recipe: Recipe, path: Path, given: list[int] | None, map: str, crf: bool
+    model: MoRe,
+    recipe: Recipe,
+    path: Path,
+    labels: Mapping[str, Collection[str]] | None,
+    map: str,
+    crf: bool,
 ) -> Prediction:
+    given = None if labels is None else class_indices(path, labels, recipe.data.classes)
     image = read_image(path)
     seen = image.resize(seen_size(image.size, recipe), Image.Resampling.BICUBIC)
     views = _network_input(seen, model.patch_size, recipe.evaluation.scales)

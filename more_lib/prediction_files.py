@@ -73,6 +73,8 @@ def predict_files(
     paths = [path for path in paths if path not in bad]
     if crf:
         _check_crf(paths, recipe)
+    if not checkpoint:
+        print("no --checkpoint: profile mini, which has seen emoji glyphs and no photograph")
     model = _model(recipe, checkpoint)
     rows = []
     for path, prediction in zip(
@@ -104,7 +106,7 @@ def write_prediction(
     with atomic_file(mask_file) as temporary:
         mask.save(temporary, format="png")
     with atomic_file(overlay_file) as temporary:
-        temporary.write_bytes(plot_prediction(prediction, recipe.data.classes).png())
+        plot_prediction(prediction, recipe.data.classes).savefig(temporary, format="png")
     if npz:
         with atomic_file(maps_file) as temporary, temporary.open("wb") as file:
             np.savez_compressed(

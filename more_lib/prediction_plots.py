@@ -11,30 +11,32 @@ from PIL import Image
 
 from more_lib.predict import Prediction
 from more_lib.viz import (
+    WIDTH,
     Names,
     Picture,
     _class_legend,
+    _figure,
     _grid,
     _overlay,
-    _panels,
     _share_scale,
     colorize,
 )
 
 LONGEST = 640  # pixels: no panel shows more
+MOST_LETTERS = 40  # of a title: file names can be long
 
 
 def plot_prediction(prediction: Prediction, classes: Names, title: str = "") -> Picture:
-    """An image beside the map of each class that was looked for; white: the outline of its mask.
+    """An image beside the map of each class that was looked for; a line encloses its mask.
 
-    ``classes`` are the recipe's; a class's title holds its probability to be in the image. An
-    image in which nothing was looked for is shown alone. Look for maps whose bright part is the
+    ``classes`` are the recipe's; beside a class's name is its probability to be in the image. An
+    image in which no class was looked for is shown alone. Look for maps whose bright part is the
     object, and for outlines that cut through it or enclose what is none.
     """
     image, mask = _small(prediction)
     numbers = [classes.index(name) + 1 for name in prediction.labels]
     names = [f"{classes[n - 1]} {prediction.probabilities[n - 1]:.2f}" for n in numbers]
-    figure, panels = _panels(["image", *names], title or _heading(prediction))
+    figure, panels = _shaped(["image", *names], image.size, title or prediction.id)
     panels[0].imshow(image)
     overlays = []
     for ax, values, number in zip(panels[1:], prediction.maps, numbers, strict=True):
@@ -42,6 +44,8 @@ def plot_prediction(prediction: Prediction, classes: Names, title: str = "") -> 
         _outline(ax, mask == number)
     if overlays:
         _share_scale(figure, overlays, panels)
+    else:
+        panels[0].set_title("no class looked for")
     return figure
 
 
@@ -62,8 +66,21 @@ def plot_masks(
     return figure
 
 
-def _heading(prediction: Prediction) -> str:
-    return prediction.id if prediction.labels else f"{prediction.id}: no class looked for"
+def _shaped(names: Names, size: tuple[int, int], title: str) -> tuple[Picture, np.ndarray]:
+    """Panels in rows of up to three, in the shape of an image of ``size`` (W, H)."""
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    width = (WIDTH - 1.1) / max(columns, 2)
+    height = width * min(max(size[1] / size[0], 0.4), 1.5) + 0.3
+    if len(title) > MOST_LETTERS:
+        title = f"{title[: MOST_LETTERS - 1]}…"
+    figure = _figure((columns * width + 1.1, rows * height + 0.5), title)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in panels:
+        ax.axis("off")
+    for ax, name in zip(panels, names, strict=False):
+        ax.set_title(name, fontsize=10)
+    return figure, panels[: len(names)]
 
 
 def _small(prediction: Prediction) -> tuple[Image.Image, np.ndarray]:

@@ -14,7 +14,7 @@ from more_lib.cli import app
 from more_lib.errors import InputError
 from more_lib.recipes import PROFILES, load_recipe, to_dict
 
-COMMANDS = ("reproduce", "train", "evaluate", "bench", "doctor")
+COMMANDS = ("reproduce", "train", "evaluate", "predict", "bench", "doctor")
 SCORES = SimpleNamespace(to_json=lambda: '{"results": []}\n', image_map=0.875)
 
 
@@ -157,6 +157,7 @@ def test_every_command_has_an_example_that_it_accepts(command, calls, monkeypatc
     Path("trial").mkdir()
     Path("trial/recipe.yaml").write_text("seed: 0\n")
     monkeypatch.setattr("more_lib.doctor.report", lambda: "")
+    monkeypatch.setattr("more_lib.prediction_files.predict_files", lambda *_, **__: [])
     text = run(command, "--help").stdout
     (example,) = [line for line in text.splitlines() if line.startswith("      python -m more_lib")]
     words = example.split()[3:]
