@@ -160,12 +160,12 @@ def test_decoder_takes_no_labels_and_given_ones_narrow_it(model, recipe, photos)
 
 def test_crf_refines_in_the_size_the_network_saw(model, recipe, photos, tmp_path):
     image = picture(GREY, GREY)
-    image.paste(RED, (0, 0, 14, SIDE))  # ends within a patch, which the map cannot show
+    image.paste(RED, (0, 0, 13, SIDE))  # ends within a patch, which the map cannot show
     image.save(tmp_path / "cat.png")
     plain, refined = (one(model, recipe, tmp_path / "cat.png", crf=crf) for crf in (False, True))
     scores = dense_crf(np.array(image), with_background(torch.from_numpy(plain.maps)))
     np.testing.assert_array_equal(refined.mask, scores.argmax(0))
-    assert (refined.mask[:, :14] == 1).all() and not refined.mask[:, 14:].any()
+    assert (refined.mask[:, :13] == 1).all() and not refined.mask[:, 13:].any()
     assert (plain.mask != refined.mask).any()
     decoded = one(model, recipe, tmp_path / "cat.png", map="decoder", crf=True)
     np.testing.assert_array_equal(decoded.mask, refined.mask)
