@@ -10,10 +10,22 @@ import sys
 from tqdm.auto import tqdm
 
 
-def progress_bar(iterable=None, *, total: int | None = None, description: str = "") -> tqdm:
-    """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch."""
-    silent = not interactive()
-    return tqdm(iterable, total=total, desc=description, disable=silent, dynamic_ncols=True)
+def progress_bar(
+    iterable=None, *, total: int | None = None, description: str = "", unit: str = "it"
+) -> tqdm:
+    """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch.
+
+    With ``unit`` "B" it counts in kB, MB and GB.
+    """
+    return tqdm(
+        iterable,
+        total=total,
+        desc=description,
+        unit=unit,
+        unit_scale=unit == "B",
+        disable=not interactive(),
+        dynamic_ncols=True,
+    )
 
 
 def interactive() -> bool:

@@ -30,7 +30,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     Raises ``InputError`` when the place cannot be written or the disk is full.
     """
     path = Path(path)
-    with _readable_disk_errors(path):
+    with readable_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(path.suffix, f".{path.name}.", path.parent)
         os.close(handle)
@@ -51,7 +51,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises ``InputError`` when the place cannot be written or the disk is full.
     """
     path = Path(path)
-    with _readable_disk_errors(path):
+    with readable_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
@@ -73,7 +73,7 @@ def sha256(path: str | Path) -> str:
 
 
 @contextmanager
-def _readable_disk_errors(path: Path) -> Iterator[None]:
+def readable_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a forbidden folder into one line that says what to do."""
     try:
         yield

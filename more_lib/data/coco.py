@@ -13,16 +13,15 @@ Rules, where a mask has to choose:
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
 
-from more_lib.data.fetch import check_counts
 from more_lib.data.folder import IMAGE_ENDINGS
-from more_lib.data.plain import Item, is_prepared, write_folder
+from more_lib.data.plain import Item, is_prepared, obtain, require_counts, write_folder
+from more_lib.data.sources import COCO_ANNOTATIONS, COCO_TRAIN, COCO_VAL
 from more_lib.data.tree import IGNORE
 from more_lib.errors import InputError
 
@@ -44,6 +43,7 @@ GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in GAPS)
 """The id of each class in COCO's own files, which runs from 1 to 90."""
 
+PARTS = {"annotations": COCO_ANNOTATIONS, "train2014": COCO_TRAIN, "val2014": COCO_VAL}
 COUNTS = {"train": 82_081, "val": 40_137}  # images with objects
 
 
@@ -65,39 +65,36 @@ class Canvas(NamedTuple):
     shapes: tuple[Shape, ...]
 
 
-def prepare(
-    folder: str | Path,
-    annotations: str | Path,
-    photographs: Mapping[str, str | Path],
-    partial: bool = False,
-) -> Path:
+def prepare(folder: str | Path, source: str | Path | None = None, partial: bool = False) -> Path:
     """Write COCO 2014 to ``folder`` in the plain layout unless it is there, and return it.
 
     Args:
-        annotations: the folder with ``instances_train2014.json`` and ``instances_val2014.json``.
-        photographs: the folders of the photographs of "train" and "val"; they are linked.
-        partial: take what is there of images and splits, however few.
+        source: the folder with COCO's ``annotations``, ``train2014`` and ``val2014``; None
+            downloads them. Photographs are linked, not copied.
+        partial: take what is there of splits and photographs, however few.
 
     Raises ``InputError`` for missing or malformed files, a folder in use, and, unless ``partial``,
     counts of images with objects other than ``COUNTS``.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser().absolute()
     record = {"data": "COCO 2014", "format": 1, "partial": partial}
     if is_prepared(folder, record):
         return folder
+    parts = obtain(PARTS, source)
     items, splits = [], {}
     for split in COUNTS:
-        path = Path(annotations).expanduser() / f"instances_{split}2014.json"
-        if partial and not path.is_file():
+        instances = parts["annotations"] / f"instances_{split}2014.json"
+        photographs = parts[f"{split}2014"]
+        if partial and not (instances.is_file() and photographs.is_dir()):
             continue
-        found = _items(path, Path(photographs[split]).expanduser())
+        found = _items(instances, photographs)
         items += found
         splits[split] = [item.image_id for item in found if item.classes]
-    if not partial:
-        check_counts({split: len(ids) for split, ids in splits.items()}, COUNTS, annotations)
-    if not any(splits.values()):
+    counts = {split: len(splits.get(split, ())) for split in COUNTS}
+    require_counts(counts, COUNTS, parts["annotations"].parent, partial)
+    if not any(counts.values()):
         raise InputError(
-            f"{annotations} and the photographs have no image with an object in common"
+            f"{parts['annotations'].parent} has no photograph with an annotated object"
         )
     write_folder(folder, COCO_CLASSES, items, splits, paint, record)
     return folder

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from more_lib.data.fetch import check_counts
-from more_lib.data.plain import Item, is_prepared, write_folder
+from more_lib.data.plain import Item, is_prepared, obtain, require_counts, write_folder
+from more_lib.data.sources import PET_ANNOTATIONS, PET_IMAGES
 from more_lib.data.tree import DAMAGED_IMAGE, IGNORE, unreadable
 from more_lib.errors import InputError
 
@@ -28,7 +28,15 @@ PET_BREEDS = (
 
 PET_SPECIES = ("cat", "dog")
 CLASSES = {"breed": PET_BREEDS, "species": PET_SPECIES}
+PARTS = {"annotations": PET_ANNOTATIONS, "images": PET_IMAGES}
 COUNTS = {"trainval": 3_680, "test": 3_669, "breeds": 37}
+
+
+class Entry(NamedTuple):
+    """What a split list says of a photograph."""
+
+    breed: int  # 1..37
+    species: int  # 1 cat, 2 dog
 
 
 class Trimap(NamedTuple):
@@ -40,50 +48,45 @@ class Trimap(NamedTuple):
 
 def prepare(
     folder: str | Path,
-    images: str | Path,
-    annotations: str | Path,
+    source: str | Path | None = None,
     kind: str = "breed",
     partial: bool = False,
 ) -> Path:
     """Write Oxford-IIIT Pet to ``folder`` in the plain layout unless it is there, and return it.
 
     Args:
-        images: the folder of the photographs; they are linked.
-        annotations: the folder with ``trainval.txt``, ``test.txt`` and ``trimaps``.
+        source: the folder with the data set's ``images`` and ``annotations``; None downloads them.
+            Photographs are linked, not copied.
         kind: which class a photograph has, "breed" (37) or "species" (2).
         partial: take the photographs that are there, however few.
 
     Raises ``InputError`` for missing or malformed files, a folder in use, and, unless ``partial``,
     counts other than ``COUNTS``.
     """
-    folder, images, annotations = (Path(p).expanduser() for p in (folder, images, annotations))
     if kind not in CLASSES:
         raise InputError(f"the kind of class {kind!r} is unknown: take {' or '.join(CLASSES)}")
+    folder = Path(folder).expanduser().absolute()
     record = {"data": "Oxford-IIIT Pet", "format": 1, "class": kind, "partial": partial}
     if is_prepared(folder, record):
         return folder
-    numbers = {split: _listed(annotations / f"{split}.txt") for split in ("trainval", "test")}
+    images, annotations = map(obtain(PARTS, source).get, ("images", "annotations"))
+    listed = {split: _listed(annotations / f"{split}.txt") for split in ("trainval", "test")}
     splits = {
-        split: [name for name in of_split if (images / f"{name}.jpg").is_file()]
-        for split, of_split in numbers.items()
+        split: [name for name in names if (images / f"{name}.jpg").is_file()]
+        for split, names in listed.items()
     }
-    listed = numbers["trainval"] | numbers["test"]
+    entries = listed["trainval"] | listed["test"]
     there = sorted(name for ids in splits.values() for name in ids)
-    if not partial:
-        found = {split: len(ids) for split, ids in splits.items()}
-        found["breeds"] = len({listed[name][0] for name in there})
-        check_counts(found, COUNTS, images.parent)
+    counts = {split: len(ids) for split, ids in splits.items()}
+    counts["breeds"] = len({entries[name].breed for name in there})
+    require_counts(counts, COUNTS, annotations.parent, partial)
     if not there:
         raise InputError(f"{images} holds none of the photographs that {annotations} lists")
-    column, classes = list(CLASSES).index(kind), CLASSES[kind]
-    items = [
-        Item(
-            images / f"{name}.jpg",
-            (classes[listed[name][column] - 1],),
-            Trimap(annotations / "trimaps" / f"{name}.png", listed[name][column]),
-        )
-        for name in there
-    ]
+    classes, items = CLASSES[kind], []
+    for name in there:
+        value = getattr(entries[name], kind)
+        trimap = Trimap(annotations / "trimaps" / f"{name}.png", value)
+        items.append(Item(images / f"{name}.jpg", (classes[value - 1],), trimap))
     write_folder(folder, classes, items, splits, paint, record)
     return folder
 
@@ -100,23 +103,26 @@ def paint(trimap: Trimap) -> np.ndarray:
     return np.array([0, trimap.value, 0, IGNORE], np.uint8)[values]
 
 
-def _listed(path: Path) -> dict[str, tuple[int, int]]:
-    """(breed 1..37, species 1..2) of each photograph of a split list."""
+def _listed(path: Path) -> dict[str, Entry]:
+    """What a split list says, by the photograph's name."""
     try:
-        lines = [line.split() for line in path.read_text().splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: unpack annotations.tar.gz there") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: restore it from its archive") from error
-    numbers = {}
-    for fields in lines:
-        if not fields or fields[0].startswith("#"):
+    entries = {}
+    for line in lines:
+        name, *numbers = line.split() or ["#"]
+        if name.startswith("#"):
             continue
-        name, values = fields[0], fields[1:3]
-        fits = len(values) == 2 and all(value.isdecimal() for value in values)
-        breed, species = map(int, values) if fits else (0, 0)
-        if not (1 <= breed <= 37 and species in (1, 2) and "/" not in name):
-            raise InputError(f"{path} has the line {' '.join(fields)!r}: write a name, its breed 1 "
-                             "to 37 and its species 1 or 2")  # fmt: skip
-        numbers[name] = (breed, species)
-    return numbers
+        breed, species = map(int, numbers[:2]) if _are_two(numbers[:2]) else (0, 0)
+        if not (1 <= breed <= len(PET_BREEDS) and species in (1, 2)) or "/" in name:
+            raise InputError(f"{path} has the line {line!r}: it must be a name, its breed 1 to 37 "
+                             "and its species 1 or 2; restore it from its archive")  # fmt: skip
+        entries[name] = Entry(breed, species)
+    return entries
+
+
+def _are_two(texts: list[str]) -> bool:
+    return len(texts) == 2 and all(text.isdecimal() for text in texts)

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from more_lib.data.fetch import check_counts, downloads_folder, extract, fetch, fetch_plan
+from more_lib.data.sources import Source
 from more_lib.data.voc import PALETTE
 from more_lib.errors import InputError
 from more_lib.progress import progress_bar
@@ -33,6 +35,49 @@ class Item:
     @property
     def image_id(self) -> str:
         return self.photograph.stem
+
+
+def plan(parts: Mapping[str, Source], given: str | Path | None, folder: Path) -> list[str]:
+    """What a preparation would do, a line a step. Touches nothing.
+
+    Raises ``InputError`` when ``given`` is no folder.
+    """
+    if (folder / RECORD).is_file():
+        return [f"nothing: {folder} is prepared"]
+    if given is not None:
+        obtain(parts, given)
+    steps = [] if given else [fetch_plan(part, downloads_folder()) for part in parts.values()]
+    took = f"in {given}" if given else f"unpacked in {downloads_folder()}"
+    return [*steps, f"link the photographs {took} and write masks, labels and splits to {folder}"]
+
+
+def obtain(parts: Mapping[str, Source], given: str | Path | None) -> dict[str, Path]:
+    """The data set's own folders by name: in ``given``, or else downloaded and unpacked.
+
+    Raises ``InputError`` when ``given`` is no folder, and as ``fetch`` and ``extract`` do.
+    """
+    if given is not None:
+        given = Path(given).expanduser()
+        if not given.is_dir():
+            raise InputError(f"{given} is no folder: give the one that holds {' and '.join(parts)}")
+        return {name: given / name for name in parts}
+    downloads = downloads_folder()
+    return {
+        name: extract(fetch(part, downloads), downloads / f"{part.file} unpacked") / name
+        for name, part in parts.items()
+    }
+
+
+def require_counts(
+    found: Mapping[str, int], expected: Mapping[str, int], where: Path, partial: bool
+) -> None:
+    """Raise ``InputError`` that names counts which are off; print it only, where ``partial``."""
+    try:
+        check_counts(found, expected, where)
+    except InputError as error:
+        if not partial:
+            raise InputError(f"{error}. To go on with what is there: --partial") from None
+        print(f"partial data: {error}")
 
 
 def is_prepared(folder: Path, record: Mapping) -> bool:

@@ -1,0 +1,50 @@
+"""Prepare COCO 2014 for the kit: masks of 80 classes, image labels, split lists.
+
+python data_scripts/prepare_coco.py --dry-run            # says what it would do
+python data_scripts/prepare_coco.py                      # downloads 20 GB, then prepares
+python data_scripts/prepare_coco.py --coco /data/coco    # from a folder of yours
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from more_lib.data import coco
+from more_lib.data.plain import plan
+from more_lib.data.sources import COCO
+from more_lib.errors import clear_errors
+from more_lib.storage import data_folder
+
+
+def main(
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--coco",
+            help="A folder with COCO's train2014, val2014 and annotations. Without it they are "
+            "downloaded to MORE_DATA/downloads, or taken from there.",
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where to write. Default: where profile coco looks (MORE_DATA)."),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept fewer images than COCO has.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+) -> None:
+    """Prepare COCO 2014 unless it is already there. Photographs are linked, not copied."""
+    folder = folder or data_folder() / "COCO2014"
+    print(f"{COCO.name}: {COCO.licence} ({COCO.homepage})")
+    if dry_run:
+        print("\n".join(plan(coco.PARTS, source, folder)))
+        return
+    print(f"data set: {coco.prepare(folder, source, partial)}")
+
+
+if __name__ == "__main__":
+    typer.run(clear_errors(main))
