@@ -8,13 +8,18 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from skimage.data import coffee
 from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur, resize
 
 from more_lib import losses
+from more_lib.crf import EXACT_ON_CPU, CrfParams, choose_method, dense_crf
 from more_lib.energy import DenseEnergyLoss
 from more_lib.errors import InputError
 from more_lib.gaussian import bilateral_features
@@ -25,6 +30,7 @@ from more_lib.pseudo_labels import PixelAdaptiveRefinement, refine_cam
 
 SHAPES = {"voc": (4, 20), "coco": (4, 80)}  # images, classes; 448 pixels, 28 x 28 patches, D 768
 GRID, DIM, PIXELS = 28, 768, 448
+CRF_SIZES = ((32, 48), (48, 72), (64, 96), (375, 500))  # height, width; the last is usual in VOC
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def bench_losses(shape: str, repeats: int = 3) -> Iterator[Timing]:
     loops, inputs = _transcriptions(), _inputs(*SHAPES[shape])
     for case, (ours, loop) in _cases(loops, inputs).items():
         # The loops can take minutes, and need no average to be told from what is timed here.
-        yield Timing(case, shape, _seconds(ours, repeats), _seconds(loop, 1))
+        yield Timing(case, shape, _timed(ours, repeats)[0], _timed(loop, 1)[0])
 
 
 def format_timings(timings: list[Timing]) -> str:
@@ -62,6 +68,92 @@ def format_timings(timings: list[Timing]) -> str:
         times = f"{1000 * t.ours:>12.1f}{1000 * t.loop:>12.1f}{t.ratio:>8.1f}×"
         lines.append(f"{t.case:26}{t.shape:>6}{times}")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class CrfTiming:
+    """One picture's dense CRF: seconds of each way that was run.
+
+    seconds: of "all pairs stored", "exact" and "lattice". agreement: the share of pixels, in %,
+    that exact and lattice give the same label; None where exact was not run.
+    """
+
+    height: int
+    width: int
+    seconds: dict[str, float]
+    agreement: float | None
+
+
+def bench_crf(repeats: int = 2) -> Iterator[CrfTiming]:
+    """Time dense CRF's exact sums and its lattice, and a transcription that stores all pairs.
+
+    A photograph and three classes, in sizes that take a minute on two CPU cores, and in full size,
+    which a CPU does by the lattice alone. Raises ``InputError`` without pydensecrf2 and outside a
+    checkout, which has the transcription.
+    """
+    brute_force, device = _transcriptions().dense_crf, _device()
+    for height, width in CRF_SIZES:
+        given = [x.to(device) for x in noisy_segmentation(coffee(), height, width, classes=3)]
+        exactly = choose_method(height, width, device) == "exact"
+        ways = {"lattice": partial(dense_crf, *given, method="lattice")}
+        if exactly:
+            ways["exact"] = partial(dense_crf, *given, method="exact")
+        if height * width <= EXACT_ON_CPU:
+            ways["all pairs stored"] = partial(brute_force, *given, CrfParams())
+        seconds, labels = {}, {}
+        for way, run in ways.items():
+            seconds[way], result = _timed(run, 1 if way == "all pairs stored" else repeats)
+            labels[way] = result.argmax(0)
+        same = (labels["exact"] == labels["lattice"]).float().mean().item() if exactly else None
+        yield CrfTiming(height, width, seconds, 100 * same if exactly else None)
+
+
+def noisy_segmentation(
+    photograph: np.ndarray, height: int, width: int, classes: int
+) -> tuple[Tensor, Tensor]:
+    """A picture and scores for dense CRF: as many brightnesses as classes, blurred and noisy.
+
+    photograph: (h, w, 3) uint8. Returns the image (height, width, 3) uint8 and probabilities
+    (classes, height, width), always the same ones.
+    """
+    image = resize(torch.tensor(photograph).permute(2, 0, 1), [height, width], antialias=True)
+    red = image[0].float()
+    steps = red.quantile(torch.arange(1, classes) / classes)
+    regions = F.one_hot(torch.bucketize(red, steps), classes).permute(2, 0, 1).float()
+    noise = torch.randn(regions.shape, generator=torch.Generator().manual_seed(0))
+    scores = 0.6 * gaussian_blur(regions, [13, 13], [3.0, 3.0]) + 0.4 / classes + 0.15 * noise
+    scores = scores.clamp(min=0.02)
+    return image.permute(1, 2, 0), scores / scores.sum(0)
+
+
+def format_crf_timings(timings: list[CrfTiming]) -> str:
+    """Aligned text: milliseconds of each way, how many times faster each is, labels alike."""
+    head = ("picture", "pairs", "stored ms", "exact ms", "ratio", "lattice ms", "ratio", "alike")
+    rows = [head]
+    for t in timings:
+        stored, exact, lattice = map(t.seconds.get, ("all pairs stored", "exact", "lattice"))
+        pairs = f"{(t.height * t.width) ** 2:.1e}"
+        alike = "–" if t.agreement is None else f"{t.agreement:.2f} %"
+        times = [_milliseconds(stored), _milliseconds(exact), _ratio(stored, exact)]
+        times += [_milliseconds(lattice), _ratio(exact, lattice)]
+        rows.append((f"{t.height}×{t.width}", pairs, *times, alike))
+    note = "pairs: in each of 10 iterations; ratio: times faster than the way before; alike: labels"
+    widths = (9, 10, 14, 14, 8, 12, 8, 10)
+    lines = ["".join(f"{x:>{w}}" for x, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([*lines, note])
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "not run here" if seconds is None else f"{1000 * seconds:.1f}"
+
+
+def _ratio(slow: float | None, fast: float | None) -> str:
+    return "–" if slow is None or fast is None else f"{slow / fast:.1f}×"
+
+
+def _device() -> torch.device:
+    available = torch.accelerator.is_available()
+    return torch.accelerator.current_accelerator() if available else torch.device("cpu")
 
 
 def _transcriptions() -> ModuleType:
@@ -76,7 +168,6 @@ def _transcriptions() -> ModuleType:
 
 def _inputs(batch: int, classes: int) -> dict[str, Tensor]:
     """Random tensors of realistic make: one to three classes an image, masks with long borders."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     g = torch.Generator().manual_seed(0)
     labels = torch.zeros(batch, classes)
     for image in range(batch):
@@ -98,7 +189,7 @@ def _inputs(batch: int, classes: int) -> dict[str, Tensor]:
         "logits": torch.randn(batch, classes + 1, GRID, GRID, generator=g),
         "pixel_mask": F.interpolate(mask[:, None].float(), (PIXELS, PIXELS))[:, 0].long(),
     }
-    return {name: value.to(device) for name, value in inputs.items()}
+    return {name: value.to(_device()) for name, value in inputs.items()}
 
 
 def _cases(loops: ModuleType, given: dict[str, Tensor]) -> dict[str, tuple[Callable, Callable]]:
@@ -165,16 +256,19 @@ def _trained(ours: Callable, loop: Callable) -> tuple[Callable, Callable]:
     return (lambda: ours().backward(), lambda: loop().backward())
 
 
-def _seconds(run: Callable, repeats: int) -> float:
-    """The best of ``repeats`` runs, after one that warms up where there are several."""
+def _timed(run: Callable, repeats: int) -> tuple[float, object]:
+    """The seconds of the best of ``repeats`` runs, after one that warms up where there are several.
+
+    The second value is what the last one returned.
+    """
     times = []
     for _ in range(repeats + (repeats > 1)):
         _wait()
         started = time.perf_counter()
-        run()
+        result = run()
         _wait()
         times.append(time.perf_counter() - started)
-    return min(times[repeats > 1 :])
+    return min(times[repeats > 1 :]), result
 
 
 def _wait() -> None:

@@ -6,12 +6,11 @@ finds the labels that agree best with the scores and with each other (Krähenbü
 and pydensecrf2's permutohedral lattice, which is approximate and the way for CPUs at full size.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from more_lib.errors import InputError
 from more_lib.gaussian import bilateral_features, gaussian_sum
-from more_lib.precision import at_least_float32, no_autocast
+from more_lib.lattice import lattice_mean_field
+from more_lib.precision import no_autocast
 
 Array = Tensor | np.ndarray
 Method = Literal["auto", "exact", "lattice"]
@@ -81,7 +81,18 @@ def dense_crf(
     j = i included, as pydensecrf does by default; f is (x, y) / sigma for one kernel and
     (x / sigma_xy, y / sigma_xy, rgb / sigma_rgb) for the other.
 
-    method: "exact", "lattice" (extra ``crf``), or "auto" as ``choose_method`` says.
+    method: "exact", "lattice" (extra ``crf``), or "auto" as ``choose_method`` says. In label maps
+    they agree on 98 % of the pixels and more of photographs of 64 pixels and up: 98.5 to 99.8 % on
+    six of 64, 96 and 120 pixels, where CRF itself changes 4 to 26 %, and more the larger they are.
+    What is left is the lattice's bilateral kernel; normalisation and rounding do the same to both.
+    Apart from a factor of 2, which normalisation cancels, it is right near the middle and too low
+    in the tails, less than half beyond a distance of 3. So more weight stays on the pixel itself,
+    0.26 instead of 0.23 on average at 48 pixels, and one with few others of its colour holds on to
+    its own label. tests/test_crf.py takes these apart.
+
+    Cost: exact, all pairs of pixels 1 + ``iterations`` times, with memory linear in them: 3 s for
+    96×64 pixels on one thread, 3.5e10 pairs an iteration for 500×375. The lattice takes 0.02 s and
+    about 1 s for the same.
 
     Raises ``InputError`` when image and probabilities do not fit or hold other values, and when
     the lattice is wanted without pydensecrf2.
@@ -90,7 +101,7 @@ def dense_crf(
     params = params or CrfParams()
     if choose_method(*image.shape[:2], probabilities.device, method) == "exact":
         return _exact(image.to(probabilities.device), probabilities, params)
-    result = _lattice(image.cpu().numpy(), probabilities.cpu().numpy(), params)
+    result = lattice_mean_field(image.cpu().numpy(), probabilities.cpu().numpy(), **asdict(params))
     return torch.from_numpy(result).to(probabilities.device)
 
 
@@ -104,21 +115,21 @@ def dense_crf_many(
 
     pairs: of ``dense_crf``'s image and probabilities, read as they are needed: at most
     2 * ``workers`` are under way. Every picture's method is chosen for itself, and only the lattice
-    goes to the ``workers`` processes (as many as there are CPUs, if not given), which start with
+    goes to the ``workers`` processes (as many as torch has threads, if not given), which start with
     the first picture that needs them and end with the generator. They are spawned: a script must
     call this under ``if __name__ == "__main__"``.
 
     Raises what ``dense_crf`` raises, and ``RuntimeError`` when a process dies.
     """
     params = params or CrfParams()
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or torch.get_num_threads()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     waiting: deque[Callable[[], Tensor]] = deque()
     try:
         for image, probabilities in pairs:
+            waiting.append(_start(pool, image, probabilities, params, method))
             if len(waiting) == 2 * workers:
                 yield waiting.popleft()()
-            waiting.append(_start(pool, image, probabilities, params, method))
         while waiting:
             yield waiting.popleft()()
     except BrokenProcessPool:
@@ -154,7 +165,7 @@ def choose_method(
     if method == "lattice" and find_spec("pydensecrf") is None:
         raise InputError(
             f"dense CRF of {height}×{width} pixels on a CPU needs pydensecrf2: "
-            "pip install 'more-lib[crf]'; or run it on a GPU, or smaller"
+            "`pip install -e .[crf]`; or give it a GPU, or a smaller picture with method exact"
         )
     return method
 
@@ -167,7 +178,8 @@ def _start(
     device = probabilities.device
     if choose_method(*image.shape[:2], device, method) == "exact":
         return partial(_exact, image.to(device), probabilities, params)
-    future = pool.submit(_lattice, image.cpu().numpy(), probabilities.cpu().numpy(), params)
+    arrays = image.cpu().numpy(), probabilities.cpu().numpy()
+    future = pool.submit(lattice_mean_field, *arrays, **asdict(params))
     return lambda: torch.from_numpy(future.result()).to(device)
 
 
@@ -175,7 +187,7 @@ def _exact(image: Tensor, probabilities: Tensor, params: CrfParams) -> Tensor:
     """Mean field with sums over all pairs of pixels."""
     with torch.no_grad(), no_autocast(probabilities):
         height, width = image.shape[:2]
-        log_probability = probabilities.clamp(min=LEAST_PROBABILITY).log()
+        log_probability = probabilities.log()
         # The Gaussian of the position is one of the rows times one of the columns, sums z included.
         rows, columns = (
             params.gaussian_weight * _line_kernel(height, params.gaussian_sigma, image.device),
@@ -202,28 +214,10 @@ def _line_kernel(length: int, sigma: float, device: torch.device) -> Tensor:
     return scale[:, None] * kernel * scale
 
 
-def _lattice(image: np.ndarray, probabilities: np.ndarray, params: CrfParams) -> np.ndarray:
-    """The same by pydensecrf2, whose Gaussian sums are approximate."""
-    from pydensecrf.densecrf import DenseCRF2D
-
-    classes, height, width = probabilities.shape
-    crf = DenseCRF2D(width, height, classes)
-    unary = -np.log(probabilities.clip(min=LEAST_PROBABILITY)).reshape(classes, -1)
-    crf.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
-    crf.addPairwiseGaussian(sxy=params.gaussian_sigma, compat=params.gaussian_weight)
-    crf.addPairwiseBilateral(
-        sxy=params.bilateral_sigma_xy,
-        srgb=params.bilateral_sigma_rgb,
-        rgbim=np.ascontiguousarray(image),
-        compat=params.bilateral_weight,
-    )
-    return np.array(crf.inference(params.iterations)).reshape(classes, height, width)
-
-
 def _checked(image: Array, probabilities: Array) -> tuple[Tensor, Tensor]:
-    """Both as tensors, the probabilities in float32."""
+    """Both as tensors, the probabilities in float32 and none of them 0."""
     image, probabilities = (
-        torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x.detach()
+        x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
         for x in (image, probabilities)
     )
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -235,6 +229,8 @@ def _checked(image: Array, probabilities: Array) -> tuple[Tensor, Tensor]:
             f"dense CRF's probabilities are {tuple(probabilities.shape)}; "
             f"give (K, {image.shape[0]}, {image.shape[1]}), the size of the image"
         )
-    if not probabilities.numel() or not ((probabilities >= 0) & (probabilities <= 1.001)).all():
+    probabilities = probabilities.float()
+    within = (probabilities >= 0) & (probabilities <= 1.01)  # bf16 rounds a 1 by less
+    if not probabilities.numel() or not within.all():
         raise InputError("dense CRF's probabilities must lie in [0, 1]; softmax or min-max first")
-    return image, at_least_float32(probabilities).float()
+    return image, probabilities.clamp(min=LEAST_PROBABILITY)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from skimage.data import coffee
 
 from more_lib import bench
 from more_lib.errors import InputError
@@ -41,6 +42,38 @@ def test_timings_are_positive_and_printed_as_ratios(small):
     assert len(timings) == 8 and all(t.ours > 0 and t.loop > 0 for t in timings)
     text = bench.format_timings([bench.Timing("a case", "voc", 0.002, 0.05)])
     assert text.splitlines()[1].split() == ["a", "case", "voc", "2.0", "50.0", "25.0×"]
+
+
+def test_dense_crf_is_timed_where_it_can_be(monkeypatch):
+    pytest.importorskip("pydensecrf", reason="needs pydensecrf2, the extra crf")
+    monkeypatch.setattr(bench, "CRF_SIZES", ((12, 16), (98, 96)))
+    small, large = bench.bench_crf(repeats=1)
+    assert set(small.seconds) == {"lattice", "exact", "all pairs stored"}
+    assert 90 < small.agreement <= 100
+    if not torch.accelerator.is_available():
+        assert set(large.seconds) == {"lattice"} and large.agreement is None
+
+
+def test_dense_crf_timings_are_printed_as_ratios():
+    seconds = {"all pairs stored": 0.5, "exact": 0.25, "lattice": 0.01}
+    run, unrun = (
+        bench.CrfTiming(10, 20, seconds, 99.5),
+        bench.CrfTiming(90, 1, {"lattice": 2}, None),
+    )
+    lines = [line.split() for line in bench.format_crf_timings([run, unrun]).splitlines()]
+    expected = ["10×20", "4.0e+04", "500.0", "250.0", "2.0×", "10.0", "25.0×", "99.50", "%"]
+    assert lines[1] == expected
+    assert " ".join(lines[2]) == "90×1 8.1e+03 not run here not run here – 2000.0 – –"
+
+
+def test_segmentations_for_dense_crf_are_noisy_and_always_the_same():
+    photograph = coffee()
+    image, scores = bench.noisy_segmentation(photograph, 24, 36, classes=3)
+    assert image.shape == (24, 36, 3) and image.dtype == torch.uint8
+    torch.testing.assert_close(scores.sum(0), torch.ones(24, 36))
+    assert all(share > 0.2 for share in scores.argmax(0).flatten().bincount() / (24 * 36))
+    again = bench.noisy_segmentation(photograph, 24, 36, classes=3)[1]
+    torch.testing.assert_close(again, scores, rtol=0, atol=0)
 
 
 def test_an_unknown_shape_is_refused():

@@ -258,3 +258,32 @@ def dense_energy(probabilities: Tensor, features: Tensor, gate: Tensor, weight: 
         kernel = (-0.5 * torch.cdist(f, f).square()).exp()
         total = total + (s * g * (s @ kernel)).sum()
     return -weight / len(probabilities) * total
+
+
+def dense_crf(image: Tensor, probabilities: Tensor, params) -> Tensor:
+    """Mean field: image (H, W, 3) and probabilities (K, H, W) to (K, H, W), every pair stored."""
+    classes, height, width = probabilities.shape
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    place = _square_distances(torch.stack([x, y], dim=2).to(image.device))
+    colour = _square_distances(image)
+    near = torch.exp(-place / (2 * params.gaussian_sigma**2))
+    like = torch.exp(
+        -place / (2 * params.bilateral_sigma_xy**2) - colour / (2 * params.bilateral_sigma_rgb**2)
+    )
+    total = 0
+    for weight, kernel in ((params.gaussian_weight, near), (params.bilateral_weight, like)):
+        sums = kernel.sum(dim=1)
+        total = total + weight * kernel / torch.sqrt(sums[:, None] * sums[None, :])
+
+    unary = -probabilities.double().clamp(min=1e-5).log().reshape(classes, -1).T
+    potts = 1 - torch.eye(classes, dtype=torch.float64, device=image.device)
+    belief = torch.softmax(-unary, dim=1)
+    for _ in range(params.iterations):
+        belief = torch.softmax(-unary - total @ belief @ potts, dim=1)
+    return belief.T.reshape(classes, height, width)
+
+
+def _square_distances(values: Tensor) -> Tensor:
+    """|v_i - v_j|^2 of the pixels of (H, W, F), (H*W, H*W) in float64."""
+    pixels = values.flatten(0, 1).double()
+    return sum((channel[:, None] - channel[None, :]) ** 2 for channel in pixels.T)
