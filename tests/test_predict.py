@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import nn
 from typer.testing import CliRunner
 
@@ -160,15 +160,15 @@ def test_decoder_takes_no_labels_and_given_ones_narrow_it(model, recipe, photos)
 
 def test_crf_refines_in_the_size_the_network_saw(model, recipe, photos, tmp_path):
     image = picture(GREY, GREY)
-    image.paste(RED, (0, 0, 13, SIDE))  # ends within a patch, which the map cannot show
+    ImageDraw.Draw(image).ellipse((5, 6, 24, 27), fill=RED)  # a map has patches of 4 pixels
     image.save(tmp_path / "cat.png")
+    disc = np.asarray(image)[..., 0] == 255
     plain, refined = (one(model, recipe, tmp_path / "cat.png", crf=crf) for crf in (False, True))
     scores = dense_crf(np.array(image), with_background(torch.from_numpy(plain.maps)))
     np.testing.assert_array_equal(refined.mask, scores.argmax(0))
-    assert (refined.mask[:, :13] == 1).all() and not refined.mask[:, 13:].any()
-    assert (plain.mask != refined.mask).any()
+    assert (plain.mask != disc).sum() > 10 > (refined.mask != disc).sum()
     decoded = one(model, recipe, tmp_path / "cat.png", map="decoder", crf=True)
-    np.testing.assert_array_equal(decoded.mask, refined.mask)
+    assert (decoded.mask != disc).sum() < 10
     assert not one(model, recipe, photos / "nothing.bmp", crf=True).mask.any()
 
 
