@@ -170,9 +170,8 @@ def _unreadable(paths: Sequence[Path], skip_bad: bool) -> dict[Path, str]:
         return bad
     lines = [f"{path} {reason}" for path, reason in bad.items()]
     if not skip_bad:
-        what = "image is" if len(bad) == 1 else "images are"
         raise InputError(
-            f"{len(bad)} of {len(paths)} {what} unusable: {'; '.join(lines)}. Restore them, or "
+            f"unusable are {len(bad)} of {len(paths)} images: {'; '.join(lines)}. Restore them, or "
             "leave them out with --skip-bad"
         )
     if len(bad) == len(paths):

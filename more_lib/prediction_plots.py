@@ -23,7 +23,6 @@ from more_lib.viz import (
 )
 
 LONGEST = 640  # pixels: no panel shows more
-MOST_LETTERS = 40  # of a title: file names can be long
 
 
 def plot_prediction(prediction: Prediction, classes: Names, title: str = "") -> Picture:
@@ -67,13 +66,13 @@ def plot_masks(
 
 
 def _shaped(names: Names, size: tuple[int, int], title: str) -> tuple[Picture, np.ndarray]:
-    """Panels in rows of up to three, in the shape of an image of ``size`` (W, H)."""
-    columns = min(len(names), 3)
-    rows = -(-len(names) // columns)
+    """Panels in rows of up to four, in the shape of an image of ``size`` (W, H)."""
+    rows = -(-len(names) // 4)
+    columns = -(-len(names) // rows)
     width = (WIDTH - 1.1) / max(columns, 2)
     height = width * min(max(size[1] / size[0], 0.4), 1.5) + 0.3
-    if len(title) > MOST_LETTERS:
-        title = f"{title[: MOST_LETTERS - 1]}…"
+    most = int(7 * (columns * width + 1.1))  # letters that fit: file names can be long
+    title = title if len(title) <= most else f"{title[: most - 1]}…"
     figure = _figure((columns * width + 1.1, rows * height + 0.5), title)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in panels:
