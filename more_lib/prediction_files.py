@@ -228,7 +228,7 @@ def _line(row: Mapping, prediction: Prediction, recipe: Recipe) -> str:
         return f"{head}nothing exceeds the background"
     best = int(prediction.probabilities.argmax())
     likeliest = f"{recipe.data.classes[best]} {prediction.probabilities[best]:.2f}"
-    return f"{head}no class (likeliest: {likeliest})"
+    return f"{head}no class looked for (likeliest: {likeliest})"
 
 
 def _write_tables(

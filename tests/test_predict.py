@@ -304,7 +304,7 @@ def test_files(trained, photos, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("no --checkpoint: profile mini")
     assert lines[1].startswith("[1/3] cat.png, 32×32: cat ") and lines[1].endswith(" %)")
-    assert lines[3] == "[3/3] nothing.bmp, 32×32: no class (likeliest: cat 0.42)"
+    assert lines[3] == "[3/3] nothing.bmp, 32×32: no class looked for (likeliest: cat 0.42)"
     assert lines[4].endswith(f"of 3 images, summary.csv and classes.csv: {out}")
 
 
