@@ -70,4 +70,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	@echo "== Set-up: installing the packages of constraints.txt (first time: minutes, some GB)"
 	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[crf]" 2>/dev/null \
+	  || echo "== Without pydensecrf2, which needs a C++ compiler: CRF of whole photographs needs a GPU"
 	@touch $@

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from more_lib.ablation import CONDITIONS
+from more_lib.canvas import LINES, WIDTH, Picture, new_figure
 from more_lib.errors import InputError
-from more_lib.viz import LINES, WIDTH, Picture, _figure
 
 
 def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -> Picture:
@@ -27,7 +27,7 @@ def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -
     if not chosen:
         there = ", ".join(dict.fromkeys(row["map"] for row in rows)) or "none"
         raise InputError(f"no row of map {kind!r} to draw; there are: {there}")
-    figure = _figure((WIDTH, 1.5 + 0.4 * len(chosen)), title or f"{kind}, part by part")
+    figure = new_figure((WIDTH, 1.5 + 0.4 * len(chosen)), title or f"{kind}, part by part")
     left, right = figure.subplots(1, 2, sharey=True)
     ratios = [(row["confusion_ratio"], _std(row, "confusion_ratio")) for row in chosen]
     _bars(left, [_percent(row) for row in chosen], LINES[0], ".1f")

@@ -9,21 +9,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from more_lib.errors import InputError
-from more_lib.viz import (
+from more_lib.canvas import (
     LINES,
     WIDTH,
     Array,
     Names,
     Picture,
-    _array,
-    _figure,
-    _grid,
-    _line,
-    _overlay,
-    _picture,
-    _share_scale,
+    as_array,
+    as_rgb,
+    draw_overlay,
+    line_style,
+    new_figure,
+    new_grid,
+    share_scale,
 )
+from more_lib.errors import InputError
 
 
 def plot_classes(
@@ -40,12 +40,12 @@ def plot_classes(
     from class to class: is one network better everywhere, or only on the mean?
     Raises ``InputError`` when the numbers do not fit the classes.
     """
-    columns = {name: _array(column).astype(float) for name, column in values.items()}
+    columns = {name: as_array(column).astype(float) for name, column in values.items()}
     if not columns:
         raise InputError("there is nothing to draw: give the values of at least one network")
     if any(column.shape != (len(classes),) for column in columns.values()):
         raise InputError(f"there are {len(classes)} classes: give each network one value a class")
-    figure = _figure((WIDTH * 0.85, 1.4 + 0.28 * len(classes)), title)
+    figure = new_figure((WIDTH * 0.85, 1.4 + 0.28 * len(classes)), title)
     ax, places = figure.subplots(), np.arange(len(classes))
     table = np.stack([*columns.values()])
     low = np.where(np.isnan(table), np.inf, table).min(0)
@@ -57,7 +57,7 @@ def plot_classes(
         mean = f"{name}: mean {np.nanmean(column):.2f}" if np.isfinite(column).any() else name
         ax.plot(column, places, shape, color=color, label=mean, ms=7)
     if reference is not None:
-        ax.plot(_array(reference), places, "|", color="black", ms=13, mew=2, label=reference_name)
+        ax.plot(as_array(reference), places, "|", color="black", ms=13, mew=2, label=reference_name)
     ax.set(yticks=places, yticklabels=classes, ylim=(len(classes) - 0.5, -0.5), xlabel=label)
     ax.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2)
@@ -71,12 +71,14 @@ def plot_lines(
     first: int = 1,
 ) -> Picture:
     """One panel a measure, one line a network, over blocks or steps counted from ``first``."""
-    figure = _figure((WIDTH, 3.3), title)
+    figure = new_figure((WIDTH, 3.3), title)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (measure, lines) in zip(axes, panels.items(), strict=True):
         for index, (name, line) in enumerate(lines.items()):
             places, mark = np.arange(len(line)) + first, "osD^v"[index % 5]
-            ax.plot(places, line, **_line(index), label=name, marker=mark if len(line) < 20 else "")
+            ax.plot(
+                places, line, **line_style(index), label=name, marker=mark if len(line) < 20 else ""
+            )
         ax.set(xlabel=xlabel, ylabel=measure)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
@@ -93,8 +95,8 @@ def plot_norms(
     lengths: for each block, numbers around 1. The dashed line is ``factor``, beyond which a token
     is an outlier. Look for a second hill to the right of it.
     """
-    flat = [_array(length).ravel() for length in lengths]
-    figure = _figure((WIDTH, 1.2 + 0.55 * len(flat)), title)
+    flat = [as_array(length).ravel() for length in lengths]
+    figure = new_figure((WIDTH, 1.2 + 0.55 * len(flat)), title)
     axes = figure.subplots(len(flat), 1, sharex=True, squeeze=False)[:, 0]
     top = max(2 * factor, *(1.05 * float(length.max()) for length in flat))
     for number, (ax, length) in enumerate(zip(axes, flat, strict=True), start=1):
@@ -126,18 +128,18 @@ def mark_patches(
     maps: one (h, w) an image. marks: by title, one (h, w) bool an image. names: of the rows.
     Raises ``InputError`` for marks of another grid than their map's.
     """
-    maps, drawn = [*map(_array, maps)], {name: [*map(_array, m)] for name, m in marks.items()}
+    maps, drawn = [*map(as_array, maps)], {name: [*map(as_array, m)] for name, m in marks.items()}
     for column in drawn.values():
         if [mark.shape for mark in column] != [values.shape for values in maps]:
             raise InputError("each mark must have the grid (h, w) of its map")
-    figure, axes = _grid(names or [""] * len(maps), ["image", "map", *drawn], title)
+    figure, axes = new_grid(names or [""] * len(maps), ["image", "map", *drawn], title)
     overlays = []
     for row, image, values, *chosen in zip(axes, images, maps, *drawn.values(), strict=True):
-        row[0].imshow(_picture(image))
-        overlays.extend(_overlay(ax, image, values) for ax in row[1:])
+        row[0].imshow(as_rgb(image))
+        overlays.extend(draw_overlay(ax, image, values) for ax in row[1:])
         for ax, mark in zip(row[2:], chosen, strict=True):
-            _frame(ax, mark, _picture(image).shape[:2])
-    _share_scale(figure, overlays, axes)
+            _frame(ax, mark, as_rgb(image).shape[:2])
+    share_scale(figure, overlays, axes)
     return figure
 
 

@@ -23,8 +23,9 @@ Profile = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="A named recipe: mini (small pictures made on the spot, CPU, minutes) or voc "
-        "(PASCAL VOC 2012 on a GPU, as in the paper).",
+        help="A named recipe: mini (small pictures made on the spot, CPU, minutes), pets "
+        "(Oxford-IIIT Pet, one GPU), voc (PASCAL VOC 2012, one GPU, as in the paper), coco (COCO "
+        "2014, several GPUs, as the released script) or coco-log (as the published log).",
     ),
 ]
 Changes = Annotated[
@@ -133,6 +134,18 @@ def train(
             show_default=False,
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the newest checkpoint in the folder, if there is one, with the same "
+            "recipe. Checkpoints are written every optimizer.checkpoint_every iterations.",
+        ),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write the log for TensorBoard as well."),
+    ] = False,
     data: Data = None,
     labels: Labels = None,
     skip_bad: SkipBad = False,
@@ -140,7 +153,7 @@ def train(
     """Train a model from image labels.
 
     Leaves a folder with weights, recipe, log and record. On several GPUs: `accelerate launch -m
-    more_lib train ...`.
+    more_lib train ...` or `torchrun --nproc-per-node gpu -m more_lib train ...`.
 
     Example:
 
@@ -148,12 +161,16 @@ def train(
     """
     from more_lib import training
     from more_lib.data import scan
+    from more_lib.hardware import say
 
     chosen = _recipe(profile, changes, recipe, data, labels)
     if skip_bad:
         chosen = scan.skip_bad(chosen, chosen.data.train_split)
-    trained = training.train(chosen, folder) if folder else training.train_or_load(chosen)
-    print(f"trained model: {trained.folder}")
+    if folder:
+        trained = training.train(chosen, folder, resume, tensorboard)
+    else:
+        trained = training.train_or_load(chosen, resume, tensorboard)
+    say(f"trained model: {trained.folder}")
 
 
 @app.command()
@@ -203,7 +220,8 @@ def evaluate(
     if skip_bad:
         chosen = scan.skip_bad(chosen, chosen.data.val_split, masks=True)
         chosen = chosen if checkpoint else scan.skip_bad(chosen, chosen.data.train_split)
-    scan.require_readable(open_tree(chosen.data), chosen.data.val_split, masks=True)
+    if data:
+        open_tree(chosen.data).require_masks()  # before training, if that has to come first
     trained = (
         training.load_trained(checkpoint, chosen) if checkpoint else training.train_or_load(chosen)
     )

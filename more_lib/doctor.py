@@ -147,7 +147,11 @@ def data(recipe) -> Row:
     if section.dataset == "emoji" and not section.root and not root.exists():
         detail = "EmojiVOC is not made yet"
         return Row(name, "note", detail, "nothing lost: the first run makes it, in about a minute")
-    cost = f"without it: profile {recipe.profile} does not run; say where it is: data.root=FOLDER"
+    cure = "say where it is: data.root=FOLDER"
+    if section.dataset in ("voc", "coco", "pets") and not section.root:
+        script = f"data_scripts/prepare_{section.dataset}.py"
+        cure = f"`python {script}` fetches it or takes yours; else {cure}"
+    cost = f"without it: profile {recipe.profile} does not run; {cure}"
     return Row(name, "missing", f"no {absent[0]}", cost)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from more_lib.data import open_tree
+from more_lib.data.scan import require_readable
 from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocMasks, VocTree
 from more_lib.errors import InputError
@@ -225,6 +226,7 @@ def evaluate_or_load(trained: "Trained") -> Evaluation:
             return Evaluation.from_json(path.read_text())
         except InputError as error:
             raise InputError(f"{path} is damaged: delete it and evaluate again") from error
+    require_readable(tree, split, masks=True)
     gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     evaluation = evaluate(trained.model, recipe, tree=tree, device=gpu)
     with atomic_file(path) as temporary:

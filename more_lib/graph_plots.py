@@ -11,10 +11,20 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
+from more_lib.canvas import (
+    LINES,
+    MAPS,
+    Array,
+    Names,
+    Picture,
+    as_array,
+    line_style,
+    new_figure,
+    new_panels,
+)
+from more_lib.canvas import as_rgb as _rgb
 from more_lib.errors import InputError
 from more_lib.gcr import Graph
-from more_lib.viz import LINES, MAPS, Array, Names, Picture, _array, _figure, _line, _panels
-from more_lib.viz import _picture as _rgb
 
 MOST_EDGES = 24  # as many as can be told apart, with two numbers on each
 NODE = {"ha": "center", "va": "center", "fontsize": 11, "zorder": 5}
@@ -47,7 +57,7 @@ def plot_graph(
         raise InputError(f"{neighbors.size} edges are too many to draw: at most {MOST_EDGES}")
 
     most = max(len(heads), len(tails))
-    figure = _figure((7.2, 1.0 + 0.62 * most), title)
+    figure = new_figure((7.2, 1.0 + 0.62 * most), title)
     ax = figure.subplots()
     head_places = _column(0.0, len(heads), most)
     tail_places = _column(1.0, len(tails), most)
@@ -91,11 +101,11 @@ def show_neighbors(
     for weights that do not fit them.
     """
     picture = _rgb(image)
-    figure, panels = _panels(["image", *edges], title)
+    figure, panels = new_panels(["image", *edges], title)
     panels[0].imshow(picture)
     scale = ScalarMappable(Normalize(0, 1), MAPS)
     for ax, (name, pair) in zip(panels[1:], edges.items(), strict=True):
-        neighbors, weights = map(_array, pair)
+        neighbors, weights = map(as_array, pair)
         _check_head(name, neighbors, weights, grid, tokens)
         ax.imshow(picture)
         height, width = picture.shape[0] / grid[0], picture.shape[1] / grid[1]
@@ -121,20 +131,20 @@ def plot_edge_weights(
     """
     if not weights:
         raise InputError("there is nothing to draw: give the weights of at least one graph")
-    figure = _figure((7.2, 3.4), title)
+    figure = new_figure((7.2, 3.4), title)
     ax = figure.subplots()
     for index, (name, values) in enumerate(weights.items()):
-        array = _array(values).astype(np.float64)
+        array = as_array(values).astype(np.float64)
         if array.ndim < 1 or array.min() < 0 or not np.allclose(array.sum(-1), 1, atol=1e-3):
             raise InputError(f"the weights of {name!r} {array.shape} must be >= 0 and sum to 1")
         size = array.shape[-1]
         ranked = np.sort(array, axis=-1)[..., ::-1].reshape(-1, size).mean(0)
         label = f"{name}: {100 * relative_entropy(array).mean():.0f} % of ln {size}"
-        ax.plot(range(1, size + 1), ranked, **_line(index), marker="o", ms=3, label=label)
+        ax.plot(range(1, size + 1), ranked, **line_style(index), marker="o", ms=3, label=label)
     ax.set(xlabel="rank of the tail, by weight", ylabel="mean weight", xscale="log", ylim=(0, 1.02))
     ax.set_xticks(ticks := [1, 2, 5, 10, 20, 50, 100], map(str, ticks))
     ax.set_xticks([], minor=True)
-    ax.set_xlim(0.9, 1.1 * max(_array(values).shape[-1] for values in weights.values()))
+    ax.set_xlim(0.9, 1.1 * max(as_array(values).shape[-1] for values in weights.values()))
     ax.grid(alpha=0.3)
     ax.legend(title="entropy")
     return figure
@@ -142,14 +152,14 @@ def plot_edge_weights(
 
 def relative_entropy(weights: Array) -> np.ndarray:
     """Entropy of weights (..., K) that sum to 1, over ln K: (...), from 0, one tail, to 1, all."""
-    array = _array(weights).astype(np.float64)
+    array = as_array(weights).astype(np.float64)
     logs = np.log(array, out=np.zeros_like(array), where=array > 0)
     return -(array * logs).sum(-1) / np.log(max(array.shape[-1], 2))
 
 
 def _edges(graph: Graph, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neighbours, closeness and weights of one image, (C, K) each."""
-    arrays = [_array(part) for part in graph]
+    arrays = [as_array(part) for part in graph]
     shapes = {array.shape for array in arrays}
     if len(shapes) != 1 or arrays[0].ndim != 3:
         raise InputError(f"a graph of shapes {sorted(shapes)}: give (B, C, K) three times")

@@ -76,7 +76,10 @@ class MoRe(nn.Module):
         encoder = ClassTokenViT(
             vit, len(recipe.data.classes), wanted.num_registers, wanted.aux_layer
         )
-        return cls(encoder, wanted.decoder_width, _graph(recipe, encoder.embed_dim))
+        model = cls(encoder, wanted.decoder_width)
+        # Last, so that under one seed the heads begin alike with a graph and without.
+        model.graph = _graph(recipe, encoder.embed_dim)
+        return model
 
     @property
     def patch_size(self) -> int:

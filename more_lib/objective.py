@@ -2,7 +2,17 @@
 
 L = L_cls + L_mct + alpha L_cre + beta L_ure + gamma L_seg + L_ptc + L_reg (notebook 05). Which term
 counts from which iteration is data in the recipe, as are all thresholds.
+
+Several processes average the gradients of their losses. That is the loss of one process with the
+summed batch for every term that is a mean over images: classification, auxiliary and token
+classification, token discrepancy, the confident relation as released, the dense energy. The others
+divide by what they count in the batch (segmentation: pixels; patch-token contrast, and the paper's
+relations: pairs; uncertain relation: sampled patches): they are per process by definition, and the
+run's are the means of theirs, as with the released code, whose every GPU takes its own losses. So
+it is with accumulated batches.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +30,12 @@ from more_lib.losses import (
     token_discrepancy_loss,
 )
 from more_lib.model import MoRe, MoReOutput
-from more_lib.pseudo_labels import PixelAdaptiveRefinement, refine_cam, three_way_mask
+from more_lib.pseudo_labels import (
+    IGNORE_INDEX,
+    PixelAdaptiveRefinement,
+    refine_cam,
+    three_way_mask,
+)
 from more_lib.recipes import Recipe
 
 MINED = (  # terms that learn from masks
@@ -54,21 +69,30 @@ class Objective(nn.Module):
         }
 
     def forward(
-        self, model: MoRe, images: Tensor, labels: Tensor, output: MoReOutput, iteration: int
+        self,
+        model: MoRe,
+        images: Tensor,
+        labels: Tensor,
+        output: MoReOutput,
+        iteration: int,
+        box: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every term that counts at ``iteration``, by its recipe name, not yet weighted.
 
         model: draws the CAM, without gradient. images: (B, 3, H, W), normalised. labels: (B, C),
         best left on the CPU: there, counting them makes nobody wait. output: ``model(images)``.
+        box: (B, 4) int64, the part of each image that is no padding as (left, top, right, bottom);
+        the mined terms learn nothing from the rest. All of the image without it.
         """
+        padding = None if box is None else padding_mask(box, images.shape[-2:])
         counted, labels = labels, labels.to(images.device, non_blocking=True)
         losses, active = image_losses(output, labels, self.recipe), self.active(iteration)
         if active:
             straight = (output.cam.detach(), output.aux_cam.detach())
             cam, aux_cam = multiscale_cam(model, images, self.recipe.masks.scales, straight)
-            losses |= self._patch_losses(output, labels, cam, aux_cam, iteration, active)
+            losses |= self._patch_losses(output, labels, cam, aux_cam, iteration, active, padding)
         if active & {"segmentation", "dense_energy"}:
-            losses |= self._pixel_losses(output, counted, images, cam, active)
+            losses |= self._pixel_losses(output, counted, images, cam, active, box, padding)
         return losses
 
     def _patch_losses(
@@ -79,22 +103,29 @@ class Objective(nn.Module):
         aux_cam: Tensor,
         iteration: int,
         active: set[str],
+        padding: Tensor | None,
     ) -> dict[str, Tensor]:
-        """PTC, CRE and URE, on masks of the patch grid (Eq. 6-9)."""
+        """PTC, CRE and URE, on masks of the patch grid (Eq. 6-9); padding is background to LIR."""
         masks, lir, grid = self.recipe.masks, self.recipe.lir, output.features.shape[-2:]
         cam, aux_cam = (F.interpolate(maps, grid, mode="bilinear") for maps in (cam, aux_cam))
         late = iteration >= self.recipe.schedule.final_cam
+        if padding is not None:
+            padding = F.interpolate(padding[:, None].float(), grid, mode="nearest-exact")[:, 0] > 0
 
         def mask(early: tuple[float, float]) -> Tensor:
-            return three_way_mask(
+            found = three_way_mask(
                 cam if late else aux_cam, labels, *(masks.final if late else early)
             )
+            return _where_padded(padding, 0, found)
 
         tokens, features = output.class_tokens, output.features
         switches = UncertainSwitches(lir.form, lir.token, lir.sampling)
         terms = {
             "patch_token_contrast": lambda: patch_token_contrast_loss(
-                features, three_way_mask(aux_cam, labels, *masks.contrast)
+                features,
+                _where_padded(
+                    padding, IGNORE_INDEX, three_way_mask(aux_cam, labels, *masks.contrast)
+                ),
             ),
             "confident_relation": lambda: confident_relation_loss(
                 tokens, features, mask(masks.confident), labels, lir.temperature, lir.confident
@@ -113,18 +144,30 @@ class Objective(nn.Module):
         return {name: term() for name, term in terms.items() if name in active}
 
     def _pixel_losses(
-        self, output: MoReOutput, labels: Tensor, images: Tensor, cam: Tensor, active: set[str]
+        self,
+        output: MoReOutput,
+        labels: Tensor,
+        images: Tensor,
+        cam: Tensor,
+        active: set[str],
+        box: Tensor | None,
+        padding: Tensor | None,
     ) -> dict[str, Tensor]:
-        """The decoder's losses, on labels refined along the image's edges."""
+        """The decoder's losses, on labels refined along the image's edges; none on padding."""
         pictures, masks = denormalize(images), self.recipe.masks
         if masks.decoder_map == "lam":
             maps = lam(output.features.detach(), output.class_tokens.detach(), masks.lam_similarity)
             cam = min_max(F.interpolate(maps.float(), images.shape[-2:], mode="bilinear"))
         with torch.no_grad():
-            target = refine_cam(self.refinement, pictures, cam, labels, *masks.decoder)
+            # Beyond its border a padded image goes on as its border, as it would without padding.
+            seen = (pictures, cam) if box is None else (_extended(m, box) for m in (pictures, cam))
+            target = refine_cam(self.refinement, *seen, labels, *masks.decoder)
+        # A pixel of unknown label opens the energy's gate: padding must not be one.
+        known, roi = _where_padded(padding, 0, target), None if padding is None else ~padding
+        target = _where_padded(padding, IGNORE_INDEX, target)
         terms = {
             "segmentation": lambda: segmentation_loss(output.seg_logits, target),
-            "dense_energy": lambda: self.energy(255 * pictures, output.seg_logits, target),
+            "dense_energy": lambda: self.energy(255 * pictures, output.seg_logits, known, roi),
         }
         return {name: term() for name, term in terms.items() if name in active}
 
@@ -141,3 +184,27 @@ def image_losses(output: MoReOutput, labels: Tensor, recipe: Recipe) -> dict[str
         ),
     }
     return {name: term() for name, term in terms.items() if getattr(loss, name) > 0}
+
+
+def padding_mask(box: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, H, W) bool, true outside of each image's box.
+
+    box: (B, 4), left, top, right and bottom in pixels, right and bottom excluded. size: (H, W).
+    """
+    left, top, right, bottom = box[:, :, None].unbind(1)
+    row, column = (torch.arange(side, device=box.device) for side in size)
+    inside_rows, inside_columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
+    return ~(inside_rows[:, :, None] & inside_columns[:, None, :])
+
+
+def _where_padded(padding: Tensor | None, value: int, mask: Tensor) -> Tensor:
+    return mask if padding is None else mask.masked_fill(padding, value)
+
+
+def _extended(maps: Tensor, box: Tensor) -> Tensor:
+    """``maps`` (B, K, H, W), each pixel outside of the box a copy of the nearest one inside."""
+    left, top, right, bottom = box[:, :, None].unbind(1)
+    row, column = (torch.arange(side, device=box.device) for side in maps.shape[-2:])
+    row, column = row.clamp(top, bottom - 1), column.clamp(left, right - 1)
+    maps = maps.gather(2, row[:, None, :, None].expand_as(maps))
+    return maps.gather(3, column[:, None, None, :].expand_as(maps))

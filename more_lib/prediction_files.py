@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from more_lib import training
+from more_lib.canvas import class_colors
 from more_lib.crf import choose_method
 from more_lib.data.folder import read_labels
 from more_lib.data.voc import PALETTE, VOC_CLASSES
@@ -30,7 +31,6 @@ from more_lib.predict import Prediction, check_map, class_indices, predict, seen
 from more_lib.prediction_plots import plot_prediction
 from more_lib.recipes import Recipe, load_recipe, saved_recipe
 from more_lib.storage import atomic_file
-from more_lib.viz import class_colors
 
 TABLES = ("summary.csv", "classes.csv", "skipped.csv")
 

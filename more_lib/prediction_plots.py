@@ -1,6 +1,6 @@
 """Figures of predictions on images without a ground truth (notebook 08).
 
-As in ``viz``: predictions in, a figure out that shows itself.
+Predictions in, a figure out that shows itself.
 """
 
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from more_lib.predict import Prediction
-from more_lib.viz import (
+from more_lib.canvas import (
     WIDTH,
     Names,
     Picture,
-    _class_legend,
-    _figure,
-    _grid,
-    _overlay,
-    _share_scale,
+    class_legend,
     colorize,
+    draw_overlay,
+    new_figure,
+    new_grid,
+    share_scale,
 )
+from more_lib.predict import Prediction
 
 LONGEST = 640  # pixels: no panel shows more
 
@@ -39,10 +39,10 @@ def plot_prediction(prediction: Prediction, classes: Names, title: str = "") -> 
     panels[0].imshow(image)
     overlays = []
     for ax, values, number in zip(panels[1:], prediction.maps, numbers, strict=True):
-        overlays.append(_overlay(ax, image, values))
+        overlays.append(draw_overlay(ax, image, values))
         _outline(ax, mask == number)
     if overlays:
-        _share_scale(figure, overlays, panels)
+        share_scale(figure, overlays, panels)
     else:
         panels[0].set_title("no class looked for")
     return figure
@@ -57,11 +57,11 @@ def plot_masks(
     """
     shown = [_small(prediction) for prediction in predictions]
     names = [prediction.id for prediction in predictions]
-    figure, axes = _grid(["image", "mask"], names, title)
+    figure, axes = new_grid(["image", "mask"], names, title)
     for (image, mask), (above, below) in zip(shown, axes.T, strict=True):
         above.imshow(image)
         below.imshow(colorize(mask, classes))
-    _class_legend(figure, [mask for _, mask in shown], classes)
+    class_legend(figure, [mask for _, mask in shown], classes)
     return figure
 
 
@@ -73,7 +73,7 @@ def _shaped(names: Names, size: tuple[int, int], title: str) -> tuple[Picture, n
     height = width * min(max(size[1] / size[0], 0.4), 1.5) + 0.3
     most = int(7 * (columns * width + 1.1))  # letters that fit: file names can be long
     title = title if len(title) <= most else f"{title[: most - 1]}…"
-    figure = _figure((columns * width + 1.1, rows * height + 0.5), title)
+    figure = new_figure((columns * width + 1.1, rows * height + 0.5), title)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in panels:
         ax.axis("off")

@@ -8,153 +8,18 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import yaml
 
-from more_lib.data.emoji import EMOJI_CLASSES
-from more_lib.data.voc import VOC_CLASSES
 from more_lib.errors import InputError
-from more_lib.sections import (
-    BackboneRecipe,
-    Checked,
-    DataRecipe,
-    EnergyRecipe,
-    EvaluationRecipe,
-    GraphRecipe,
-    LirRecipe,
-    LossRecipe,
-    MasksRecipe,
-    OptimizerRecipe,
-    ScheduleRecipe,
-    types_of,
-)
+from more_lib.profiles import PROFILES as PROFILES
+from more_lib.sections import DataRecipe as DataRecipe
+from more_lib.sections import Recipe, types_of
 
-
-@dataclass(frozen=True)
-class Recipe(Checked):
-    """One run: the profile it began from, its seed and its sections."""
-
-    profile: str
-    seed: int
-    data: DataRecipe
-    backbone: BackboneRecipe
-    graph: GraphRecipe
-    lir: LirRecipe
-    masks: MasksRecipe
-    energy: EnergyRecipe
-    loss: LossRecipe
-    schedule: ScheduleRecipe
-    optimizer: OptimizerRecipe
-    evaluation: EvaluationRecipe
-
-    def _check_ranges(self) -> None:
-        self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")
-
-
-PROFILES: dict[str, Recipe] = {
-    # EmojiVOC on two CPU cores within minutes. Sizes and rates come from our own trials; whatever
-    # is not named is as released for VOC.
-    "mini": Recipe(
-        profile="mini",
-        seed=0,
-        data=DataRecipe(
-            dataset="emoji",
-            classes=EMOJI_CLASSES,
-            train_split="train",
-            val_split="val",
-            crop_size=96,  # the images' own size: 12×12 patches of 8 pixels
-            crop_scale=(0.5, 1.0),  # milder than VOC's: small objects survive the crop
-            color_jitter=(0.2, 0.2, 0.2, 0.05),  # milder too: EmojiVOC is tinted already
-            jitter_probability=0.5,
-            workers=0,  # the cores are busy with the model
-        ),
-        backbone=BackboneRecipe(name="mini", decoder_width=96),
-        graph=GraphRecipe(),
-        lir=LirRecipe(),
-        masks=MasksRecipe(
-            scales=(1.0,),
-            confident=(0.7, 0.25),  # stricter than on VOC: a short training's CAM is too wide
-            dilations=(1, 2, 4, 8),  # 24 pixels are half of what the refinement sees here
-        ),
-        # A sixteenth of the crop's pixels, its sigma_xy the same share of the side as on VOC, and a
-        # weight that makes up for the fewer pairs: of the same order as on VOC, and cheap.
-        energy=EnergyRecipe(weight=1e-4, sigma_xy=21.0, scale=0.25),
-        loss=LossRecipe(
-            # The paper's baseline (Table 3) gives class tokens their class by this term, as
-            # MCTformer. The other conditions keep it, so that they differ in LIR and GCR alone.
-            token_classification=1.0,
-            # In a short training the tokens must part early, and gently.
-            token_discrepancy=0.3,
-            confident_relation=0.5,
-            segmentation=0.3,
-        ),
-        schedule=ScheduleRecipe(
-            patch_token_contrast=0,
-            confident_relation=0,
-            uncertain_relation=0,
-            segmentation=40,
-            dense_energy=40,
-            final_cam=420,  # never: in the trials the final CAM's masks made LAM worse
-        ),
-        optimizer=OptimizerRecipe(
-            iterations=420,
-            batch_size=8,
-            lr=1.5e-4,
-            token_lr_factor=20.0,  # else the identical class tokens part after the end
-            warmup_iterations=20,
-            precision="auto",  # bf16 halves the time on recent CPUs, old ones only emulate it
-            log_every=10,
-        ),
-        evaluation=EvaluationRecipe(scales=(1.0,), threshold=0.5, batch_size=50),
-    ),
-    # PASCAL VOC 2012 with SBD on one GPU, as in the released VOC script: so wherever a line says
-    # "released", and in every default above.
-    "voc": Recipe(
-        profile="voc",
-        seed=0,  # ours
-        data=DataRecipe(
-            dataset="voc",
-            classes=VOC_CLASSES,
-            train_split="train_aug",  # 10,582 images of VOC and SBD (paper Sec. 4.1, released)
-            val_split="val",  # 1,449 images (paper Sec. 4.1, released)
-            crop_size=448,  # released
-            crop_scale=(0.32, 1.0),  # released
-            color_jitter=(0.4, 0.4, 0.2, 0.1),  # released
-            jitter_probability=0.5,  # released
-            workers=8,  # ours
-        ),
-        # Released: ImageNet-21k weights tuned on ImageNet-1k. The paper cites the 21k weights of
-        # Ridnik et al., which timm calls vit_base_patch16_224_miil.in21k.
-        backbone=BackboneRecipe(name="vit_base_patch16_224.orig_in21k_ft_in1k"),
-        graph=GraphRecipe(),
-        lir=LirRecipe(),
-        masks=MasksRecipe(),
-        energy=EnergyRecipe(),
-        loss=LossRecipe(),
-        schedule=ScheduleRecipe(  # released
-            patch_token_contrast=0,
-            confident_relation=0,
-            uncertain_relation=0,
-            segmentation=2_000,
-            dense_energy=2_000,
-            final_cam=10_000,
-        ),
-        optimizer=OptimizerRecipe(
-            iterations=20_000,  # released
-            batch_size=4,  # released, on one GPU
-            lr=6e-5,  # released
-            warmup_iterations=1_500,  # released
-            log_every=50,  # ours
-        ),
-        evaluation=EvaluationRecipe(
-            scales=(1.0, 0.5, 0.75, 1.5),  # released
-            threshold=0.5,  # released
-            batch_size=1,  # ours: VOC's masks differ in size
-        ),
-    ),
-}
+_ADDED = {"data": ("crop",), "optimizer": ("accumulate",)}
+"""Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
 
 def load_recipe(
@@ -221,12 +86,17 @@ def fingerprint(value: object) -> str:
 
 
 def training_fingerprint(recipe: Recipe) -> str:
-    """Fingerprint of what decides the trained weights.
+    """Fingerprint of what decides the trained weights: of ``training_values``."""
+    return fingerprint(training_values(recipe))
 
-    Left out: ``evaluation``, ``data.val_split``, ``data.workers``, ``optimizer.log_every``, what
-    the data's own fingerprint covers (``data.root``, ``data.labels``, ``data.skip``), and
-    ``masks.lam_similarity`` while no LAM trains the decoder, so that changing them trains nothing
-    anew.
+
+def training_values(recipe: Recipe) -> dict:
+    """What decides the trained weights, as ``to_dict`` gives it.
+
+    Left out: ``evaluation``, ``data.val_split``, ``data.workers``, ``optimizer.log_every``,
+    ``optimizer.checkpoint_every``, what the data's own fingerprint covers (``data.root``,
+    ``data.labels``, ``data.skip``), and ``masks.lam_similarity`` while no LAM trains the decoder,
+    so that changing them trains nothing anew.
     """
     values = to_dict(recipe)
     if recipe.masks.decoder_map != "lam":
@@ -234,8 +104,14 @@ def training_fingerprint(recipe: Recipe) -> str:
     del values["evaluation"]
     for name in ("val_split", "root", "labels", "skip", "workers"):
         del values["data"][name]
-    del values["optimizer"]["log_every"]
-    return fingerprint(values)
+    for name in ("log_every", "checkpoint_every"):
+        del values["optimizer"][name]
+    for section, names in _ADDED.items():
+        kind = types_of(Recipe)[section]
+        for name in names:
+            if values[section][name] == getattr(kind, name):  # a dataclass keeps defaults there
+                del values[section][name]
+    return values
 
 
 def _read_yaml(path: Path) -> dict:

@@ -14,24 +14,24 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from more_lib.errors import InputError
-from more_lib.lir import UNCERTAIN, uncertain_patches
-from more_lib.viz import (
+from more_lib.canvas import (
     WIDTH,
     Array,
     Names,
     Picture,
-    _array,
-    _figure,
-    _grid,
-    _is_mask,
-    _line,
-    _overlay,
-    _panels,
-    _picture,
-    _share_scale,
+    as_array,
+    as_rgb,
     colorize,
+    draw_overlay,
+    is_mask,
+    line_style,
+    new_figure,
+    new_grid,
+    new_panels,
+    share_scale,
 )
+from more_lib.errors import InputError
+from more_lib.lir import UNCERTAIN, uncertain_patches
 
 WINDOW, TESTED, TAKEN = "#D55E00", "#0072B2", "#CC79A7"  # Okabe, Ito
 GREYS = ("#444444", "#A6A6A6", "#F2F2F2")  # of 0, 1 and 2, so that the colours above stand out
@@ -54,16 +54,17 @@ def plot_three_way(
     maps = maps or {}
     if not masks:
         raise InputError("there is nothing to draw: give at least one mask")
-    figure, panels = _panels(["image", *maps, *masks], title)
-    panels[0].imshow(_picture(image))
+    figure, panels = new_panels(["image", *maps, *masks], title)
+    panels[0].imshow(as_rgb(image))
     overlays = [
-        _overlay(ax, image, values) for ax, values in zip(panels[1:], maps.values(), strict=False)
+        draw_overlay(ax, image, values)
+        for ax, values in zip(panels[1:], maps.values(), strict=False)
     ]
     for ax, mask in zip(panels[1 + len(maps) :], masks.values(), strict=True):
         ax.imshow(colorize(mask, classes))
-        _lines_between(ax, _array(mask).shape)
+        _lines_between(ax, as_array(mask).shape)
     if overlays:
-        _share_scale(figure, overlays, panels)
+        share_scale(figure, overlays, panels)
     _three_way_legend(figure, masks.values(), classes)
     return figure
 
@@ -88,7 +89,7 @@ def plot_windows(
     inside = 0 <= row < values.shape[0] and 0 <= column < values.shape[1]
     if not inside or values[row, column] != MEANINGS["uncertain"]:
         raise InputError(f"patch {patch} is not uncertain in this mask; choose one that is 255")
-    tensor = torch.as_tensor(_array(mask))[None]
+    tensor = torch.as_tensor(as_array(mask))[None]
     reach = kernel_size // 2
     top, left = row - reach, column - reach
     mean = window_mean(mask, patch, kernel_size)
@@ -99,7 +100,7 @@ def plot_windows(
     verdicts = [f"mean {mean:.2f} {'>' if kept else '≤'} φ = {phi:g}" for kept in (centre, corner)]
     if not tested:
         verdicts[1] = "too near to the border, not tested"
-    figure, axes = _grid([""], ["", ""], title, side=4)
+    figure, axes = new_grid([""], ["", ""], title, side=4)
     for ax, name, kept, token, verdict in zip(
         axes[0],
         ("paper", "released code"),
@@ -131,9 +132,9 @@ def plot_kept_patches(
     values = kernel_values(mask)
     if not chosen:
         raise InputError("there is nothing to draw: give at least one choice of patches")
-    figure, panels = _panels(list(chosen), title)
+    figure, panels = new_panels(list(chosen), title)
     for ax, (name, patches) in zip(panels, chosen.items(), strict=True):
-        patches = _array(patches).astype(bool)
+        patches = as_array(patches).astype(bool)
         if patches.shape != values.shape:
             raise InputError(f"{name} is {patches.shape}, the mask {values.shape}: give one grid")
         _draw_values(ax, values, digits=False)
@@ -158,22 +159,22 @@ def plot_lam_steps(
     Look for rows that begin alike and end apart, each brightest inside its own frame.
     Raises ``InputError`` when mask and maps do not fit.
     """
-    mask = _array(mask)
-    if not _is_mask(mask):
+    mask = as_array(mask)
+    if not is_mask(mask):
         raise InputError(f"a mask of {mask.dtype}: give integers from 0 to C, and 255")
     names = [classes[index] for index in class_indices]
-    figure, axes = _grid(names, ["image", *steps], title)
+    figure, axes = new_grid(names, ["image", *steps], title)
     overlays = []
     for row, index in zip(axes, class_indices, strict=True):
-        row[0].imshow(_picture(image))
+        row[0].imshow(as_rgb(image))
         for ax, (name, maps) in zip(row[1:], steps.items(), strict=True):
-            values = _array(maps)[index]
+            values = as_array(maps)[index]
             if values.shape != mask.shape:
                 raise InputError(f"{name} is {values.shape}, the mask {mask.shape}: give one grid")
-            overlays.append(_overlay(ax, image, values))
+            overlays.append(draw_overlay(ax, image, values))
         for ax in row:
-            _outline(ax, mask == index + 1, _picture(image).shape[:2])
-    _share_scale(figure, overlays, axes)
+            _outline(ax, mask == index + 1, as_rgb(image).shape[:2])
+    share_scale(figure, overlays, axes)
     return figure
 
 
@@ -194,7 +195,7 @@ def plot_log_terms(
     if not logs or not terms:
         raise InputError("there is nothing to draw: give at least one log and one term")
     num_rows = 1 if together else len(logs)
-    figure = _figure((WIDTH, 0.7 + 2.3 * num_rows), title)
+    figure = new_figure((WIDTH, 0.7 + 2.3 * num_rows), title)
     axes = figure.subplots(num_rows, len(terms), squeeze=False)
     for index, (name, log) in enumerate(logs.items()):
         for ax, (term, label) in zip(axes[0 if together else index], terms.items(), strict=True):
@@ -202,7 +203,7 @@ def plot_log_terms(
             if not points:
                 held = ", ".join(log[0]) if log else "nothing"
                 raise InputError(f"{name} has no {term}; its lines hold: {held}")
-            ax.plot(*zip(*points, strict=True), **_line(index if together else 0), label=name)
+            ax.plot(*zip(*points, strict=True), **line_style(index if together else 0), label=name)
             level = levels.get(name, {}).get(term)
             if level is not None:
                 ax.axhline(level, color="0.3", linestyle="--", linewidth=1)
@@ -222,8 +223,8 @@ def kernel_values(mask: Array) -> np.ndarray:
 
     mask: (h, w) integers, three-way. Anything else is an ``InputError``.
     """
-    mask = _array(mask)
-    if mask.ndim != 2 or not _is_mask(mask):
+    mask = as_array(mask)
+    if mask.ndim != 2 or not is_mask(mask):
         raise InputError(f"a mask of shape {mask.shape}, {mask.dtype}: give (h, w) integers")
     return np.where(mask == UNCERTAIN, 1, 2 * (mask > 0)).astype(np.int64)
 
@@ -299,7 +300,7 @@ def _window_legend(figure: Picture, kernel_size: int) -> None:
 
 def _three_way_legend(figure: Picture, masks: Sequence[Array], classes: Names) -> None:
     names = dict(enumerate(("background", *classes))) | {UNCERTAIN: "uncertain"}
-    present = sorted(set().union(*(np.unique(_array(mask)).tolist() for mask in masks)))
+    present = sorted(set().union(*(np.unique(as_array(mask)).tolist() for mask in masks)))
     colors = colorize(present, classes) / 255
     _legend(
         figure,

@@ -1,4 +1,4 @@
-"""The sections of a recipe: what may be set, as released for VOC where a value stands here.
+"""A recipe and its sections: what may be set, as released for VOC where a value stands here.
 
 Each field is checked when its section is built, so a section that exists is a valid one. Where
 paper and released code differ, the field's comment gives the other value (notebook 05 §1).
@@ -50,13 +50,14 @@ class DataRecipe(Checked):
     train_split: str
     val_split: str
     crop_size: int  # pixels a side
-    crop_scale: tuple[float, float]  # share of the image's area that a crop covers
+    crop_scale: tuple[float, float]  # resized: a crop's share of the area; padded: of the sides
     color_jitter: tuple[float, float, float, float]  # brightness, contrast, saturation, hue
     jitter_probability: float
     workers: int  # processes that load images; 0 loads in the training process
     root: str = ""  # "" is the folder in the cache that the data script prepares
     labels: str = ""  # the table of image labels of a folder, if it is not its labels.csv
     skip: tuple[str, ...] = ()  # ids that every split leaves out, such as damaged images
+    crop: str = "resized"  # to crop_size; COCO "padded": image rescaled, crop filled up with black
 
     def _check_ranges(self) -> None:
         self._require_choice("dataset", ("emoji", "voc", "coco", "pets", "folder"))
@@ -72,6 +73,7 @@ class DataRecipe(Checked):
         self._require("color_jitter", positive, "four numbers >= 0, the last (hue) at most 0.5")
         self._require("jitter_probability", 0 <= self.jitter_probability <= 1, "between 0 and 1")
         self._require("workers", self.workers >= 0, "0 or more")
+        self._require_choice("crop", ("resized", "padded"))
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class OptimizerRecipe(Checked):
     """AdamW, its learning-rate schedule, how long and in which precision it runs."""
 
     iterations: int
-    batch_size: int  # images a process and iteration
+    batch_size: int  # images a process, iteration and accumulated step
     lr: float  # of the backbone at the end of the warm-up
     warmup_iterations: int
     log_every: int  # iterations between lines of the log
@@ -228,12 +230,14 @@ class OptimizerRecipe(Checked):
     warmup_ratio: float = 1e-6  # released: share of lr that the first iteration takes
     power: float = 0.9  # released: of the polynomial decay (1 - t/T)^power
     precision: str = "fp32"  # "bf16", "fp16", or "auto": bf16 where the hardware multiplies it
+    accumulate: int = 1  # batches of each process whose losses are averaged before an iteration
+    checkpoint_every: int = 0  # iterations between checkpoints to resume from; 0 keeps none
 
     def _check_ranges(self) -> None:
-        positive = ("iterations", "batch_size", "lr", "log_every")
+        positive = ("iterations", "batch_size", "lr", "log_every", "accumulate")
         for name in (*positive, "head_lr_factor", "token_lr_factor"):
             self._require(name, getattr(self, name) > 0, "positive")
-        for name in ("warmup_iterations", "weight_decay", "power"):
+        for name in ("warmup_iterations", "weight_decay", "power", "checkpoint_every"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)")
         self._require("warmup_ratio", 0 <= self.warmup_ratio <= 1, "between 0 and 1")
@@ -252,6 +256,27 @@ class EvaluationRecipe(Checked):
         self._require("scales", min(self.scales, default=0) > 0, "a list of positive numbers")
         self._require("threshold", 0 <= self.threshold <= 1, "between 0 and 1")
         self._require("batch_size", self.batch_size > 0, "positive")
+
+
+@dataclass(frozen=True)
+class Recipe(Checked):
+    """One run: the profile it began from, its seed and its sections."""
+
+    profile: str
+    seed: int
+    data: DataRecipe
+    backbone: BackboneRecipe
+    graph: GraphRecipe
+    lir: LirRecipe
+    masks: MasksRecipe
+    energy: EnergyRecipe
+    loss: LossRecipe
+    schedule: ScheduleRecipe
+    optimizer: OptimizerRecipe
+    evaluation: EvaluationRecipe
+
+    def _check_ranges(self) -> None:
+        self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")
 
 
 def _typed(key: str, value: object, kind: type) -> object:

@@ -1,13 +1,16 @@
 """The training loop: image-level labels in, a checkpoint and a log out.
 
-One screen shows the step (``_fit``). It runs on a CPU, one GPU, or many with ``accelerate launch``;
-notebook 05 walks through it.
+``_fit`` shows the step. It runs on a CPU, on one GPU, or on many: ``accelerate launch -m more_lib
+train`` or ``torchrun --nproc-per-node gpu -m more_lib train`` (without GPUs ``torchrun
+--nproc-per-node 2``: ``accelerate launch --cpu`` starts one process and leaves more to MPI).
+Notebook 05 walks through it.
 """
 
+import contextlib
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -15,26 +18,33 @@ from typing import NoReturn
 import timm
 import torch
 import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 
+from more_lib.batches import Batches
 from more_lib.checkpoints import load_weights, save_weights
 from more_lib.data import open_tree
 from more_lib.data.scan import require_readable
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
 from more_lib.errors import InputError
+from more_lib.hardware import peak_memory, precision_of, say, start_accelerator
 from more_lib.model import MoRe
 from more_lib.objective import Objective
-from more_lib.progress import progress_bar
-from more_lib.recipes import Recipe, fingerprint, to_dict, training_fingerprint
+from more_lib.recipes import (
+    Recipe,
+    fingerprint,
+    to_dict,
+    training_fingerprint,
+    training_values,
+)
+from more_lib.resume import RunState, checkpoints, newest_checkpoint
 from more_lib.sections import OptimizerRecipe
 from more_lib.storage import atomic_file, data_folder, sha256
+from more_lib.training_log import TrainingLog
 from more_lib.vit import backbone_identity
 
 
@@ -64,28 +74,58 @@ def learning_rate_factor(step: int, optimizer: OptimizerRecipe) -> float:
     return (1 - step / optimizer.iterations) ** optimizer.power
 
 
-def train(recipe: Recipe, folder: str | Path) -> Trained:
+def train(
+    recipe: Recipe, folder: str | Path, resume: bool = False, tensorboard: bool = False
+) -> Trained:
     """Train the recipe from its pretrained backbone and keep the result in ``folder``.
 
     Writes ``recipe.yaml``, ``log.jsonl``, ``model.safetensors`` and, last, ``record.json``; a
-    folder with a record is finished and is never overwritten. Masks are not opened. Raises
-    ``InputError`` for unusable data, weights or hardware, and ``RuntimeError`` when a loss is no
-    longer finite.
+    folder with a record is finished and is never overwritten. In between, every
+    ``optimizer.checkpoint_every`` iterations, ``checkpoints`` gets one; after an interruption
+    ``resume`` goes on from the newest that is whole, and on a CPU ends with bitwise the weights of
+    an uninterrupted run. It returns a training that is finished already. ``tensorboard`` writes the
+    log's numbers for TensorBoard as well. Masks are not opened.
+
+    Several processes, started by ``torchrun`` or ``accelerate launch``, each take
+    ``optimizer.batch_size`` images of a batch and average their gradients; ``Objective`` says which
+    terms are then those of one process with the summed batch.
+
+    Raises ``InputError`` for unusable data, weights or hardware, for a folder with checkpoints
+    where ``resume`` was not asked for, or of another training where it was, and ``RuntimeError`` in
+    every process when a loss is no longer finite in any.
     """
     folder = Path(folder)
     if (folder / "record.json").exists():
+        if resume:
+            return load_trained(folder, recipe)
         raise InputError(f"{folder} holds a finished training; name another folder")
-    accelerator = _accelerator(_precision(recipe.optimizer.precision))
+    if not resume and checkpoints(folder / "checkpoints"):
+        raise InputError(
+            f"{folder} holds an unfinished training; go on with --resume (resume=True), or name "
+            "another folder"
+        )
+    accelerator = start_accelerator(recipe.optimizer.precision)
     set_seed(recipe.seed)
-    tree = open_tree(recipe.data)
-    require_readable(tree, recipe.data.train_split)
-    dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
-    model = MoRe.from_recipe(recipe)
+    with accelerator.main_process_first():  # which makes or downloads what is missing
+        tree = open_tree(recipe.data)
+        require_readable(tree, recipe.data.train_split)
+        dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
+        model = MoRe.from_recipe(recipe)
+    origin = {
+        **training_values(recipe),
+        **provenance(recipe),
+        "precision": precision_of(accelerator),
+        "processes": accelerator.num_processes,
+    }
+    checkpoint = _checkpoint(folder, origin) if resume else None
     if accelerator.is_main_process:
         with atomic_file(folder / "recipe.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False))
     accelerator.wait_for_everyone()
-    seconds = _fit(accelerator, model, dataset, recipe, folder / "log.jsonl")
+    begin = checkpoint["iteration"] if checkpoint else 0
+    log = TrainingLog(folder, recipe, accelerator, begin, tensorboard)
+    with contextlib.closing(log):
+        seconds = _fit(accelerator, model, dataset, recipe, folder, log, origin, checkpoint)
     record = _record(recipe, accelerator, seconds)
     if accelerator.is_main_process:
         save_weights(model, folder / "model.safetensors")
@@ -96,20 +136,22 @@ def train(recipe: Recipe, folder: str | Path) -> Trained:
     return Trained(model, recipe, folder, record, loaded=False)
 
 
-def train_or_load(recipe: Recipe) -> Trained:
+def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = False) -> Trained:
     """The trained network of this recipe: from the cache, or trained now and kept there.
 
     The cache key covers everything that decides the weights: the recipe (evaluation settings
-    aside), the data and the backbone. Prints one line that says which of the two it did.
+    aside), the data and the backbone. A training that was interrupted is resumed, asked for or
+    not. Prints one line that says whether the network was trained or loaded.
     """
     key = fingerprint([training_fingerprint(recipe), provenance(recipe)])
     folder = data_folder() / "trained" / f"{recipe.profile}-{key}"
     if (folder / "record.json").exists():
         trained = load_trained(folder, recipe)
     else:
-        trained = train(recipe, folder)
+        interrupted = bool(checkpoints(folder / "checkpoints"))
+        trained = train(recipe, folder, resume or interrupted, tensorboard)
     did = "loaded from the cache" if trained.loaded else "trained now"
-    print(f"model {folder.name}: {did} ({recipe.optimizer.iterations} iterations)")
+    say(f"model {folder.name}: {did} ({recipe.optimizer.iterations} iterations)")
     return trained
 
 
@@ -145,10 +187,27 @@ def provenance(recipe: Recipe) -> dict[str, str]:
     }
 
 
+def _checkpoint(folder: Path, origin: dict) -> dict | None:
+    """What ``folder`` can be resumed from; says from where."""
+    checkpoint = newest_checkpoint(folder / "checkpoints", origin)
+    if checkpoint is None:
+        say(f"{folder} has no checkpoint: the training starts from the beginning")
+    else:
+        say(f"{folder} resumes after iteration {checkpoint['iteration']}")
+    return checkpoint
+
+
 def _fit(
-    accelerator: Accelerator, model: MoRe, dataset: VocImages, recipe: Recipe, log_file: Path
+    accelerator: Accelerator,
+    model: MoRe,
+    dataset: VocImages,
+    recipe: Recipe,
+    folder: Path,
+    log: TrainingLog,
+    origin: dict,
+    checkpoint: dict | None,
 ) -> float:
-    """Run every iteration; returns the seconds it took. ``model`` ends on the CPU, trained."""
+    """Run the iterations that are left; returns the seconds all took. ``model`` ends on the CPU."""
     settings = recipe.optimizer
     optimizer = AdamW(
         model.parameter_groups(settings.lr, settings.head_lr_factor, settings.token_lr_factor),
@@ -157,140 +216,128 @@ def _fit(
     )
     model.train().to(memory_format=torch.channels_last)  # convolutions are faster so
     network, optimizer = accelerator.prepare(model, optimizer)
-    loader = accelerator.prepare_data_loader(
-        _loader(dataset, recipe, accelerator.num_processes), device_placement=False
-    )
     schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
     objective = Objective(recipe).to(accelerator.device)
-    log = _Log(log_file if accelerator.is_main_process else None, settings)
-    started = time.perf_counter()
-    for step, batch in zip(range(settings.iterations), _endless(loader), strict=False):
-        images = batch["image"].to(
-            accelerator.device, non_blocking=True, memory_format=torch.channels_last
-        )
-        output = network(images)
-        with accelerator.autocast():
-            losses = objective(model, images, batch["labels"], output, step)
-        total = sum(getattr(recipe.loss, name) * loss for name, loss in losses.items())
-        if not torch.isfinite(total):
-            log.close()
-            _stop(model, losses, step, batch["id"], log_file.parent)
-        accelerator.backward(total)
+    run = RunState(accelerator, model, optimizer, schedule, log, origin)
+    begin, seconds_before = 0, 0.0
+    if checkpoint:
+        begin, seconds_before = checkpoint["iteration"], checkpoint["seconds"]
+    batches = Batches(
+        dataset,
+        recipe,
+        accelerator.process_index,
+        accelerator.num_processes,
+        begin * settings.accumulate,
+        checkpoint["random"][accelerator.process_index]["ahead"] if checkpoint else None,
+    )
+    if checkpoint:
+        run.restore(checkpoint)
+    started = time.perf_counter() - seconds_before
+    for step in range(begin, settings.iterations):
+        means: dict[str, Tensor] = {}
+        for part in range(1, settings.accumulate + 1):
+            batch = next(batches)
+            last = part == settings.accumulate
+            with contextlib.nullcontext() if last else accelerator.no_sync(network):
+                losses = _losses(accelerator, network, model, objective, batch, step)
+                bad = _not_finite(accelerator, losses)
+                accelerator.backward(losses["total"] / settings.accumulate)
+            if any(bad()):
+                _stop(accelerator, model, losses, step, batch["id"], folder)
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0) + loss.detach() / settings.accumulate
         optimizer.step()
         optimizer.zero_grad()
-        log.write(step, schedule.get_last_lr()[0], losses, total, accelerator.num_processes)
+        log.write(step, schedule.get_last_lr()[0], means)
         schedule.step()
-    log.close()
+        every = settings.checkpoint_every
+        if every and (step + 1) % every == 0 and step + 1 < settings.iterations:
+            seconds = time.perf_counter() - started
+            run.save(folder / "checkpoints", step + 1, seconds, batches.random_state)
     model.to("cpu").eval()
     return time.perf_counter() - started
 
 
-class _Log:
-    """Means of the losses since the last line, to a JSONL file and the progress bar."""
+def _losses(
+    accelerator: Accelerator,
+    network: nn.Module,
+    model: MoRe,
+    objective: Objective,
+    batch: dict,
+    step: int,
+) -> dict[str, Tensor]:
+    """Every term that counts at ``step``, and their weighted sum as "total"."""
+    device = accelerator.device
+    images = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
+    box = batch["box"].to(device, non_blocking=True) if "box" in batch else None
+    output = network(images)
+    with accelerator.autocast():
+        losses = objective(model, images, batch["labels"], output, step, box)
+    weights = objective.recipe.loss
+    total = sum(getattr(weights, name) * loss for name, loss in losses.items())
+    return {**losses, "total": total}
 
-    def __init__(self, path: Path | None, settings: OptimizerRecipe) -> None:
-        self.settings, self.sums, self.since = settings, {}, time.perf_counter()
-        self.file = path.open("w") if path else None
-        self.bar = progress_bar(total=settings.iterations if path else 0, description="training")
 
-    def write(
-        self, step: int, lr: float, losses: dict[str, Tensor], total: Tensor, processes: int
-    ) -> None:
-        for name, loss in {**losses, "total": total}.items():
-            total_so_far, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total_so_far + loss.detach(), count + 1)
-        self.bar.update()
-        every = self.settings.log_every
-        if self.file is None or ((step + 1) % every and step + 1 != self.settings.iterations):
-            return
-        count = step % every + 1
-        # A loss that sets in between two lines is averaged over the iterations it counted in.
-        means = {name: round(float(sum_) / n, 6) for name, (sum_, n) in self.sums.items()}
-        rate = count * self.settings.batch_size * processes / (time.perf_counter() - self.since)
-        line = {"iteration": step + 1, "lr": lr, **means, "images_per_second": round(rate, 1)}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
-        self.bar.set_postfix(loss=f"{means['total']:.3f}", lr=f"{lr:.1e}")
-        self.sums, self.since = {}, time.perf_counter()
+def _not_finite(accelerator: Accelerator, losses: dict[str, Tensor]) -> Callable[[], list[float]]:
+    """Of each loss, in how many processes it is not finite; all of them get the same answer.
 
-    def close(self) -> None:
-        self.bar.close()
-        if self.file:
-            self.file.close()
+    The answer is a function: calling it waits for these numbers alone, so that a GPU can be given
+    the backward pass before anybody asks.
+    """
+    bad = ~torch.stack(list(losses.values())).detach().isfinite()
+    bad = accelerator.reduce(bad.float(), "sum")
+    if not bad.is_cuda:
+        return bad.tolist
+    copy, copied = bad.to("cpu", non_blocking=True), torch.cuda.Event()
+    copied.record()
+
+    def wait() -> list[float]:
+        copied.synchronize()
+        return copy.tolist()
+
+    return wait
 
 
 def _stop(
-    model: MoRe, losses: dict[str, Tensor], step: int, ids: list[str], folder: Path
+    accelerator: Accelerator,
+    model: MoRe,
+    losses: dict[str, Tensor],
+    step: int,
+    ids: list[str],
+    folder: Path,
 ) -> NoReturn:
     """End a run whose loss is no number: which term, when, on what; the weights are kept."""
     kept = folder / "stopped.safetensors"
-    save_weights(model, kept)
+    if accelerator.is_main_process:
+        save_weights(model, kept)
     bad = {name: loss.item() for name, loss in losses.items() if not torch.isfinite(loss)}
+    reports = [report for report in gather_object([(bad, ids if bad else [])]) if report[0]]
+    bad = {name: value for found, _ in reports for name, value in found.items()}
+    images = [name for _, names in reports for name in names]
     raise RuntimeError(
-        f"losses {bad} at iteration {step + 1}; images: {', '.join(ids)}; the weights before that "
-        f"iteration are in {kept}"
+        f"losses {bad} at iteration {step + 1}; images: {', '.join(images)}; the weights before "
+        f"that iteration are in {kept}"
     )
-
-
-def _precision(wanted: str) -> str:
-    """The precision to run in: what "auto" stands for on this hardware."""
-    if wanted == "fp16" and not torch.cuda.is_available():
-        raise InputError("optimizer.precision fp16 needs a CUDA GPU; use bf16 or fp32 here")
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
-
-
-def _accelerator(precision: str) -> Accelerator:
-    AcceleratorState._reset_state()  # else a second training could not choose another precision
-    # A stage of training may leave a part of the network without a loss.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    mode = "no" if precision == "fp32" else precision
-    return Accelerator(mixed_precision=mode, kwargs_handlers=[unused])
-
-
-def _loader(dataset: VocImages, recipe: Recipe, processes: int) -> DataLoader:
-    wanted = recipe.optimizer.batch_size * processes
-    if len(dataset) < wanted:
-        raise InputError(
-            f"data.train_split {recipe.data.train_split!r} has {len(dataset)} images, fewer than "
-            f"one batch of {wanted}; lower optimizer.batch_size"
-        )
-    return DataLoader(
-        dataset,
-        recipe.optimizer.batch_size,
-        shuffle=True,
-        num_workers=recipe.data.workers,
-        persistent_workers=recipe.data.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        drop_last=True,
-        generator=torch.Generator().manual_seed(recipe.seed),
-    )
-
-
-def _endless(loader: DataLoader) -> Iterator[dict]:
-    while True:
-        yield from loader
 
 
 def _record(recipe: Recipe, accelerator: Accelerator, seconds: float) -> dict:
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    images = recipe.optimizer.iterations * recipe.optimizer.batch_size * accelerator.num_processes
+    settings, processes = recipe.optimizer, accelerator.num_processes
+    images = settings.iterations * settings.accumulate * settings.batch_size * processes
     return {
         "profile": recipe.profile,
         "training_fingerprint": training_fingerprint(recipe),
         **provenance(recipe),
         "seed": recipe.seed,
         "iterations": recipe.optimizer.iterations,
-        "precision": accelerator.mixed_precision.replace("no", "fp32"),  # what "auto" came to
+        "precision": precision_of(accelerator),
         "device": f"{device.type} ({name})",
-        "processes": accelerator.num_processes,
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),
         "images_per_second": round(images / seconds, 1),
+        "peak_memory_gb": peak_memory(device),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

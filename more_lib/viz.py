@@ -7,76 +7,32 @@ there). Maps and masks are (H, W) of any size, drawn over the whole image.
 """
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.patches import Patch
-from numpy.typing import ArrayLike
-from PIL import Image
-from torch import Tensor
 
-from more_lib.data.voc import IGNORE, PALETTE, VOC_CLASSES
+from more_lib.canvas import DPI as DPI  # the first few for notebooks that draw by hand
+from more_lib.canvas import LINES as LINES
+from more_lib.canvas import MAPS as MAPS
+from more_lib.canvas import STYLES as STYLES
+from more_lib.canvas import (
+    WIDTH,
+    Array,
+    Names,
+    Picture,
+    as_array,
+    as_rgb,
+    class_legend,
+    colorize,
+    draw_overlay,
+    is_mask,
+    line_style,
+    new_figure,
+    new_grid,
+    new_panels,
+    share_scale,
+)
 from more_lib.errors import InputError
 from more_lib.evaluation import Result
-
-Array = Tensor | ArrayLike
-Names = Sequence[str]
-MAPS = "viridis"
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")  # Okabe, Ito
-STYLES = ("-", "--", "-.", ":")
-WIDTH, DPI = 8.8, 100  # inches and dots an inch: as wide as a notebook's column
-MAX_PNG = 75_000  # bytes: a dozen figures in a notebook of 1 MB
-
-
-class Picture(Figure):
-    """A figure that a notebook shows by itself, without pyplot and its list of open figures."""
-
-    def png(self) -> bytes:
-        """PNG of at most ``MAX_PNG`` bytes, if 4 bits a channel can do it.
-
-        Photographs compress badly, so low bits go, as few as need be. A palette of the figure's own
-        would be smaller still, but would bend the colours that carry meaning.
-        """
-        buffer = BytesIO()
-        self.savefig(buffer, format="png")
-        pixels = np.asarray(Image.open(buffer).convert("RGB"))
-        for steps in (255, 63, 31, 15):
-            coarse = np.rint(np.rint(pixels / 255 * steps) * (255 / steps)).astype(np.uint8)
-            buffer = BytesIO()
-            Image.fromarray(coarse).save(buffer, format="png", optimize=True)
-            if buffer.tell() <= MAX_PNG:
-                break
-        return buffer.getvalue()
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
-        return {"image/png": self.png()}
-
-
-def class_colors(classes: Names) -> np.ndarray:
-    """Colour of each mask value, (C + 1, 3) uint8: VOC's for its classes, else its first C."""
-    voc = set(classes) <= set(VOC_CLASSES)
-    values = [VOC_CLASSES.index(c) + 1 for c in classes] if voc else range(1, len(classes) + 1)
-    return PALETTE[[0, *values]]
-
-
-def colorize(mask: Array, classes: Names) -> np.ndarray:
-    """A mask (..., H, W) of integers 0..C and 255 in VOC's colours: (..., H, W, 3) uint8.
-
-    Any other value is an ``InputError``.
-    """
-    mask = _array(mask)
-    allowed = (mask == IGNORE) | ((mask >= 0) & (mask <= len(classes)))
-    if not _is_mask(mask) or not allowed.all():
-        raise InputError(
-            f"a mask of {mask.dtype} with values from {mask.min()} to {mask.max()}: give integers "
-            f"from 0 to {len(classes)}, and {IGNORE} for what is left open"
-        )
-    colors = PALETTE.copy()
-    colors[: len(classes) + 1] = class_colors(classes)
-    return colors[mask]
 
 
 def summary(array: Array) -> str:
@@ -84,7 +40,7 @@ def summary(array: Array) -> str:
 
     ``shape (12, 12), min 0.00, mean 0.31, max 1.00``; nan where a value is nan.
     """
-    values = _array(array).astype(np.float64)
+    values = as_array(array).astype(np.float64)
     numbers = {"min": values.min(), "mean": values.mean(), "max": values.max()}
     rounded = (f"{name} {round(value, 2) + 0.0:.2f}" for name, value in numbers.items())
     return ", ".join((f"shape {values.shape}", *rounded))
@@ -92,9 +48,9 @@ def summary(array: Array) -> str:
 
 def show_images(images: Sequence, titles: Names = (), title: str = "") -> Picture:
     """Images in rows, each under its own title."""
-    figure, panels = _panels(titles or [""] * len(images), title)
+    figure, panels = new_panels(titles or [""] * len(images), title)
     for ax, image in zip(panels, images, strict=True):
-        ax.imshow(_picture(image))
+        ax.imshow(as_rgb(image))
     return figure
 
 
@@ -105,11 +61,11 @@ def show_dataset(
 
     Look for what a mask says and an image label does not: where, how large, which one is in front.
     """
-    figure, axes = _grid(["image", "mask"], ids or [""] * len(images), title)
+    figure, axes = new_grid(["image", "mask"], ids or [""] * len(images), title)
     for image, mask, (above, below) in zip(images, masks, axes.T, strict=True):
-        above.imshow(_picture(image))
+        above.imshow(as_rgb(image))
         below.imshow(colorize(mask, classes))
-    _class_legend(figure, masks, classes)
+    class_legend(figure, masks, classes)
     return figure
 
 
@@ -120,10 +76,10 @@ def show_maps(
 
     Look for bright patches off the object: false activation, which becomes false foreground.
     """
-    figure, panels = _panels(["image", *maps], title)
-    panels[0].imshow(_picture(image))
+    figure, panels = new_panels(["image", *maps], title)
+    panels[0].imshow(as_rgb(image))
     pairs = zip(panels[1:], maps.values(), strict=True)
-    _share_scale(figure, [_overlay(ax, image, values) for ax, values in pairs], panels)
+    share_scale(figure, [draw_overlay(ax, image, values) for ax, values in pairs], panels)
     return figure
 
 
@@ -142,28 +98,28 @@ def compare_localization(
 
     Look for a map that is bright on the whole object of the class on the left, and dark elsewhere.
     """
-    truths = list(map(_array, masks))
+    truths = list(map(as_array, masks))
     shown = {
         name: [
-            item if _is_mask(item) else item[index]
-            for item, index in zip(map(_array, column), class_indices, strict=True)
+            item if is_mask(item) else item[index]
+            for item, index in zip(map(as_array, column), class_indices, strict=True)
         ]
         for name, column in columns.items()
     }
     names = [classes[index] for index in class_indices]
-    figure, axes = _grid(names, ["image", *shown, "ground truth"], title)
+    figure, axes = new_grid(names, ["image", *shown, "ground truth"], title)
     overlays = []
     for row, image, *items in zip(axes, images, *shown.values(), truths, strict=True):
-        row[0].imshow(_picture(image))
+        row[0].imshow(as_rgb(image))
         for ax, item in zip(row[1:], items, strict=True):
-            if _is_mask(item):
+            if is_mask(item):
                 ax.imshow(colorize(item, classes))
             else:
-                overlays.append(_overlay(ax, image, item))
+                overlays.append(draw_overlay(ax, image, item))
     if overlays:
-        _share_scale(figure, overlays, axes)
-    drawn = [item for column in (truths, *shown.values()) for item in column if _is_mask(item)]
-    _class_legend(figure, drawn, classes)
+        share_scale(figure, overlays, axes)
+    drawn = [item for column in (truths, *shown.values()) for item in column if is_mask(item)]
+    class_legend(figure, drawn, classes)
     return figure
 
 
@@ -171,7 +127,7 @@ def plot_attention_heads(
     image: object, attention: Array, title: str = "What each head looks at"
 ) -> Picture:
     """Attention of one token, (heads, h, w), over the image. Look for heads that disagree."""
-    heads = {f"head {number}": each for number, each in enumerate(_array(attention), start=1)}
+    heads = {f"head {number}": each for number, each in enumerate(as_array(attention), start=1)}
     return show_maps(image, heads, title)
 
 
@@ -181,13 +137,13 @@ def plot_patch_grid(image: object, patch: int, title: str = "") -> Picture:
     Look for how little of a thing one patch shows: a raw map can be no finer than this grid.
     Raises ``InputError`` when the patch does not divide the image.
     """
-    picture = _picture(image)
+    picture = as_rgb(image)
     height, width = picture.shape[:2]
     if patch < 1 or height % patch or width % patch:
         raise InputError(f"a patch of {patch} does not divide an image of {height}x{width}")
     rows, columns = height // patch, width // patch
     title = title or f"{rows} × {columns} = {rows * columns} patches of {patch} × {patch} pixels"
-    figure, axes = _grid([""], ["image", "patches"], title, side=3)
+    figure, axes = new_grid([""], ["image", "patches"], title, side=3)
     for ax in axes[0]:
         ax.imshow(picture)
     axes[0, 1].vlines(np.arange(patch, width, patch) - 0.5, -0.5, height - 0.5, "white")
@@ -201,14 +157,16 @@ def plot_training(log: Sequence[Mapping[str, float]], title: str = "Training") -
     Look for the losses that fall, and for the one that waits: while all class tokens are alike,
     the token discrepancy stays at ln C.
     """
-    figure = _figure((WIDTH, 3.6), title)
+    figure = new_figure((WIDTH, 3.6), title)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     iterations = [line["iteration"] for line in log]
     names = dict.fromkeys(name for line in log for name in line)  # some losses set in later
     losses = [name for name in names if name not in ("iteration", "lr", "images_per_second")]
     for index, name in enumerate(losses):
-        left.plot(iterations, [line.get(name, np.nan) for line in log], **_line(index), label=name)
-    right.plot(iterations, [line["lr"] for line in log], **_line(0))
+        left.plot(
+            iterations, [line.get(name, np.nan) for line in log], **line_style(index), label=name
+        )
+    right.plot(iterations, [line["lr"] for line in log], **line_style(0))
     left.set(xlabel="iteration", ylabel="loss", title="losses")
     right.set(xlabel="iteration", ylabel="learning rate", title="learning rate of the backbone")
     right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -226,7 +184,7 @@ def plot_iou_per_class(results: Sequence[Result], title: str = "IoU of each clas
     if len({result.classes for result in results}) != 1:
         raise InputError("give results of the same classes, at least one")
     names = ("background", *results[0].classes)
-    figure = _figure((WIDTH, 0.8 + 0.11 * len(names) * (len(results) + 1.5)), title)
+    figure = new_figure((WIDTH, 0.8 + 0.11 * len(names) * (len(results) + 1.5)), title)
     ax = figure.subplots()
     height = 0.8 / len(results)
     for index, result in enumerate(results):
@@ -250,7 +208,7 @@ def plot_confusion(
     Look at the first row for background taken for objects (false activation), at the first column
     for objects missed, and between them for classes taken for one another.
     """
-    counts = _array(matrix).astype(np.float64)
+    counts = as_array(matrix).astype(np.float64)
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
     figure = _heatmap(share, ("background", *classes), (0, 100), MAPS, ".0f", title)
@@ -267,14 +225,14 @@ def plot_threshold_sweep(
     Look for a flat top: a map whose mIoU hangs on the exact threshold will not carry over. The best
     point was chosen on the very masks that judge it.
     """
-    figure = _figure((WIDTH * 0.8, 3.6), title)
+    figure = new_figure((WIDTH * 0.8, 3.6), title)
     ax = figure.subplots()
     for index, (name, results) in enumerate(sweeps.items()):
         points = [(result.protocol.threshold, 100 * result.scores.miou) for result in results]
         best = max(points, key=lambda point: point[1])
         label = f"{name}: best {best[1]:.1f} at {best[0]:g}"
-        ax.plot(*zip(*points, strict=True), **_line(index), label=label)
-        ax.plot(*best, "o", color=_line(index)["color"])
+        ax.plot(*zip(*points, strict=True), **line_style(index), label=label)
+        ax.plot(*best, "o", color=line_style(index)["color"])
     ax.set(xlabel="threshold", ylabel="mIoU (%)", ylim=(0, None))
     ax.grid(alpha=0.3)
     ax.legend()
@@ -288,97 +246,9 @@ def plot_token_similarity(
 
     Look off the diagonal: at the start every pair is near 1, and training has to part them.
     """
-    figure = _heatmap(_array(similarity), classes, (-1, 1), "PuOr_r", ".2f", title)
+    figure = _heatmap(as_array(similarity), classes, (-1, 1), "PuOr_r", ".2f", title)
     figure.axes[1].set_ylabel("cosine")
     return figure
-
-
-def _array(values: object) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-
-
-def _is_mask(array: np.ndarray) -> bool:
-    return np.issubdtype(array.dtype, np.integer)
-
-
-def _picture(image: object) -> np.ndarray:
-    """(H, W, 3) float in [0, 1]; ``InputError`` for anything that is not an RGB image."""
-    array = _array(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    if array.ndim == 3 and array.shape[2] != 3:
-        array = array.transpose(1, 2, 0)
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise InputError(f"an image of shape {array.shape}: give RGB, (H, W, 3) or (3, H, W)")
-    picture = array / 255 if array.dtype == np.uint8 else array
-    low, high = picture.min(), picture.max()
-    if low < -1e-4 or high > 1 + 1e-4:
-        raise InputError(f"an image with values from {low:.2f} to {high:.2f}: denormalize it first")
-    return picture.clip(0, 1)
-
-
-def _figure(size: tuple[float, float], title: str) -> Picture:
-    figure = Picture(figsize=np.round(size, 2), dpi=DPI, layout="constrained")
-    figure.suptitle(title)
-    return figure
-
-
-def _grid(rows: Names, columns: Names, title: str, side: float = 2) -> tuple[Picture, np.ndarray]:
-    """Square pictures by the names of their rows and columns; axes in 2-D, without ticks."""
-    if not len(rows) * len(columns):
-        raise InputError("there is nothing to draw: give at least one image")
-    side = min((WIDTH - 0.9) / len(columns), side)
-    figure = _figure((side * len(columns) + 0.9, side * len(rows) + 0.9), title)
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    for (row, column), ax in np.ndenumerate(axes):
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-        ax.set_title(columns[column] if row == 0 else "", fontsize=10)
-        ax.set_ylabel(rows[row] if column == 0 else "")
-    return figure, axes
-
-
-def _panels(names: Names, title: str) -> tuple[Picture, np.ndarray]:
-    """Square pictures by their names, in rows of up to seven; axes in 1-D."""
-    rows = max(-(-len(names) // 7), 1)
-    figure, axes = _grid([""] * rows, [""] * -(-len(names) // rows), title)
-    for ax, name in zip(axes.flat, names, strict=False):
-        ax.set_title(name, fontsize=10)
-    for spare in axes.flat[len(names) :]:
-        spare.remove()
-    return figure, axes.flat[: len(names)]
-
-
-def _overlay(ax: Axes, image: object, values: Array) -> AxesImage:
-    """The map in colour over the image in grey."""
-    grey = _picture(image) @ (0.299, 0.587, 0.114)
-    ax.imshow(grey, cmap="gray", vmin=0, vmax=1)
-    whole = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
-    return ax.imshow(_array(values), MAPS, alpha=0.75, interpolation="nearest", extent=whole)
-
-
-def _share_scale(figure: Figure, overlays: Sequence[AxesImage], axes: np.ndarray) -> None:
-    """One scale from the least to the largest value of all maps, with its colour bar."""
-    low = min(overlay.get_array().min() for overlay in overlays)
-    high = max(overlay.get_array().max() for overlay in overlays)
-    for overlay in overlays:
-        overlay.set_clim(low, high if high > low else low + 1)
-    figure.colorbar(overlays[0], ax=axes, label="map value", shrink=0.8, aspect=30)
-
-
-def _class_legend(figure: Figure, masks: Sequence[Array], classes: Names) -> None:
-    """Names of the classes that the masks hold, below the panels."""
-    names = dict(enumerate(("background", *classes))) | {IGNORE: "not counted"}
-    present = sorted(set().union(*(np.unique(_array(mask)).tolist() for mask in masks)))
-    handles = [
-        Patch(facecolor=color / 255, edgecolor="grey", linewidth=0.5, label=names[value])
-        for value, color in zip(present, colorize(present, classes), strict=True)
-    ]
-    most = max(int(figure.get_figwidth() / 1.25), 1)  # as fit in one row
-    columns = -(-len(handles) // -(-len(handles) // most))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
-
-
-def _line(index: int) -> dict[str, str]:
-    return {"color": LINES[index % len(LINES)], "linestyle": STYLES[index % len(STYLES)]}
 
 
 def _heatmap(
@@ -390,7 +260,7 @@ def _heatmap(
     if values.shape != (len(names), len(names)):
         raise InputError(f"the matrix is {values.shape}, but there are {len(names)} names for it")
     side = min(2.2 + 0.5 * len(names), WIDTH - 0.6)
-    figure = _figure((side + 0.6, side), title)
+    figure = new_figure((side + 0.6, side), title)
     ax = figure.subplots()
     scale = {"vmin": limits[0], "vmax": limits[1], "cmap": colors, "cbar_kws": {"shrink": 0.8}}
     text = {"annot": True, "fmt": fmt, "annot_kws": {"size": 7}, "xticklabels": names}

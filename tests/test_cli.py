@@ -66,17 +66,19 @@ def test_reproduce_ends_with_1_and_one_line_when_a_notebook_fails(monkeypatch):
 
 def test_train_uses_the_cache_unless_a_folder_is_named(calls, tmp_path):
     result = run("train", "--set", "seed=3")
-    assert calls.pop() == ("train_or_load", load_recipe("mini", ["seed=3"]))
+    assert calls.pop() == ("train_or_load", load_recipe("mini", ["seed=3"]), False, False)
     assert result.stdout == f"trained model: {Path('kept/mini-0123')}\n"
     run("train", "--profile", "voc", "--folder", tmp_path)
-    assert calls.pop() == ("train", PROFILES["voc"], tmp_path)
+    assert calls.pop() == ("train", PROFILES["voc"], tmp_path, False, False)
+    run("train", "--folder", tmp_path, "--resume", "--tensorboard")
+    assert calls.pop() == ("train", PROFILES["mini"], tmp_path, True, True)
 
 
 def test_a_recipe_file_comes_before_single_changes(calls, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("seed: 5\noptimizer: {iterations: 7}\n")
     assert run("train", "--recipe", file, "--set", "seed=6").exit_code == 0
-    ((_, recipe),) = calls
+    ((_, recipe, *_),) = calls
     assert (recipe.seed, recipe.optimizer.iterations) == (6, 7)
 
 

@@ -264,7 +264,7 @@ def test_without_pydensecrf2_it_says_what_to_do(monkeypatch):
     monkeypatch.setattr(crf, "find_spec", lambda name: None)
     assert choose_method(96, 96) == "exact"
     image, probabilities = random_input(96, 97, 2)
-    with pytest.raises(InputError, match=r"needs pydensecrf2: `pip install -e .\[crf\]`; or"):
+    with pytest.raises(InputError, match=r"96×97 .* needs pydensecrf2: `pip install -e .\[crf\]`"):
         dense_crf(image, probabilities)
     with pytest.raises(InputError, match="pydensecrf2"):
         next(dense_crf_many([(image, probabilities)]))
@@ -366,10 +366,11 @@ def test_many_pictures_come_in_order_over_processes(lattice):
     """Sizes differ, so that later ones are done before earlier ones."""
     sizes = [(60, 90), (8, 9), (40, 50), (7, 12), (30, 20)]
     pairs = [random_input(*size, seed=i) for i, size in enumerate(sizes)]
-    results = list(dense_crf_many(iter(pairs), method="lattice", workers=2))
+    params = CrfParams(iterations=3, bilateral_sigma_rgb=9)
+    results = list(dense_crf_many(iter(pairs), params, "lattice", workers=2))
     assert [tuple(result.shape[1:]) for result in results] == sizes
     for pair, result in zip(pairs, results, strict=True):
-        torch.testing.assert_close(result, dense_crf(*pair, method="lattice"), rtol=0, atol=0)
+        torch.testing.assert_close(result, dense_crf(*pair, params, "lattice"), rtol=0, atol=0)
     assert not multiprocessing.active_children()
 
 
@@ -381,8 +382,9 @@ def test_many_pictures_are_read_as_they_are_needed():
             read.append(seed)
             yield random_input(3, 4, seed=seed)
 
-    results = dense_crf_many(pairs(), workers=2)
-    torch.testing.assert_close(next(results), dense_crf(*random_input(3, 4, seed=0)))
+    params = CrfParams(iterations=3, bilateral_sigma_rgb=9)
+    results = dense_crf_many(pairs(), params, workers=2)
+    torch.testing.assert_close(next(results), dense_crf(*random_input(3, 4, seed=0), params))
     assert len(read) == 4
     assert len(list(results)) == 8 and len(read) == 9
     assert not multiprocessing.active_children()

@@ -249,6 +249,17 @@ def test_from_recipe_builds_the_graph_of_the_recipe():
     assert without(torch.randn(1, 3, 96, 96)).class_tokens.shape == (1, 10, 192)
 
 
+def test_one_seed_gives_the_heads_the_same_start_with_a_graph_and_without():
+    def built(graph: str) -> MoRe:
+        torch.manual_seed(3)
+        return MoRe.from_recipe(load_recipe("mini", [f"graph.use={graph}"]), pretrained=False)
+
+    with_graph, without = built("true").state_dict(), built("false").state_dict()
+    assert set(without) < set(with_graph)
+    for name, value in without.items():
+        torch.testing.assert_close(with_graph[name], value, rtol=0, atol=0)
+
+
 def test_from_recipe_starts_from_the_backbones_weights(tmp_path):
     file = tmp_path / "backbone.safetensors"
     vit = mini_vit()

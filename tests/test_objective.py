@@ -212,3 +212,110 @@ def test_paper_presets_are_reachable_from_the_recipe(step):
     assert model.graph.switches == VARIANTS["paper"]
     found = losses(paper, (model, *step[1:]), 10)
     assert sum(found.values()).isfinite()
+
+
+def test_padding_mask_by_hand():
+    box = torch.tensor([[1, 0, 3, 2], [0, 0, 4, 3]])
+    assert module.padding_mask(box, (3, 4))[0].int().tolist() == [
+        [1, 0, 0, 1],
+        [1, 0, 0, 1],
+        [1, 1, 1, 1],
+    ]
+    assert not module.padding_mask(box, (3, 4))[1].any()
+
+
+def test_a_box_as_large_as_the_image_changes_nothing(recipe, step):
+    model, images, labels = step
+    box = torch.tensor([[0, 0, 96, 96]] * 2)
+    found = []
+    for given in (None, box):
+        torch.manual_seed(0)
+        found.append(Objective(recipe)(model, images, labels, model(images), 10, given))
+    for name, loss in found[0].items():
+        torch.testing.assert_close(found[1][name], loss, msg=name)
+
+
+def test_padding_is_ignored_closed_and_background(recipe, step, monkeypatch):
+    """255 for decoder and contrast, no open gate for the energy, background for both relations."""
+    model, images, labels = step
+    box = torch.tensor([[16, 8, 80, 96], [0, 0, 48, 50]])
+    padding = module.padding_mask(box, (96, 96))
+    patches = padding[:, 4::8, 4::8]  # at the patches' centres
+    seen = {}
+
+    def spy(name):
+        def loss(*given):
+            seen[name] = given
+            return given[0].sum()
+
+        monkeypatch.setattr(module, name, loss)
+
+    for name in ("patch_token_contrast", "confident_relation", "uncertain_relation"):
+        spy(f"{name}_loss")
+    spy("segmentation_loss")
+    objective = Objective(recipe)
+    monkeypatch.setattr(objective.energy, "forward", lambda *given: seen.update(energy=given) or 0)
+    objective(model, images, labels, model(images), 10, box)
+    assert (seen["segmentation_loss"][1][padding] == 255).all()
+    assert (seen["segmentation_loss"][1][~padding] != 255).any()
+    assert (seen["patch_token_contrast_loss"][1][patches] == 255).all()
+    assert (seen["confident_relation_loss"][2][patches] == 0).all()
+    assert (seen["uncertain_relation_loss"][2][patches] == 0).all()
+    _, _, known, roi = seen["energy"]
+    assert torch.equal(roi, ~padding) and (known[padding] != 255).all()
+    assert torch.equal(known[~padding], seen["segmentation_loss"][1][~padding])
+
+
+def test_the_energy_moves_no_padding(recipe, step):
+    """A box's gate: outside of it the logits get no gradient from the energy."""
+    model, images, labels = step
+    with torch.no_grad():
+        output = model(images)
+    logits = torch.zeros(2, 11, 96, 96, requires_grad=True)  # at the image's size: no blending
+    box = torch.tensor([[0, 0, 96, 96], [0, 0, 48, 48]])
+    objective = Objective(changed(recipe, ["energy.scale=0.25"]))
+    output = output._replace(seg_logits=logits)
+    objective(model, images, labels, output, 10, box)["dense_energy"].backward()
+    assert logits.grad[0].abs().sum() > 0
+    assert logits.grad[1, :, 56:, 56:].abs().max() == 0
+
+
+def test_pixels_beyond_the_box_repeat_its_border():
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    extended = module._extended(maps, torch.tensor([[1, 1, 3, 4]]))
+    assert extended[0, 0].tolist() == [[5, 5, 6, 6], [5, 5, 6, 6], [9, 9, 10, 10], [13, 13, 14, 14]]
+
+
+def test_what_lies_on_padding_does_not_reach_the_decoders_labels(recipe, step, monkeypatch):
+    model, images, labels = step
+    box = torch.tensor([[0, 0, 64, 96], [0, 0, 96, 96]])
+    padding = module.padding_mask(box, (96, 96))
+    cam = torch.rand(2, 10, 96, 96)
+    monkeypatch.setattr(module, "multiscale_cam", lambda *given: (cam, cam))
+    targets = []
+    monkeypatch.setattr(
+        module, "segmentation_loss", lambda _, mask: targets.append(mask) or mask.sum()
+    )
+    with torch.no_grad():
+        output = model(images)
+        for noise in (0.0, 1.0):
+            noisy = images + noise * torch.randn_like(images) * padding[:, None]
+            Objective(recipe)(model, noisy, labels, output, 4, box)
+    assert torch.equal(*targets) and (targets[0][~padding] != 255).any()
+
+
+@pytest.mark.parametrize("name", sorted(BASE | set(MINED) | {"token_classification"}))
+def test_every_term_is_float32_and_near_in_mixed_precision(recipe, step, name):
+    every = changed(recipe, ["loss.token_classification=1"])
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            found.append(losses(every, step, 10)[name])
+    exact, rough = found
+    assert rough.dtype == torch.float32
+    assert rough.item() == pytest.approx(exact.item(), rel=0.25, abs=0.05)
+    step[0].zero_grad(set_to_none=True)
+    if rough.requires_grad:
+        rough.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in step[0].parameters())

@@ -8,6 +8,7 @@ import yaml
 
 from more_lib.data.voc import VOC_CLASSES
 from more_lib.errors import InputError
+from more_lib.objective import MINED, Objective
 from more_lib.recipes import (
     PROFILES,
     fingerprint,
@@ -27,6 +28,7 @@ CHANGES = {
     "data.crop_scale": "[0.6, 1]",
     "data.color_jitter": "[0.4, 0.4, 0.2, 0.1]",
     "data.jitter_probability": "0.8",
+    "data.crop": "padded",
     "backbone.name": "vit_tiny_patch16_224",
     "backbone.weights": "weights.safetensors",
     "backbone.num_registers": "0",
@@ -86,13 +88,17 @@ CHANGES = {
     "optimizer.warmup_ratio": "0.1",
     "optimizer.power": "1",
     "optimizer.precision": "fp32",
+    "optimizer.accumulate": "2",
 }
 CHANGES_WITHOUT_TRAINING = {
     "masks.lam_similarity": "cosine",
     "data.val_split": "train",
     "data.root": "/data/EmojiVOC",
+    "data.labels": "table.csv",
+    "data.skip": "[train_00001]",
     "data.workers": "2",
     "optimizer.log_every": "1",
+    "optimizer.checkpoint_every": "5",
     "evaluation.scales": "[1, 0.5]",
     "evaluation.threshold": "0.4",
     "evaluation.batch_size": "1",
@@ -130,6 +136,51 @@ def test_voc_profile_holds_the_released_values():
     assert (loss.token_classification, loss.token_temperature) == (0, 0.07)
     assert recipe.evaluation.scales == (1.0, 0.5, 0.75, 1.5)
     assert recipe.evaluation.threshold == 0.5
+
+
+def test_coco_profile_is_the_released_script():
+    recipe = PROFILES["coco"]
+    data, loss, masks = recipe.data, recipe.loss, recipe.masks
+    assert len(data.classes) == 80 and (data.train_split, data.val_split) == ("train", "val")
+    assert (data.crop, data.crop_size, data.crop_scale) == ("padded", 448, (0.32, 1.0))
+    assert data.jitter_probability == 0.8
+    weights = (loss.confident_relation, loss.uncertain_relation, loss.segmentation)
+    assert weights == (0.1, 0.01, 0.12) and recipe.lir.temperature == 0.1
+    assert (recipe.optimizer.iterations, recipe.optimizer.batch_size) == (80_000, 2)
+    assert masks.scales == recipe.evaluation.scales == (1.0, 0.5, 0.75, 1.25, 1.5)
+    assert masks.decoder == (0.65, 0.25) and masks.final == (0.6, 0.35)
+    assert recipe.evaluation.threshold == 0.45
+    stages = {name: Objective(recipe).active(step) for name, step in STAGES.items()}
+    assert stages == {
+        "classes": set(),
+        "patches": {"patch_token_contrast"},
+        "relations": {"patch_token_contrast", "confident_relation", "uncertain_relation"},
+        "all": set(MINED),
+    }
+    assert recipe.schedule.final_cam == 50_000
+
+
+STAGES = {"classes": 7_999, "patches": 8_000, "relations": 12_000, "all": 16_000}
+
+
+def test_coco_log_differs_from_the_script_in_three_values():
+    script, log = (to_dict(PROFILES[name]) for name in ("coco", "coco-log"))
+    assert log["loss"] == script["loss"] | {"confident_relation": 0.05, "uncertain_relation": 0.0}
+    assert log["optimizer"] == script["optimizer"] | {"batch_size": 4}
+    rest = script.keys() - {"profile", "loss", "optimizer"}
+    assert all(log[name] == script[name] for name in rest)
+
+
+def test_pets_profile_is_of_breeds_and_fits_its_patches():
+    recipe = PROFILES["pets"]
+    assert len(recipe.data.classes) == 37 and recipe.data.crop_size % 16 == 0
+    assert recipe.schedule.final_cam == recipe.optimizer.iterations
+
+
+def test_stored_networks_keep_their_fingerprints():
+    """The mini profile's and VOC's, from before ``data.crop`` and ``optimizer.accumulate``."""
+    assert training_fingerprint(PROFILES["mini"]) == "55d82bfdb483"
+    assert training_fingerprint(PROFILES["voc"]) == "e310f4422389"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -243,9 +294,8 @@ def test_training_fingerprint_stays_where_no_weight_changes(key, text):
 
 
 def test_unknown_profile_lists_those_that_exist():
-    assert "'mimi' is unknown: did you mean mini? (profiles: mini, voc)" in complaint(
-        profile="mimi"
-    )
+    there = "(profiles: mini, pets, voc, coco, coco-log)"
+    assert f"'mimi' is unknown: did you mean mini? {there}" in complaint(profile="mimi")
     assert "did you mean" not in complaint(profile="imagenet")
 
 
@@ -308,7 +358,7 @@ def test_wrong_types_and_forms_name_the_key(override, said):
     [
         "seed=-1",
         "seed=4294967296",
-        "data.dataset=coco",
+        "data.dataset=cityscapes",
         "data.classes=[]",
         "data.classes=[cat, cat]",
         "data.train_split=",
@@ -321,6 +371,7 @@ def test_wrong_types_and_forms_name_the_key(override, said):
         "data.color_jitter=[0, 0, 0, 0.6]",
         "data.jitter_probability=1.1",
         "data.workers=-1",
+        "data.crop=centre",
         "backbone.name=",
         "backbone.num_registers=-1",
         "backbone.decoder_width=0",
@@ -338,6 +389,8 @@ def test_wrong_types_and_forms_name_the_key(override, said):
         "optimizer.power=-1",
         "optimizer.precision=fp8",
         "optimizer.log_every=0",
+        "optimizer.accumulate=0",
+        "optimizer.checkpoint_every=-1",
         "evaluation.scales=[]",
         "evaluation.scales=[1, 0]",
         "evaluation.threshold=1.5",

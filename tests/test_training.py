@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from more_lib.checkpoints import load_weights, save_weights
 from more_lib.data import emoji
 from more_lib.errors import InputError
 from more_lib.model import MoRe
-from more_lib.recipes import PROFILES, load_recipe
+from more_lib.recipes import PROFILES, changed, load_recipe
 from more_lib.training import (
     learning_rate_factor,
     load_trained,
@@ -207,3 +209,73 @@ def test_auto_precision_is_bf16_where_the_hardware_multiplies_it(recipe, tmp_pat
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     assert record["precision"] == ("bf16" if native else "fp32")
+
+
+def plain(recipe):
+    """No term that chooses at random or divides by what it counts in the batch."""
+    counted = ("patch_token_contrast", "uncertain_relation", "segmentation")
+    return changed(recipe, [f"loss.{name}=0" for name in counted])
+
+
+def test_accumulated_batches_are_one_larger_batch(recipe, tmp_path):
+    two = plain(recipe)
+    larger = train(with_optimizer(two, batch_size=4), tmp_path / "larger")
+    parts = train(with_optimizer(two, accumulate=2), tmp_path / "parts")
+    for ours, theirs in zip(parts.log(), larger.log(), strict=True):
+        del ours["images_per_second"], theirs["images_per_second"]
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=2e-5)
+    ours, theirs = parts.model.state_dict(), larger.model.state_dict()
+    for name in ours:
+        # As few as have a gradient of nothing but rounding may differ: AdamW takes its sign.
+        assert (ours[name] - theirs[name]).abs().median() < 1e-7, name
+    assert parts.record["iterations"] == 3
+
+
+def test_padded_crops_train(recipe, tmp_path):
+    padded = changed(recipe, ["data.crop=padded", "optimizer.iterations=1"])
+    line = train(changed(padded, ["schedule.segmentation=0"]), tmp_path / "run").log()[-1]
+    assert np.isfinite(line["total"]) and line["segmentation"] > 0
+
+
+def test_the_record_names_time_and_memory(recipe, tmp_path):
+    record = train(with_optimizer(recipe, iterations=1), tmp_path / "run").record
+    assert record["seconds"] > 0 and 0.1 < record["peak_memory_gb"] < 64
+
+
+def test_tensorboard_gets_the_lines_of_the_log(recipe, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trained = train(with_optimizer(recipe, log_every=1), tmp_path / "run", tensorboard=True)
+    board = accumulator.EventAccumulator(str(trained.folder / "tensorboard"))
+    board.Reload()
+    for name in trained.log()[-1].keys() - {"iteration"}:
+        expected = {
+            line["iteration"]: pytest.approx(line[name], rel=1e-6)
+            for line in trained.log()
+            if name in line
+        }
+        assert {event.step: event.value for event in board.Scalars(name)} == expected
+
+
+def test_tensorboard_without_its_package_is_refused(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="pip install tensorboard"):
+        train(recipe, tmp_path / "run", tensorboard=True)
+
+
+@pytest.mark.gpu
+def test_fp16_trains_without_a_loss_that_is_no_number(recipe, tmp_path):
+    trained = train(with_optimizer(recipe, precision="fp16", iterations=20), tmp_path / "run")
+    assert np.isfinite(trained.log()[-1]["total"])
+
+
+@pytest.mark.gpu
+def test_resumed_on_a_gpu(recipe, tmp_path, monkeypatch):
+    """fp16, so that the gradient scaler is restored as well; GPUs add up in no fixed order."""
+    recipe = with_optimizer(recipe, precision="fp16", iterations=6, checkpoint_every=2)
+    whole = train(recipe, tmp_path / "whole")
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder / "checkpoints", folder / "checkpoints")
+    resumed = train(recipe, folder, resume=True)
+    ours, theirs = resumed.model.state_dict(), whole.model.state_dict()
+    for name in ours:
+        assert (ours[name] - theirs[name]).abs().median() < 1e-4, name

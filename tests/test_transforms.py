@@ -118,3 +118,63 @@ def test_training_result_is_normalised_float(photograph):
     assert (image >= low[:, None, None] - 1e-5).all()
     assert (image <= high[:, None, None] + 1e-5).all()
     assert image.min() < 0 < image.max()
+
+
+PADDED = replace(PLAIN, crop="padded", crop_scale=(0.5, 0.5))
+BLACK = torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])[:, None, None]
+
+
+def test_padded_crop_of_a_small_image_is_all_of_it_somewhere_on_black():
+    image, places = Image.new("RGB", (40, 20), (255, 255, 255)), set()
+    for seed in range(30):
+        seen, box = seeded(training_transform(PADDED), image, seed)
+        assert seen.shape == (3, 32, 32) and seen.dtype == torch.float32
+        assert box.shape == (4,) and box.dtype == torch.int64
+        left, top, right, bottom = box.tolist()
+        assert (right - left, bottom - top) == (20, 10)  # half of 40×20
+        white = torch.zeros(32, 32, dtype=torch.bool)
+        white[top:bottom, left:right] = True
+        torch.testing.assert_close(denormalize(seen), white.float().expand(3, 32, 32))
+        torch.testing.assert_close(seen[:, ~white], BLACK[:, 0].expand(3, int((~white).sum())))
+        places.add((left, top))
+    columns, rows = ({place[axis] for place in places} for axis in (0, 1))
+    assert min(columns) < 3 and max(columns) > 9 and min(rows) < 5 and max(rows) > 17
+
+
+def test_padded_crop_of_a_large_image_is_a_part_of_it_at_its_scale():
+    columns = np.arange(200, dtype=np.uint8)
+    ramp = Image.fromarray(np.broadcast_to(columns[None, :, None], (50, 200, 3)).copy())
+    transform = training_transform(replace(PADDED, crop_scale=(0.5, 1.0)))
+    steps, starts = [], []
+    for seed in range(40):
+        seen, box = seeded(transform, ramp, seed)
+        assert (box[0], box[2]) == (0, 32) and 25 <= box[3] - box[1] <= 32
+        row = denormalize(seen)[0, int(box[1] + box[3]) // 2] * 255
+        steps.append(float(row.diff().abs().mean()))  # 1 / scale
+        starts.append(float(row.min()))
+    assert 1 < min(steps) < 1.15 and 1.75 < max(steps) < 2.05
+    assert min(starts) < 40 and max(starts) > 110
+
+
+def test_padded_crop_mirrors_and_jitters(photograph):
+    transform = training_transform(replace(PADDED, crop_scale=(1.0, 1.0)))
+    straight = evaluation_transform(None)(photograph)
+    kinds = set()
+    for seed in range(20):
+        seen, _ = seeded(transform, photograph, seed)
+        kinds.add((torch.equal(seen, straight), torch.equal(seen, straight.flip(-1))))
+    assert kinds == {(True, False), (False, True)}
+    grey = Image.new("RGB", (32, 32), (100, 100, 100))
+    jitters = replace(PADDED, crop_scale=(1, 1), color_jitter=(0.3, 0, 0, 0), jitter_probability=1)
+    seen, _ = seeded(training_transform(jitters), grey)
+    assert not torch.equal(seen, evaluation_transform(None)(grey))
+
+
+def test_padded_crop_is_random_through_torchs_generator_alone(photograph):
+    transform = training_transform(replace(PROFILES["coco"].data, crop_size=64))
+    first = seeded(transform, photograph, 5)
+    random.seed(1)
+    np.random.seed(1)
+    again, other = seeded(transform, photograph, 5), seeded(transform, photograph, 6)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])

@@ -1,37 +1,80 @@
 """From a photograph to what the network sees, and back for a figure."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from more_lib.recipes import DataRecipe
+from more_lib.sections import DataRecipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """ImageNet's channel statistics of RGB in [0, 1]. The released run feeds them to a backbone that
 was pretrained with 0.5 and 0.5; we keep what it does."""
 
+BICUBIC = v2.InterpolationMode.BICUBIC
 
-def training_transform(data: DataRecipe) -> v2.Compose:
-    """Random crop, flip and colour jitter: RGB PIL image -> (3, S, S) float32, S the crop size.
 
-    All randomness is torch's global generator, which the training seeds and a ``DataLoader``
-    reseeds in each worker. Values are normalised with ``IMAGENET_MEAN`` and ``IMAGENET_STD``.
+def training_transform(
+    data: DataRecipe,
+) -> Callable[[Image.Image], Tensor | tuple[Tensor, Tensor]]:
+    """What training sees of an RGB PIL image: a random crop, (3, S, S) float32, S the crop size.
+
+    With ``data.crop`` "resized", as released for VOC: a part of the image resized to the crop,
+    flip, colour jitter. With "padded", as released for COCO: jitter, the image resized by a factor
+    of ``data.crop_scale`` on its sides, flip, and a crop of it, filled up with black at whatever
+    side it is too small; a second tensor, (4,) int64, is then the box (left, top, right, bottom)
+    that the image fills, right and bottom excluded, in pixels of the crop.
+
+    All randomness is torch's global generator, which the training seeds. Values are normalised
+    with ``IMAGENET_MEAN`` and ``IMAGENET_STD``, the black included.
     """
     brightness, contrast, saturation, hue = data.color_jitter
     jitter = v2.ColorJitter(brightness, contrast, saturation, hue)
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(
-                data.crop_size,
-                scale=data.crop_scale,
-                interpolation=v2.InterpolationMode.BICUBIC,
-                antialias=True,
-            ),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([jitter], p=data.jitter_probability),
-            *_to_normalised_tensor(),
-        ]
-    )
+    jitter = v2.RandomApply([jitter], p=data.jitter_probability)
+    flip, to_tensor = v2.RandomHorizontalFlip(), _to_normalised_tensor()
+    if data.crop == "resized":
+        crop = v2.RandomResizedCrop(
+            data.crop_size, scale=data.crop_scale, interpolation=BICUBIC, antialias=True
+        )
+        return v2.Compose([crop, flip, jitter, *to_tensor])
+    crop = v2.RandomCrop(data.crop_size, pad_if_needed=True, fill=0)
+    return _WithBox(v2.Compose([jitter, RandomRescale(data.crop_scale), flip, crop, *to_tensor]))
+
+
+class _WithBox:
+    """A transform's image and where the whole image came to lie in it."""
+
+    def __init__(self, transform: v2.Transform) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Image.Image) -> tuple[Tensor, Tensor]:
+        whole = tv_tensors.BoundingBoxes(
+            [[0.0, 0.0, image.width, image.height]],
+            format="XYXY",
+            canvas_size=(image.height, image.width),
+        )
+        seen, box = self.transform(image, whole)
+        return seen, box.as_subclass(Tensor)[0].round().long()
+
+
+class RandomRescale(v2.Transform):
+    """Resize by one random factor, uniform between the two of ``scale``, bicubically."""
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, list[int]]:
+        factor = float(torch.empty(()).uniform_(*self.scale))
+        return {"size": [max(round(factor * s), 1) for s in v2.query_size(flat_inputs)]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return v2.functional.resize(inpt, params["size"], interpolation=BICUBIC, antialias=True)
 
 
 def evaluation_transform(size: int | None) -> v2.Compose:
@@ -42,8 +85,7 @@ def evaluation_transform(size: int | None) -> v2.Compose:
     """
     resize = []
     if size is not None:
-        bicubic = v2.InterpolationMode.BICUBIC
-        resize = [v2.Resize((size, size), interpolation=bicubic, antialias=True)]
+        resize = [v2.Resize((size, size), interpolation=BICUBIC, antialias=True)]
     return v2.Compose([*resize, *_to_normalised_tensor()])
 
 

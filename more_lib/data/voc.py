@@ -3,6 +3,7 @@
     <root>/JPEGImages/<id>.jpg                   photographs
     <root>/Annotations/<id>.xml                  objects: all that training learns from
     <root>/SegmentationClass/<id>.png            palette masks with VOC's fixed ids: evaluation only
+    <root>/SegmentationClassAug/<id>.png         the same for images that only SBD segments
     <root>/ImageSets/Segmentation/<split>.txt    one image id a line
 
 EmojiVOC is written in the same layout with the same ids, so one reader serves both.
@@ -12,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -30,11 +32,13 @@ VOC_CLASSES = (
 )  # fmt: skip
 """The 20 classes in VOC's order: the mask value of ``VOC_CLASSES[i]`` on disk is ``i + 1``."""
 
-_VOC_2012 = (
-    "for VOC 2012 unpack VOCtrainval_11-May-2012.tar from "
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and set data.root to its VOCdevkit/VOC2012"
+AUGMENTED = "SegmentationClassAug"
+"""Folder of the masks that data_scripts/prepare_voc.py makes of SBD's."""
+
+_WHERE_TREES_COME_FROM = (
+    "`python data_scripts/make_emoji_voc.py` makes EmojiVOC, `python data_scripts/prepare_voc.py` "
+    "fetches VOC 2012 or takes yours (--voc VOCdevkit/VOC2012); data.root names a tree elsewhere"
 )
-_WHERE_TREES_COME_FROM = f"`python data_scripts/make_emoji_voc.py` makes EmojiVOC; {_VOC_2012}"
 
 
 def voc_palette() -> np.ndarray:
@@ -97,8 +101,8 @@ class VocTree(ImageTree):
         if not path.is_file():
             there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
             cure = (
-                "train_aug, VOC 2012 and SBD together, is not in VOC's download: save its list of "
-                "10,582 ids there, one a line"
+                "train_aug, VOC 2012 and SBD together, is not in VOC's download: "
+                "`python data_scripts/prepare_voc.py` adds its 10,582 images"
                 if split == "train_aug"
                 else _WHERE_TREES_COME_FROM
             )
@@ -116,7 +120,10 @@ class VocTree(ImageTree):
         return self.root / "JPEGImages" / f"{image_id}.jpg"
 
     def mask_path(self, image_id: str) -> Path:
-        return self.root / "SegmentationClass" / f"{image_id}.png"
+        """In SegmentationClass, or in SegmentationClassAug where only that has the mask."""
+        own = self.root / "SegmentationClass" / f"{image_id}.png"
+        augmented = self.root / AUGMENTED / own.name
+        return augmented if augmented.is_file() and not own.is_file() else own
 
     def labels(self, image_id: str) -> np.ndarray:
         """Image-level labels y of one image, (C,) float32 of 0 and 1; read once, then kept.
@@ -168,11 +175,12 @@ class VocTree(ImageTree):
 class VocImages(Dataset):
     """Images and image-level labels of one split: all that training sees. Opens no mask.
 
-    ``transform`` takes an RGB PIL image to a (3, H, W) float32 tensor. Items are dictionaries:
-    ``image`` (3, H, W) float32, ``labels`` (C,) float32 of 0 and 1, ``id`` str.
+    ``transform`` takes an RGB PIL image to a (3, H, W) float32 tensor, or to that and a box. Items
+    are dictionaries: ``image`` (3, H, W) float32, ``labels`` (C,) float32 of 0 and 1, ``id`` str,
+    and ``box`` (4,) int64 where the transform gives one: the part of ``image`` that is no padding.
     """
 
-    def __init__(self, tree: VocTree, split: str, transform: Callable[[Image.Image], torch.Tensor]):
+    def __init__(self, tree: ImageTree, split: str, transform: Callable[[Image.Image], Any]):
         self.tree = tree
         self.ids = tree.ids(split)
         self.transform = transform
@@ -182,10 +190,13 @@ class VocImages(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         image_id = self.ids[index]
+        seen = self.transform(self.tree.image(image_id))
+        image, *box = seen if isinstance(seen, tuple) else (seen,)
         return {
-            "image": self.transform(self.tree.image(image_id)),
+            "image": image,
             "labels": torch.from_numpy(self.tree.labels(image_id)),
             "id": image_id,
+            **({"box": box[0]} if box else {}),
         }
 
 
