@@ -67,7 +67,8 @@ def model():
 
 @pytest.fixture
 def recipe():
-    return load_recipe("mini", ["data.classes=[cat, dog]", f"data.crop_size={SIDE}"])
+    evaluation = ["evaluation.scales=[1.0]", "evaluation.threshold=0.5"]
+    return load_recipe("mini", ["data.classes=[cat,dog]", f"data.crop_size={SIDE}", *evaluation])
 
 
 def picture(left=RED, right=GREY, size=(SIDE, SIDE)):
