@@ -282,6 +282,79 @@ def _recipe(
 
 @app.command()
 @clear_errors
+def predict(
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES...", help="Image files, and folders of them.", show_default=False
+        ),
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            exists=True,
+            file_okay=False,
+            help="A folder that `train` made. Without it, the network of the profile mini, which "
+            "is trained first if need be.",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The classes of each image, instead of those that the network predicts: a table "
+            "as for `train --labels`.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where masks and overlays go.")
+    ] = Path("predictions"),
+    map: Annotated[
+        str, typer.Option(metavar="NAME", help="What masks are made of: lam, cam, fused, decoder.")
+    ] = "lam",
+    crf: Annotated[
+        bool, typer.Option("--crf", help="Refine along the edges of the image by a dense CRF.")
+    ] = False,
+    npz: Annotated[
+        bool, typer.Option("--npz", help="Keep the maps as numbers, too: maps/<image>.npz.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite what is in the output folder.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    changes: Changes = None,
+) -> None:
+    """Draw masks and maps for images of your own.
+
+    Writes for each image a palette mask in its size and an overlay of the maps behind it, and for
+    all of them a summary. Nothing is overwritten, and every file is checked before the first is
+    computed. --set changes the scales and the threshold of the evaluation.
+
+    Example:
+
+        python -m more_lib predict photos --checkpoint trial --output masks
+    """
+    from more_lib.prediction_files import predict_files
+
+    predict_files(
+        images,
+        output,
+        checkpoint=checkpoint,
+        overrides=changes or [],
+        labels=labels,
+        map=map,
+        crf=crf,
+        npz=npz,
+        force=force,
+        skip_bad=skip_bad,
+    )
+
+
+@app.command()
+@clear_errors
 def bench(
     what: Annotated[
         str, typer.Argument(metavar="WHAT", help="What to time: losses or crf.")

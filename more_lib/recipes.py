@@ -49,6 +49,15 @@ def load_recipe(
     return changed(from_dict(values), overrides)
 
 
+def saved_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe that a training kept in its folder, whatever its profile, changed by overrides.
+
+    Raises what ``load_recipe`` raises.
+    """
+    file = Path(folder) / "recipe.yaml"
+    return load_recipe(str(_read_yaml(file).get("profile", "mini")), overrides, file)
+
+
 def changed(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """The recipe with single values changed, by texts as ``load_recipe`` takes them."""
     values = to_dict(recipe)

@@ -200,6 +200,16 @@ def _image_files(root: Path) -> dict[str, Path]:
     return files
 
 
+def read_labels(path: str | Path) -> dict[str, frozenset[str]]:
+    """Class names by image, as a table of labels gives them, whatever images there are.
+
+    Raises ``InputError`` for a table that is missing or malformed, or names an image twice.
+    """
+    rows = _read_table(Path(path))
+    _refuse(Path(path), "named by more than one row", _repeated(name for name, _ in rows))
+    return dict(rows)
+
+
 def _read_table(path: Path) -> list[tuple[str, frozenset[str]]]:
     """(image name, class names) of every row of a labels file."""
     text = _text(path, "the table of labels: write a header image,classes and a row for each image")
