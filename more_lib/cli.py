@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from more_lib.errors import clear_errors
+from more_lib.options import Changes, Data, Labels, Profile, RecipeFile, SkipBad
 
 app = typer.Typer(
     help="MoRe: segmentation masks learned from image labels. Begin with `doctor`, then "
@@ -18,60 +19,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Profile = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="A named recipe: mini (small pictures made on the spot, CPU, minutes), pets "
-        "(Oxford-IIIT Pet, one GPU), voc (PASCAL VOC 2012, one GPU, as in the paper), coco (COCO "
-        "2014, several GPUs, as the released script) or coco-log (as the published log).",
-    ),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one value of the recipe, such as optimizer.iterations=100. May be repeated.",
-        show_default=False,
-    ),
-]
-RecipeFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe",
-        metavar="FILE",
-        help="YAML with the values of the profile that you want changed.",
-        show_default=False,
-    ),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="FOLDER",
-        help="Your own images instead of the profile's data: FOLDER/images and a table of their "
-        "labels, FOLDER/labels.csv; FOLDER/masks if there are any.",
-        show_default=False,
-    ),
-]
-Labels = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels",
-        metavar="FILE",
-        help="With --data: the table of labels, if it lies elsewhere. A line image,classes first, "
-        "then a line for each image, such as 1.jpg,cat;dog.",
-        show_default=False,
-    ),
-]
-SkipBad = Annotated[
-    bool,
-    typer.Option(
-        "--skip-bad", help="Go on without images that cannot be read, and list what was skipped."
-    ),
-]
 
 
 @app.command()
