@@ -130,6 +130,15 @@ def test_images_are_rgb_whatever_the_file_holds(root):
     assert all(tree.image(name).mode == "RGB" for name in pixels)
 
 
+def test_photographs_are_turned_as_the_camera_noted_unless_a_mask_refers_to_them(root):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be seen, turn by a quarter
+    noise(0).save(root / "images/one.jpg", exif=turned)
+    assert FolderTree(root).image("one").size == (HEIGHT, WIDTH)
+    save_mask(root, "one", np.zeros((HEIGHT, WIDTH)))
+    assert FolderTree(root).image("one").size == (WIDTH, HEIGHT)
+
+
 @pytest.mark.parametrize(
     "rows, complaint",
     [

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from more_lib.data.tree import ImageTree, unreadable
 from more_lib.errors import InputError
@@ -97,6 +98,15 @@ class FolderTree(ImageTree):
 
     def mask_path(self, image_id: str) -> Path:
         return self.root / "masks" / f"{image_id}.png"
+
+    def image(self, image_id: str) -> Image.Image:
+        """The photograph as an RGB PIL image; without a mask, turned as its EXIF data says.
+
+        Cameras store pictures lying and note how to turn them, and ``predict`` does so; a mask
+        refers to the pixels as stored.
+        """
+        image = super().image(image_id)
+        return image if self.mask_path(image_id).exists() else ImageOps.exif_transpose(image)
 
     def labels(self, image_id: str) -> np.ndarray:
         """Image-level labels y of one image, (C,) float32 of 0 and 1, all 0 for an empty row.
