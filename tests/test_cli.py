@@ -181,6 +181,7 @@ def test_every_command_has_an_example_that_it_accepts(command, calls, monkeypatc
     Path("trial").mkdir()
     Path("trial/recipe.yaml").write_text("seed: 0\n")
     monkeypatch.setattr("more_lib.doctor.report", lambda: "")
+    monkeypatch.setattr("more_lib.bench.bench_losses", lambda *_: [])
     monkeypatch.setattr("more_lib.prediction_files.predict_files", lambda *_, **__: [])
     text = run(command, "--help").stdout
     (example,) = [line for line in text.splitlines() if line.startswith("      python -m more_lib")]
