@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from typing import Literal
 
@@ -45,8 +45,8 @@ def report() -> str:
 
         recipes = PROFILES.values()
         sections["Machine"] = [processor(), accelerator(), cache()]
-        sections["Data"] = [data(recipe) for recipe in recipes]
-        sections["Weights"] = [weights(recipe) for recipe in recipes]
+        sections["Data"] = _joined(data(recipe) for recipe in recipes)
+        sections["Weights"] = _joined(weights(recipe) for recipe in recipes)
     sections["Optional"] = [*extras(), git()]
     lines = [f"MoRe kit {__version__}: what is here, and what each missing part costs"]
     for title, rows in sections.items():
@@ -99,7 +99,7 @@ def processor() -> Row:
     detail = f"{torch.get_num_threads()} threads; bf16 products at {speedup:.1f}x the speed of fp32"
     if speedup >= 0.9:
         return Row("CPU", "ok", detail)
-    cost = "bf16 is slow here: `--set optimizer.precision=fp32` trains faster without a GPU"
+    cost = "bf16 is only emulated: precision auto takes fp32 here, training takes twice as long"
     return Row("CPU", "note", detail, cost)
 
 
@@ -151,8 +151,7 @@ def data(recipe) -> Row:
     if section.dataset in ("voc", "coco", "pets") and not section.root:
         script = f"data_scripts/prepare_{section.dataset}.py"
         cure = f"`python {script}` fetches it or takes yours; else {cure}"
-    cost = f"without it: profile {recipe.profile} does not run; {cure}"
-    return Row(name, "missing", f"no {absent[0]}", cost)
+    return Row(name, "missing", f"no {absent[0]}", f"without it: does not run; {cure}")
 
 
 def weights(recipe) -> Row:
@@ -169,14 +168,15 @@ def weights(recipe) -> Row:
     if file.is_file():
         return Row(name, "ok", f"{backbone.name}: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
     cure = "data_scripts/pretrain_mini_vit.py makes it" if backbone.name == MINI else "check it"
-    cost = f"without it: profile {recipe.profile} does not run; {cure}"
+    cost = f"without it: does not run; {cure}"
     return Row(name, "missing", f"{backbone.name}: no {file}", cost)
 
 
 def extras() -> list[Row]:
     """Packages that only some uses need."""
     uses = {
-        "crf": "without it: no dense CRF, the paper's last polish of mask edges",
+        "crf": "without it: no dense CRF of whole photographs on a CPU",
+        "log": "without it: no `train --tensorboard`",
         "dev": "without it: `make test` does not run",
     }
     return [_extra(name, without) for name, without in uses.items()]
@@ -188,6 +188,17 @@ def git() -> Row:
     if found:
         return Row("git", "ok", found)
     return Row("git", "missing", "not found", "without it: run manifests name no commit")
+
+
+def _joined(rows: Iterable[Row]) -> list[Row]:
+    """Rows of profiles that look for the same thing as one row."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        first = found.setdefault(row.detail, row)
+        if first is not row:
+            name = f"{first.name}, {row.name.removeprefix('profile ')}"
+            found[row.detail] = replace(first, name=name)
+    return list(found.values())
 
 
 def _extra(extra: str, without: str) -> Row:
