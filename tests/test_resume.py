@@ -178,7 +178,7 @@ def test_resume_refuses_another_recipe_and_names_what_differs(recipe, tmp_path, 
     with pytest.raises(InputError, match="another training") as error:
         train(other, folder, resume=True)
     for named in (
-        "optimizer.lr 0.00015 there, 0.001 here",
+        "optimizer.lr 0.0002 there, 0.001 here",
         "lir.phi 1.2 there, 1.1 here",
         "optimizer.accumulate the default there, 2 here",
     ):
