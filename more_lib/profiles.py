@@ -78,7 +78,7 @@ _MINI = Recipe(
         log_every=10,
     ),
     # Two scales of VOC's four: at 96 pixels the smaller ones have too few patches left.
-    evaluation=EvaluationRecipe(scales=(1.0, 1.5), threshold=0.5, batch_size=50),
+    evaluation=EvaluationRecipe(scales=(1.0, 1.5), threshold=0.5, batch_size=16),
 )
 
 # PASCAL VOC 2012 with SBD on one GPU, as in the released VOC script: so wherever a line says
