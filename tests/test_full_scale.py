@@ -1,0 +1,184 @@
+"""The whole way on a VOC-shaped and a COCO-shaped data set, by the commands that a user gives.
+
+Archives as their publishers offer them, preparation, a training that is killed and resumed, two
+evaluation protocols, a CRF, predictions: small pictures stand in for the photographs.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from scipy.io import savemat
+from typer.testing import CliRunner
+
+from more_lib.checkpoints import save_weights
+from more_lib.cli import app
+from more_lib.data import coco, emoji, voc_prepare
+from more_lib.data.coco import CATEGORY_IDS, COCO_CLASSES
+from more_lib.data.voc import VOC_CLASSES, VocTree
+from more_lib.vit import mini_vit
+
+ITERATIONS = 6
+IN_COCO = {"aeroplane": "airplane"}  # VOC and COCO spell one of EmojiVOC's classes differently
+
+KILLED = """
+import os, signal, sys, torch
+save, saved = torch.save, []
+
+def killed_at_the_second(state, path):
+    save(state, path)
+    saved.append(path)
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = killed_at_the_second
+from more_lib.cli import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Six pictures to train on and two to judge by, in VOC's layout and with VOC's ids."""
+    return emoji.prepare(tmp_path_factory.mktemp("pictures") / "tree", train=6, val=2)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("backbone") / "random.safetensors"
+    save_weights(mini_vit(), file)
+    return file
+
+
+def voc_shaped(pictures, folder):
+    """VOC 2012 and SBD as archives, two training images segmented by SBD alone; prepared."""
+    tree, place = VocTree(pictures), folder / "VOCdevkit" / "VOC2012"
+    train, val = tree.ids("train"), tree.ids("val")
+    shutil.copytree(pictures, place)
+    (folder / "dataset" / "cls").mkdir(parents=True)
+    for image_id in train[4:]:
+        mask = place / "SegmentationClass" / f"{image_id}.png"
+        values = np.asarray(Image.open(mask)) % 255  # SBD marks no borders
+        savemat(folder / f"dataset/cls/{image_id}.mat", {"GTcls": {"Segmentation": values}})
+        mask.unlink()
+    (place / "ImageSets/Segmentation/train.txt").write_text("\n".join(train[:4]))
+    archives = folder / "voc.tar", folder / "sbd.tgz"
+    for archive, part, mode in zip(archives, ("VOCdevkit", "dataset"), ("w", "w:gz"), strict=True):
+        with tarfile.open(archive, mode) as file:
+            file.add(folder / part, part if part == "VOCdevkit" else "benchmark_RELEASE/dataset")
+    root = folder / "VOC2012"
+    for _, do in voc_prepare.steps(root, *archives):
+        do()
+    found = voc_prepare.check(root, counts={"train": 4, "val": 2, "train_aug": 6})
+    assert found["train_aug"] == len(train) and tree.ids("val") == val
+    return root, root / "JPEGImages"
+
+
+def coco_shaped(pictures, folder):
+    """COCO 2014 as it unpacks, a box of polygon for each class of a picture; prepared."""
+    tree, number = VocTree(pictures), 0
+    (folder / "annotations").mkdir(parents=True)
+    categories = [{"id": i, "name": n} for i, n in zip(CATEGORY_IDS, COCO_CLASSES, strict=True)]
+    for split in ("train", "val"):
+        (folder / f"{split}2014").mkdir()
+        images, annotations = [], []
+        for image_id in tree.ids(split):
+            number += 1
+            name, mask = f"COCO_{split}2014_{number:012d}.jpg", tree.mask(image_id)
+            shutil.copyfile(tree.image_path(image_id), folder / f"{split}2014" / name)
+            height, width = mask.shape
+            images.append({"id": number, "file_name": name, "width": width, "height": height})
+            for value in np.unique(mask[(mask > 0) & (mask < 255)]).tolist():
+                rows, columns = np.nonzero(mask == value)
+                left, top, right, bottom = map(
+                    int, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                )
+                known = VOC_CLASSES[value - 1]
+                category = CATEGORY_IDS[COCO_CLASSES.index(IN_COCO.get(known, known))]
+                box = [left, top, right, top, right, bottom, left, bottom]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": category,
+                        "segmentation": [box],
+                        "area": (right - left) * (bottom - top),
+                        "iscrowd": 0,
+                    }
+                )
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / f"annotations/instances_{split}2014.json").write_text(json.dumps(content))
+    root = coco.prepare(folder / "COCO2014", folder, partial=True)
+    return root, root / "images"
+
+
+def small(root, backbone):
+    """What makes a profile of hours one of seconds."""
+    return {
+        "data": {"root": str(root), "crop_size": 32, "workers": 0},
+        "backbone": {"name": "mini", "weights": str(backbone), "decoder_width": 8},
+        "masks": {"scales": [1.0], "dilations": [1, 2]},
+        "schedule": dict.fromkeys(
+            ("patch_token_contrast", "confident_relation", "uncertain_relation"), 0
+        )
+        | {"segmentation": 1, "dense_energy": 1, "final_cam": 3},
+        "optimizer": {
+            "iterations": ITERATIONS,
+            "batch_size": 2,
+            "warmup_iterations": 2,
+            "log_every": 2,
+            "checkpoint_every": 2,
+            "precision": "fp32",
+        },
+        "evaluation": {"scales": [1.0]},
+    }
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("profile, shaped", [("voc", voc_shaped), ("coco", coco_shaped)])
+def test_from_archives_to_masks(profile, shaped, pictures, backbone, tmp_path):
+    root, photographs = shaped(pictures, tmp_path / "given")
+    recipe, folder = tmp_path / "small.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(small(root, backbone)))
+    training = ["train", "--profile", profile, "--recipe", recipe, "--folder", folder, "--resume"]
+
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *training], env=os.environ | threads)
+    assert killed.returncode == -signal.SIGKILL
+    assert "resumes after iteration 2" in run(*training)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in log] == [2, 4, 6]
+    assert {"confident_relation", "segmentation", "dense_energy"} <= log[-1].keys()
+
+    scored = ["evaluate", "--profile", profile, "--checkpoint", folder]
+    names = ("paper-val", "decoder-log")
+    run(*scored, "--protocol", names[0], "--protocol", names[1], "--json", tmp_path / "s.json")
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found.keys() == set(names)
+    assert found["paper-val"]["results"][0]["protocol"]["crf"] == "released"
+    for scores in found.values():
+        (result,) = scores["results"]
+        assert scores["num_images"] == 2 and np.sum(result["matrix"]) > 0
+
+    run(
+        "predict", photographs, "--checkpoint", folder, "--crf", "--npz", "--output", tmp_path / "o"
+    )
+    masks = sorted((tmp_path / "o" / "masks").glob("*.png"))
+    assert len(masks) == len(list(photographs.iterdir()))
+    with Image.open(masks[0]) as mask, Image.open(next(photographs.iterdir())) as photograph:
+        assert mask.mode == "P" and mask.size == photograph.size
