@@ -304,18 +304,22 @@ def predict(
 @clear_errors
 def bench(
     what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="What to time: losses or crf.")
+        str, typer.Argument(metavar="WHAT", help="What to time: losses, crf or step.")
     ] = "losses",
     shape: Annotated[
         str,
         typer.Option(metavar="NAME", help="Losses: sizes of voc (20 classes), coco (80), or all."),
     ] = "all",
+    profile: Profile = "voc",
+    changes: Changes = None,
 ) -> None:
-    """Time the losses, or dense CRF, against straightforward code, on the same inputs.
+    """Time the losses, or dense CRF, against straightforward code; or a whole training step.
 
     losses: each against loops; 448-pixel images, 28×28 patches of width 768, four images. Minutes
     on a CPU: the loops are slow. crf: exact sums, pydensecrf2's lattice and all pairs stored, on a
-    photograph in several sizes, with the share of labels that agree. A minute on a CPU.
+    photograph in several sizes, with the share of labels that agree. A minute on a CPU. step: the
+    parts of a profile's training step, time and memory, in fp32 and bf16; for GPUs, on a CPU with
+    --profile mini.
 
     Example:
 
@@ -330,8 +334,14 @@ def bench(
         shapes = list(bench.SHAPES) if shape == "all" else [shape]
         timings = [timing for name in shapes for timing in bench.bench_losses(name)]
         print(bench.format_timings(timings))
+    elif what == "step":
+        from more_lib.recipes import load_recipe
+        from more_lib.step_bench import AUTOCAST, bench_step, format_step
+
+        recipe = load_recipe(profile, changes or [])
+        print(format_step([bench_step(recipe, precision) for precision in AUTOCAST]))
     else:
-        raise InputError(f"bench {what!r} is unknown; there are: losses, crf")
+        raise InputError(f"bench {what!r} is unknown; there are: losses, crf, step")
 
 
 @app.command()
