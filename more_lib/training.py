@@ -143,8 +143,7 @@ def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = Fals
     aside), the data and the backbone. A training that was interrupted is resumed, asked for or
     not. Prints one line that says whether the network was trained or loaded.
     """
-    key = fingerprint([training_fingerprint(recipe), provenance(recipe)])
-    folder = data_folder() / "trained" / f"{recipe.profile}-{key}"
+    folder = cached_folder(recipe)
     if (folder / "record.json").exists():
         trained = load_trained(folder, recipe)
     else:
@@ -153,6 +152,12 @@ def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = Fals
     did = "loaded from the cache" if trained.loaded else "trained now"
     say(f"model {folder.name}: {did} ({recipe.optimizer.iterations} iterations)")
     return trained
+
+
+def cached_folder(recipe: Recipe) -> Path:
+    """Where ``train_or_load`` keeps this recipe's network, whether or not it is there yet."""
+    key = fingerprint([training_fingerprint(recipe), provenance(recipe)])
+    return data_folder() / "trained" / f"{recipe.profile}-{key}"
 
 
 def load_trained(folder: str | Path, recipe: Recipe) -> Trained:

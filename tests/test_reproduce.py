@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from more_lib import manifest as manifests
 from more_lib.errors import InputError
 from more_lib.recipes import load_recipe, to_dict
-from more_lib.reproduce import ReproduceError, plan, record_metrics, reproduce
+from more_lib.reproduce import ReproduceError, _train_ahead, plan, record_metrics, reproduce
 
 PARAMETERS = 'profile: str = "mini"  # help\noverrides: str = ""\nout_dir: str = ""'
 PROVENANCE = {"data_sha256": "d" * 64, "backbone_sha256": "b" * 64}
@@ -405,3 +405,23 @@ def test_full_reaches_the_notebooks_that_know_it(executed, three, tmp_path):
         reproduce("mini", (), tmp_path / "runs", full=full, notebooks=three)
     given = [parameters.get("full") for parameters in executed.parameters]
     assert given == [None] * 7 + [True]
+
+
+def test_networks_are_trained_ahead_and_a_failure_is_left_to_the_notebook(monkeypatch, capsys):
+    asked = []
+
+    def side_by_side(recipe, names, seeds):
+        asked.append((names, seeds))
+        if len(asked) == 2:
+            raise RuntimeError("losses {'segmentation': nan}")
+        return len(names) * len(seeds)
+
+    monkeypatch.setattr("more_lib.ablation.train_side_by_side", side_by_side)
+    recipe = load_recipe("mini", ["seed=4"])
+    _train_ahead(recipe, full=False)
+    _train_ahead(recipe, full=True)
+    assert asked[0] == (["baseline", "lir", "more"], [4])
+    assert len(asked[1][0]) == 6 and asked[1][1] == [4, 5, 6]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("trained and scored: ")
+    assert "failed" in second and "segmentation" in second
