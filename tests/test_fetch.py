@@ -397,3 +397,13 @@ def test_counts_name_everything_that_is_off():
 
 def test_a_source_is_a_value():
     assert replace(SOURCES[0], urls=()) != SOURCES[0] == replace(SOURCES[0])
+
+
+def test_a_python_that_cannot_unpack_tars_safely_says_so(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.txt", "a.txt")
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(InputError, match="needs Python 3.11.4"):
+        extract(tmp_path / "a.tar", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

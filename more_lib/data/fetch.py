@@ -235,6 +235,8 @@ def _files(archive: Path) -> Iterator[tuple[str, int, Callable[..., object] | No
     """
     # A tar may end with a zip that it holds, so it is asked first.
     if tarfile.is_tarfile(archive):
+        if not hasattr(tarfile, "data_filter"):
+            raise InputError(f"{archive}: unpacking a tar safely needs Python 3.11.4 or newer")
         with tarfile.open(archive) as opened:
             for item in opened:
                 if not item.isdir():
