@@ -24,6 +24,7 @@ from more_lib.energy import DenseEnergyLoss
 from more_lib.errors import InputError
 from more_lib.gaussian import bilateral_features
 from more_lib.gcr import GraphCategoryRepresentation
+from more_lib.hardware import best_device
 from more_lib.lir import UNCERTAIN_VARIANTS, confident_relation_loss, uncertain_relation_loss
 from more_lib.manifest import CHECKOUT
 from more_lib.pseudo_labels import PixelAdaptiveRefinement, refine_cam
@@ -91,7 +92,7 @@ def bench_crf(repeats: int = 2) -> Iterator[CrfTiming]:
     which a CPU does by the lattice alone. Raises ``InputError`` without pydensecrf2 and outside a
     checkout, which has the transcription.
     """
-    brute_force, device = _transcriptions().dense_crf, _device()
+    brute_force, device = _transcriptions().dense_crf, best_device()
     for height, width in CRF_SIZES:
         given = [x.to(device) for x in noisy_segmentation(coffee(), height, width, classes=3)]
         exactly = choose_method(height, width, device) == "exact"
@@ -151,11 +152,6 @@ def _ratio(slow: float | None, fast: float | None) -> str:
     return "–" if slow is None or fast is None else f"{slow / fast:.1f}×"
 
 
-def _device() -> torch.device:
-    available = torch.accelerator.is_available()
-    return torch.accelerator.current_accelerator() if available else torch.device("cpu")
-
-
 def _transcriptions() -> ModuleType:
     file = CHECKOUT / "tests" / "transcriptions.py"
     if not file.is_file():
@@ -189,7 +185,7 @@ def _inputs(batch: int, classes: int) -> dict[str, Tensor]:
         "logits": torch.randn(batch, classes + 1, GRID, GRID, generator=g),
         "pixel_mask": F.interpolate(mask[:, None].float(), (PIXELS, PIXELS))[:, 0].long(),
     }
-    return {name: value.to(_device()) for name, value in inputs.items()}
+    return {name: value.to(best_device()) for name, value in inputs.items()}
 
 
 def _cases(loops: ModuleType, given: dict[str, Tensor]) -> dict[str, tuple[Callable, Callable]]:

@@ -5,7 +5,7 @@ where it was, and keeps no mask: of each image stay C logits and C labels.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from more_lib.data import open_tree
 from more_lib.data.scan import require_readable
 from more_lib.data.tree import ImageTree
 from more_lib.errors import InputError
+from more_lib.hardware import best_device
 from more_lib.metrics import average_precision
 from more_lib.progress import progress_bar
 from more_lib.protocols import (
@@ -28,8 +29,6 @@ from more_lib.protocols import (
     PROTOCOLS,
     NamedProtocol,
     Protocol,
-    check_choice,
-    map_protocol,
     named_protocol,
     table_protocols,
 )
@@ -37,7 +36,6 @@ from more_lib.recipes import Recipe, fingerprint
 from more_lib.results import PER_CENT, Evaluation, Result, format_table, rows
 from more_lib.segmentation import (
     SplitImages,
-    best_device,
     check_protocols,
     evaluation_mode,
     segment,
@@ -66,7 +64,6 @@ __all__ = [
     "named_protocol",
     "rows",
     "score",
-    "sweep_thresholds",
 ]
 
 SCORING_VERSION = 2
@@ -97,26 +94,6 @@ def evaluate(
     """
     protocols = table_protocols(recipe, maps, labels)
     return score(model, recipe, protocols, tree=tree, device=device)
-
-
-def sweep_thresholds(
-    model: nn.Module,
-    recipe: Recipe,
-    map: str,
-    thresholds: Iterable[float],
-    labels: str = "true",
-    device: Device = None,
-) -> list[Result]:
-    """One result for each threshold on one map, from a single pass (notebook 06).
-
-    A threshold chosen by this curve has seen the masks it is judged by. Raises as ``evaluate``
-    does, also for the decoder, which takes no threshold.
-    """
-    check_choice("map", [map], [kind for kind in MAPS if kind != "decoder"])
-    check_choice("labels", [labels], LABELS)
-    protocol = map_protocol(recipe, map, labels)
-    protocols = [replace(protocol, threshold=float(threshold)) for threshold in thresholds]
-    return list(score(model, recipe, protocols, device=device).results)
 
 
 def evaluate_or_load(trained: "Trained") -> Evaluation:

@@ -1,4 +1,4 @@
-"""What a training runs on: devices, processes, precision, and the memory that it took."""
+"""What the kit runs on: devices, processes, precision, and the memory that it took."""
 
 import os
 import sys
@@ -44,6 +44,13 @@ def start_accelerator(wanted_precision: str) -> Accelerator:
             "together; start one"
         )
     return accelerator
+
+
+def best_device() -> torch.device:
+    """The accelerator if there is one, of several processes each its own; else the CPU."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
 
 
 def precision_of(accelerator: Accelerator) -> str:

@@ -152,7 +152,7 @@ def multiscale_decoder(
     for scale in scales:
         views = _image_and_mirror(images, scale, model.patch_size, flip)
         logits = model(views).seg_logits.to(images.dtype)
-        straight, *mirrored = _upsampled(logits, images.shape[-2:]).softmax(1).split(len(images))
+        straight, *mirrored = resized(logits, images.shape[-2:]).softmax(1).split(len(images))
         total = total + sum((maps.flip(-1) for maps in mirrored), straight)
     return total / (len(scales) * (1 + flip))
 
@@ -216,9 +216,12 @@ def _image_and_mirror(images: Tensor, scale: float, patch_size: int, flip: bool 
 
 def _merge_mirror(raw: Tensor, size: Sequence[int], num_images: int) -> Tensor:
     """Raw maps of images and, behind them, mirror images to (B, C, H, W), the larger of both."""
-    straight, *mirrored = _upsampled(raw, size).split(num_images)
+    straight, *mirrored = resized(raw, size).split(num_images)
     return torch.maximum(straight, mirrored[0].flip(-1)) if mirrored else straight
 
 
-def _upsampled(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps or images (B, K, h, w) brought to (B, K, H, W) bilinearly, wherever the kit does so."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
     return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)

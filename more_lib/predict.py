@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from more_lib.crf import dense_crf, with_background
 from more_lib.data.transforms import evaluation_transform
 from more_lib.errors import InputError
 from more_lib.image_files import read_image
-from more_lib.localization import fuse, multiscale_maps
+from more_lib.localization import fuse, multiscale_maps, resized
 from more_lib.model import MoRe
 from more_lib.recipes import Recipe
 
@@ -165,7 +164,7 @@ def _network_input(image: Image.Image, patch: int, scales: Sequence[float]) -> T
     least = math.ceil(1 / min(1, *scales))
     patches = [max(int(side / patch + 0.5), least) for side in image.size[::-1]]
     tensor = evaluation_transform(None)(image)[None]
-    return _resized(tensor, [patch * number for number in patches])
+    return resized(tensor, [patch * number for number in patches])
 
 
 def _maps(model: MoRe, views: Tensor, recipe: Recipe, map: str) -> Tensor:
@@ -182,9 +181,9 @@ def _refined(seen: Image.Image, maps: Tensor, logits: Tensor | None) -> Tensor:
     """
     size = seen.size[::-1]
     if logits is None:
-        probabilities = with_background(_resized(maps[None], size)[0])
+        probabilities = with_background(resized(maps[None], size)[0])
     else:
-        probabilities = _resized(logits[None], size)[0].softmax(0)
+        probabilities = resized(logits[None], size)[0].softmax(0)
     return dense_crf(np.asarray(seen), probabilities)
 
 
@@ -194,16 +193,10 @@ def _winner(scores: Tensor, numbers: Sequence[int], size: Sequence[int]) -> Tens
     scores: (1 + K, h, w), background first. numbers: of the K classes. Returns (H, W) uint8. One
     class at a time is brought to the image's size: a photograph's K together need not fit.
     """
-    best = _resized(scores[None, :1], size)[0, 0]
+    best = resized(scores[None, :1], size)[0, 0]
     winner = torch.zeros_like(best, dtype=torch.uint8)
     for number, score in zip(numbers, scores[1:], strict=True):
-        score = _resized(score[None, None], size)[0, 0]
+        score = resized(score[None, None], size)[0, 0]
         winner.masked_fill_(score > best, number)
         best = torch.maximum(best, score)
     return winner
-
-
-def _resized(values: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(values.shape[-2:]) == tuple(size):
-        return values
-    return F.interpolate(values, tuple(size), mode="bilinear", align_corners=False)

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from more_lib import training
@@ -25,6 +24,7 @@ from more_lib.crf import choose_method
 from more_lib.data.folder import read_labels
 from more_lib.data.voc import PALETTE, VOC_CLASSES
 from more_lib.errors import InputError
+from more_lib.hardware import best_device
 from more_lib.image_files import find_images, image_size, unreadable
 from more_lib.model import MoRe
 from more_lib.predict import Prediction, check_map, class_indices, predict, seen_size
@@ -185,19 +185,14 @@ def _check_crf(paths: Sequence[Path], recipe: Recipe) -> None:
     """Raise ``InputError`` where the dense CRF of the largest image cannot be computed."""
     sizes = [seen_size(image_size(path), recipe) for path in paths]
     width, height = max(sizes, key=math.prod)
-    choose_method(height, width, _device())
+    choose_method(height, width, best_device())
 
 
 def _model(recipe: Recipe, checkpoint: str | Path | None) -> MoRe:
     trained = (
         training.load_trained(checkpoint, recipe) if checkpoint else training.train_or_load(recipe)
     )
-    return trained.model.eval().to(_device())
-
-
-def _device() -> torch.device:
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
+    return trained.model.eval().to(best_device())
 
 
 def _row(path: Path, prediction: Prediction, classes: Sequence[str]) -> dict:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from more_lib.crf import dense_crf as dense_crf
 from more_lib.errors import InputError
+from more_lib.localization import resized
 from more_lib.precision import at_least_float32
 
 IGNORE_INDEX = 255
@@ -79,7 +80,7 @@ class PixelAdaptiveRefinement(nn.Module):
         """
         _check_images(images, maps)
         weights = self._weights(at_least_float32(images))
-        maps = _resize(at_least_float32(maps), images.shape[-2:])
+        maps = resized(at_least_float32(maps), images.shape[-2:])
         for _ in range(self.iterations):
             refined = torch.zeros_like(maps)
             for neighbour, weight in zip(self._neighbours(maps), weights, strict=True):
@@ -142,10 +143,10 @@ def refine_cam(
     half_size = [max(side // 2, 1) for side in size]
     images, maps = (at_least_float32(t) for t in (images, maps))
     numbers, chosen = _present_first(maps, labels)
-    scores = _resize(chosen, half_size).masked_fill(numbers[:, :, None, None] == 0, -torch.inf)
+    scores = resized(chosen, half_size).masked_fill(numbers[:, :, None, None] == 0, -torch.inf)
     # Absent classes get probability 0, and PAR, which is linear, leaves it at that.
     passes = [_against_background(scores, level) for level in (high, low)]
-    refined = _resize(par(_resize(images, half_size), torch.cat(passes, dim=1)), size)
+    refined = resized(par(resized(images, half_size), torch.cat(passes, dim=1)), size)
     winner = refined.unflatten(1, (2, -1)).max(dim=2).indices  # six times as fast as argmax
     class_number = F.pad(numbers, (1, 0)).gather(1, winner.flatten(1)).view_as(winner)
     against_high, against_low = class_number.unbind(1)
@@ -202,7 +203,3 @@ def _check_images(images: Tensor, maps: Tensor) -> None:
     for name, values in (("images", images), ("maps", maps)):
         if not values.is_floating_point():
             raise InputError(f"{name} are {values.dtype}; give floats in [0, 1]")
-
-
-def _resize(values: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(values, tuple(size), mode="bilinear", align_corners=False)

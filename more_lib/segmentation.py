@@ -20,7 +20,7 @@ from more_lib.crf import CrfParams, Method, choose_method, dense_crf_many, with_
 from more_lib.data.transforms import denormalize, evaluation_transform
 from more_lib.data.tree import ImageTree
 from more_lib.errors import InputError
-from more_lib.localization import fuse, multiscale_decoder, multiscale_maps
+from more_lib.localization import fuse, multiscale_decoder, multiscale_maps, resized
 from more_lib.model import MoReOutput
 from more_lib.protocols import LABELS, MAPS, Protocol, check_choice
 from more_lib.pseudo_labels import foreground_mask
@@ -128,11 +128,6 @@ def crf_method(device: torch.device) -> Method:
     return "lattice" if lattice else "auto"
 
 
-def best_device() -> torch.device | None:
-    """The GPU if there is one, of several processes each its own; None leaves a model in place."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-
-
 @contextmanager
 def evaluation_mode(model: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
     """Every module of the model in evaluation mode and on ``device``; afterwards as it was."""
@@ -196,7 +191,7 @@ def _maps(
         if (scales, flip, "fused") in wanted:
             maps["fused"] = fuse(maps["lam"], maps["cam"])
         kinds = {kind for kind in maps if (scales, flip, kind) in wanted}
-        found |= {(scales, flip, kind): _resized(maps[kind], size) for kind in kinds}
+        found |= {(scales, flip, kind): resized(maps[kind], size) for kind in kinds}
     return found
 
 
@@ -205,9 +200,9 @@ def _decoder_scores(
 ) -> Tensor:
     """The decoder's (B, C + 1, H, W): logits where the largest counts alone, else probabilities."""
     if protocol.scales == (1.0,) and not protocol.flip:
-        logits = _resized(output.seg_logits, size)
+        logits = resized(output.seg_logits, size)
         return logits if protocol.crf == "none" else logits.softmax(1)
-    return _resized(multiscale_decoder(model, views, protocol.scales, protocol.flip), size)
+    return resized(multiscale_decoder(model, views, protocol.scales, protocol.flip), size)
 
 
 def _candidates(
@@ -248,13 +243,7 @@ def _refined(batches: Iterable[Batch], method: Method) -> Iterator[Batch]:
 
 def _whole_patches(images: Tensor, patch: int) -> Tensor:
     """Images resized, if need be, to the multiple of the patch nearest to their size."""
-    return _resized(images, [max(int(s / patch + 0.5), 1) * patch for s in images.shape[-2:]])
-
-
-def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
+    return resized(images, [max(int(s / patch + 0.5), 1) * patch for s in images.shape[-2:]])
 
 
 def _same_size(items: list[dict]) -> dict:

@@ -20,12 +20,12 @@ from PIL import Image
 from more_lib.data import open_tree
 from more_lib.data.voc import PALETTE, VOC_CLASSES
 from more_lib.errors import InputError
+from more_lib.hardware import best_device
 from more_lib.progress import progress_bar
 from more_lib.protocols import Protocol
 from more_lib.recipes import fingerprint
 from more_lib.segmentation import (
     SplitImages,
-    best_device,
     check_protocols,
     evaluation_mode,
     segment,

@@ -30,11 +30,10 @@ from more_lib.evaluation import (
     named_protocol,
     rows,
     score,
-    sweep_thresholds,
 )
 from more_lib.localization import fuse, multiscale_maps
 from more_lib.metrics import average_precision, confusion_matrix
-from more_lib.protocols import table_protocols
+from more_lib.protocols import map_protocol, table_protocols
 from more_lib.pseudo_labels import foreground_mask
 
 TRUE_CAM = [[111, 8, 0], [0, 56, 0], [1, 0, 15]]
@@ -171,11 +170,16 @@ def test_image_map_by_hand(model, recipe):
     assert evaluate(model, recipe).image_map == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
 
 
+def swept(model, recipe, kind, thresholds, labels="true"):
+    protocol = map_protocol(recipe, kind, labels)
+    return score(model, recipe, [replace(protocol, threshold=t) for t in thresholds]).results
+
+
 def test_one_pass_serves_all_rows(model, recipe):
     evaluate(model, recipe)
     assert model.inputs == [(2, 3, 8, 8), (4, 3, 8, 8), (1, 3, 8, 8), (2, 3, 8, 8)]
     model.inputs.clear()
-    sweep_thresholds(model, recipe, "cam", [0.1, 0.5, 0.9])
+    swept(model, recipe, "cam", [0.1, 0.5, 0.9])
     assert len(model.inputs) == 4
     model.inputs.clear()
     evaluate(model, recipe, maps=["decoder"])  # needs no maps
@@ -221,7 +225,7 @@ def test_gpu_gives_the_same_and_gives_the_model_back(model, recipe):
 
 
 def test_threshold_sweep(model, recipe):
-    results = sweep_thresholds(model, recipe, "cam", [0.3, 0.5, 0.7], labels="predicted")
+    results = swept(model, recipe, "cam", [0.3, 0.5, 0.7], "predicted")
     assert [result.protocol.threshold for result in results] == [0.3, 0.5, 0.7]
     assert results[1].matrix.tolist() == PREDICTED_CAM
     foreground = [result.matrix[:, 1:].sum() for result in results]
@@ -235,8 +239,7 @@ def test_threshold_sweep(model, recipe):
         (lambda m, r: evaluate(m, r, maps=["cam", "seed"]), "maps holds seed; .* decoder"),
         (lambda m, r: evaluate(m, r, labels=["false"]), "labels holds false; .* predicted"),
         (lambda m, r: evaluate(m, r, maps=[]), "maps is empty"),
-        (lambda m, r: sweep_thresholds(m, r, "decoder", [0.5]), "map holds decoder"),
-        (lambda m, r: sweep_thresholds(m, r, "cam", [0.5], labels="none"), "labels holds none"),
+        (lambda m, r: swept(m, r, "decoder", [0.5], "none"), "take none"),
         (lambda m, r: evaluate(m, replace(r, data=replace(r.data, val_split="x"))), "x.txt"),
         (lambda m, r: evaluate(m, r).result("seed"), "'seed'.*cam with labels predicted"),
     ],
