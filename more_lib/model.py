@@ -5,9 +5,11 @@ Notebook 01 §4 takes it apart; notebook 05 trains it.
 
 from typing import NamedTuple
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from more_lib.errors import InputError
 from more_lib.gcr import GraphCategoryRepresentation, GraphSwitches
 from more_lib.recipes import Recipe
 from more_lib.vit import ClassTokenViT, build_backbone, load_backbone
@@ -74,7 +76,10 @@ class MoRe(nn.Module):
             else build_backbone(wanted.name)
         )
         encoder = ClassTokenViT(
-            vit, len(recipe.data.classes), wanted.num_registers, wanted.aux_layer
+            _first_blocks(vit, wanted.depth),
+            len(recipe.data.classes),
+            wanted.num_registers,
+            wanted.aux_layer,
         )
         model = cls(encoder, wanted.decoder_width)
         # Last, so that under one seed the heads begin alike with a graph and without.
@@ -126,6 +131,16 @@ class MoRe(nn.Module):
             {"params": tokens, "lr": lr * token_lr_factor},
             {"params": new, "lr": lr * head_lr_factor},
         ]
+
+
+def _first_blocks(vit: VisionTransformer, depth: int) -> VisionTransformer:
+    """The backbone cut after its first ``depth`` blocks, its last norm kept; 0 leaves it whole."""
+    blocks = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
+    if depth > len(blocks) > 0:
+        raise InputError(f"backbone.depth is {depth}, but there are {len(blocks)} blocks")
+    if depth and len(blocks):
+        vit.blocks = blocks[:depth]
+    return vit
 
 
 def image_logits(features: Tensor, classifier: nn.Conv2d) -> Tensor:

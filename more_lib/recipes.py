@@ -18,7 +18,7 @@ from more_lib.profiles import PROFILES as PROFILES
 from more_lib.sections import DataRecipe as DataRecipe
 from more_lib.sections import Recipe, types_of
 
-_ADDED = {"data": ("crop",), "optimizer": ("accumulate",)}
+_ADDED = {"data": ("crop",), "backbone": ("depth",), "optimizer": ("accumulate",)}
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
 

@@ -83,12 +83,14 @@ class BackboneRecipe(Checked):
     name: str  # a timm model name, or "mini"
     weights: str = ""  # "" is what ships with the package (mini) or timm's own; else a file
     num_registers: int = 4  # released: extra tokens beside the class tokens
+    depth: int = 0  # ours: keep only the first so many of its blocks; 0 keeps all
     aux_layer: int = -3  # released: the block whose output feeds the auxiliary classifier
     decoder_width: int = 512  # released: channels inside the LargeFOV decoder
 
     def _check_ranges(self) -> None:
         self._require("name", self.name != "", "a timm model name or mini")
-        self._require("num_registers", self.num_registers >= 0, "0 or more")
+        for name in ("num_registers", "depth"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("decoder_width", self.decoder_width > 0, "positive")
 
 

@@ -237,6 +237,17 @@ def test_from_recipe_builds_what_the_recipe_says():
     assert model.decoder[0].out_channels == 7 and model.decoder[-1].out_channels == 3
 
 
+def test_from_recipe_keeps_the_first_blocks_alone():
+    whole = MoRe.from_recipe(load_recipe("mini")).encoder
+    cut = MoRe.from_recipe(load_recipe("mini", ["backbone.depth=4"])).encoder
+    assert len(whole.blocks) == 6 and len(cut.blocks) == 4
+    for ours, theirs in zip(cut.blocks, whole.blocks, strict=False):
+        assert torch.equal(ours.attn.qkv.weight, theirs.attn.qkv.weight)
+    assert cut.aux_block == 1  # the third from its own end
+    with pytest.raises(InputError, match=r"backbone\.depth is 7, but there are 6 blocks"):
+        MoRe.from_recipe(load_recipe("mini", ["backbone.depth=7"]), pretrained=False)
+
+
 def test_from_recipe_builds_the_graph_of_the_recipe():
     switched = ["graph.num_neighbors=7", "graph.tails=patches", "graph.update=plain"]
     graph = MoRe.from_recipe(load_recipe("mini", switched), pretrained=False).graph

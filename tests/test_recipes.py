@@ -89,6 +89,7 @@ CHANGES = {
     "optimizer.power": "1",
     "optimizer.precision": "fp32",
     "optimizer.accumulate": "2",
+    "backbone.depth": "4",
 }
 CHANGES_WITHOUT_TRAINING = {
     "masks.lam_similarity": "cosine",
