@@ -98,13 +98,14 @@ def reproduce(
 
 def _train_ahead(recipe: Recipe, full: bool) -> None:
     """What the notebooks would train one after the other, at once where that is faster."""
-    from more_lib import ablation
+    from more_lib import ablation, trials
 
     started = time.perf_counter()
     names, seeds = (ablation.CONDITIONS, 3) if full else (ablation.MAIN, 1)
     chosen = [recipe.seed + i for i in range(seeds)]
+    wanted = trials.with_seeds(ablation.trials(recipe, list(names)).values(), chosen)
     try:
-        if ablation.train_side_by_side(recipe, list(names), chosen):
+        if trials.train_side_by_side(wanted):
             print(f"trained and scored: {duration(time.perf_counter() - started)}", flush=True)
     except (InputError, RuntimeError) as error:  # the notebook that needs it shows it with its cell
         print(f"training ahead failed, notebooks train instead: {error}", flush=True)

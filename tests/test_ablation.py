@@ -6,15 +6,15 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from more_lib import ablation
-from more_lib.ablation import CONDITIONS, MAIN, SCORES, condition, run
+from more_lib.ablation import CONDITIONS, MAIN, condition, run
 from more_lib.checkpoints import save_weights
 from more_lib.data import emoji
 from more_lib.errors import InputError
 from more_lib.evaluation import MAP_NAMES, evaluate_or_load
 from more_lib.model import MoRe
 from more_lib.recipes import PROFILES, changed, load_recipe, to_dict
-from more_lib.training import cached_folder, train_or_load
+from more_lib.training import train_or_load
+from more_lib.trials import SCORES
 from more_lib.vit import mini_vit
 
 MAPS = ("lam", "decoder")
@@ -136,33 +136,3 @@ def test_rows_hold_means_and_standard_deviations_of_separate_evaluations(start):
     (single, _) = run(start, ["more"], [1], MAPS)  # from the cache
     assert single["seeds"] == 1 and set(SCORES) <= set(single)
     assert not [name for name in single if name.endswith("_std")]
-
-
-def test_one_seed_without_a_value_leaves_none():
-    summaries = [dict.fromkeys(SCORES, 0.2), dict.fromkeys(SCORES, 0.4) | {"precision": None}]
-    row = ablation._spread(summaries)
-    assert row["precision"] is row["precision_std"] is None
-    assert row["miou"] == pytest.approx(0.3)
-    assert row["miou_std"] == pytest.approx(0.02**0.5)
-
-
-def test_side_by_side_trains_what_is_missing_and_no_more(start, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    names = ("baseline", "more")
-    assert ablation.train_side_by_side(start, names) == 2
-    for name in names:
-        folder = cached_folder(condition(start, name))
-        assert (folder / "record.json").exists() and list(folder.glob("evaluation-*.json"))
-        assert train_or_load(condition(start, name)).record["threads"] == 1
-    assert ablation.train_side_by_side(start, names) == 0
-    assert ablation.train_side_by_side(start, (*names, "lir")) == 0  # one alone takes all threads
-
-
-def test_side_by_side_leaves_accelerators_and_single_threads_alone(start, monkeypatch):
-    monkeypatch.setattr(ablation, "ProcessPoolExecutor", None)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert ablation.train_side_by_side(start) == 0
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert ablation.train_side_by_side(start) == 0

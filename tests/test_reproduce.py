@@ -12,6 +12,7 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from more_lib import ablation
 from more_lib import manifest as manifests
 from more_lib.errors import InputError
 from more_lib.recipes import load_recipe, to_dict
@@ -410,18 +411,19 @@ def test_full_reaches_the_notebooks_that_know_it(executed, three, tmp_path):
 def test_networks_are_trained_ahead_and_a_failure_is_left_to_the_notebook(monkeypatch, capsys):
     asked = []
 
-    def side_by_side(recipe, names, seeds):
-        asked.append((names, seeds))
+    def side_by_side(recipes):
+        asked.append(recipes)
         if len(asked) == 2:
             raise RuntimeError("losses {'segmentation': nan}")
-        return len(names) * len(seeds)
+        return len(recipes)
 
-    monkeypatch.setattr("more_lib.ablation.train_side_by_side", side_by_side)
+    monkeypatch.setattr("more_lib.trials.train_side_by_side", side_by_side)
     recipe = load_recipe("mini", ["seed=4"])
     _train_ahead(recipe, full=False)
     _train_ahead(recipe, full=True)
-    assert asked[0] == (["baseline", "lir", "more"], [4])
-    assert len(asked[1][0]) == 6 and asked[1][1] == [4, 5, 6]
+    main = [ablation.condition(recipe, name) for name in ("baseline", "lir", "more")]
+    assert asked[0] == main
+    assert len(asked[1]) == 18 and {each.seed for each in asked[1]} == {4, 5, 6}
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("trained and scored: ")
     assert "failed" in second and "segmentation" in second

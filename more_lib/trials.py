@@ -1,0 +1,111 @@
+"""Many trainings of variations of a recipe: side by side, and their scores over seeds.
+
+The ablation (notebook 06), the switches between paper and released code and the backbones
+(notebook 07) are trials: recipes by name, each trained with several seeds and scored alike.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from statistics import mean, stdev
+
+import torch
+
+from more_lib.data import open_tree
+from more_lib.evaluation import MAP_NAMES, evaluate_or_load
+from more_lib.recipes import Recipe, training_fingerprint
+from more_lib.training import cached_folder, train_or_load
+
+SCORES = ("miou", "precision", "recall", "confusion_ratio")
+MAPS = ("lam", "cam", "fused", "decoder")
+
+
+def with_seeds(recipes: Iterable[Recipe], seeds: Sequence[int]) -> list[Recipe]:
+    """Every recipe with every seed: all recipes with the first one, then with the next."""
+    recipes = list(recipes)
+    return [replace(recipe, seed=seed) for seed in seeds for recipe in recipes]
+
+
+def is_trained(recipe: Recipe) -> bool:
+    """Whether ``train_or_load`` would find this recipe's network in the cache."""
+    return (cached_folder(recipe) / "record.json").exists()
+
+
+def train_side_by_side(recipes: Sequence[Recipe]) -> int:
+    """Train and score on a CPU, several at once, those that the cache lacks; how many it was.
+
+    Trainings of one thread each get a quarter more done than one after the other on all threads.
+    On an accelerator, and where it would be one training or one thread, nothing is done. Raises
+    what ``train_or_load`` raises.
+    """
+    threads = torch.get_num_threads()
+    if torch.accelerator.is_available() or threads == 1 or not recipes:
+        return 0
+    open_tree(recipes[0].data)  # EmojiVOC is made once, not by each process
+    by_training = {training_fingerprint(recipe): recipe for recipe in recipes}
+    missing = [recipe for recipe in by_training.values() if not is_trained(recipe)]
+    if len(missing) < 2:
+        return 0
+    workers = len(missing) if len(missing) <= 2 * threads else threads
+    print(f"training {len(missing)} networks, {workers} at once", flush=True)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        list(pool.map(_train_and_score, missing))
+    return len(missing)
+
+
+def score_each(
+    trials: Mapping[str, Recipe], seeds: Sequence[int], maps: Sequence[str] = MAPS
+) -> list[dict]:
+    """Train (or load) and score every trial with every seed: a row a trial, seed and map.
+
+    A row holds trial, seed, map (its name in tables) and ``SCORES`` as fractions, None where a
+    score has no value. Maps take the true image labels, on ``recipe.data.val_split``; scales and
+    threshold are the recipe's, without CRF.
+    """
+    rows = []
+    for name, recipe in trials.items():
+        for each in with_seeds([recipe], seeds):
+            evaluation = evaluate_or_load(train_or_load(each))
+            for kind in maps:
+                labels = "none" if kind == "decoder" else "true"
+                summary = evaluation.result(kind, labels).scores.summary()
+                scores = {score: summary[score] for score in SCORES}
+                rows.append({"trial": name, "seed": each.seed, "map": MAP_NAMES[kind], **scores})
+    return rows
+
+
+def over_seeds(rows: Sequence[Mapping]) -> list[dict]:
+    """``score_each``'s rows with the seeds of a trial and map put together, in order.
+
+    Such a row holds the number of seeds, and for each of ``SCORES`` its mean and, with two seeds or
+    more, its standard deviation (n - 1) as ``<score>_std``; None where a seed has no value.
+    """
+    groups: dict[tuple, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault((row["trial"], row["map"]), []).append(row)
+    return [
+        {"trial": name, "map": kind, **_spread(found)} for (name, kind), found in groups.items()
+    ]
+
+
+def _one_thread() -> None:
+    os.environ["MORE_PROGRESS"] = "0"  # bars of several trainings would overwrite each other
+    torch.set_num_threads(1)
+
+
+def _train_and_score(recipe: Recipe) -> None:
+    evaluate_or_load(train_or_load(recipe))
+
+
+def _spread(rows: Sequence[Mapping]) -> dict:
+    """Number of seeds, mean and standard deviation of each score; None where one has no value."""
+    spread: dict = {"seeds": len(rows)}
+    for score in SCORES:
+        values = [row[score] for row in rows]
+        whole = None not in values
+        spread[score] = mean(values) if whole else None
+        if len(values) > 1:
+            spread[f"{score}_std"] = stdev(values) if whole else None
+    return spread
