@@ -346,6 +346,46 @@ def bench(
 
 @app.command()
 @clear_errors
+def study(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Which: conditions, variants or backbones.")
+    ],
+    profile: Profile = "mini",
+    changes: Changes = None,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Trainings of each, from the recipe's seed on.")
+    ] = 3,
+    trained_only: Annotated[
+        bool, typer.Option("--trained-only", help="Train nothing: score what the cache holds.")
+    ] = False,
+    json: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Save every row and its protocol.", show_default=False),
+    ] = None,
+) -> None:
+    """Train variations of a recipe with several seeds, and set them side by side.
+
+    conditions: the ablation, all six. variants: each difference between paper and released code,
+    switched alone, then all. backbones: baseline and MoRe on backbones of several depths. Hours on
+    two cores; what was trained before is taken from the cache, so a study can be interrupted.
+
+    Example:
+
+        python -m more_lib study variants --seeds 1 --json variants.json
+    """
+    from more_lib.recipes import load_recipe
+    from more_lib.studies import format_study, run_study, save_study
+
+    recipe = load_recipe(profile, changes or [])
+    chosen = range(recipe.seed, recipe.seed + seeds)
+    found = run_study(name, recipe, chosen, train=not trained_only)
+    if json:
+        save_study(found, json)
+    print(format_study(found))
+
+
+@app.command()
+@clear_errors
 def doctor() -> None:
     """Show what is installed and found, and what is missing.
 

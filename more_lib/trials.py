@@ -90,6 +90,15 @@ def over_seeds(rows: Sequence[Mapping]) -> list[dict]:
     ]
 
 
+def with_spread(row: Mapping, score: str, factor: float, fmt: str) -> str:
+    """``31.4 ± 0.6``, a mean with its deviation if it has one; a dash without a value."""
+    if row.get(score) is None:
+        return "–"
+    text = f"{factor * row[score]:{fmt}}"
+    spread = row.get(f"{score}_std")
+    return text if spread is None else f"{text} ± {factor * spread:{fmt.lstrip('+')}}"
+
+
 def _one_thread() -> None:
     os.environ["MORE_PROGRESS"] = "0"  # bars of several trainings would overwrite each other
     torch.set_num_threads(1)

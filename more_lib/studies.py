@@ -1,0 +1,174 @@
+"""Studies: many trainings that answer one question, too long for a first look, so recorded.
+
+``python -m more_lib study variants`` trains what the cache lacks and prints the answer; notebook 07
+shows it. What our machines found is kept in ``more_lib/records`` with its protocol and hardware.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from more_lib import ablation, switches
+from more_lib.errors import InputError
+from more_lib.manifest import write_json
+from more_lib.model import MoRe
+from more_lib.protocols import map_protocol
+from more_lib.recipes import Recipe, changed, training_fingerprint
+from more_lib.training import train_or_load
+from more_lib.trials import (
+    is_trained,
+    over_seeds,
+    score_each,
+    train_side_by_side,
+    with_seeds,
+    with_spread,
+)
+
+
+class Study(NamedTuple):
+    """A question, the trainings that answer it, and the one that the others are held against."""
+
+    question: str
+    trials: Callable[[Recipe], dict[str, Recipe]]
+    reference: str
+
+
+def backbones(recipe: Recipe) -> dict[str, Recipe]:
+    """Baseline and MoRe on the recipe's backbone, whole and cut after fewer of its blocks.
+
+    A half, two thirds, all: for ViT-B 6, 8 and 12 blocks. The auxiliary classifier stays at the
+    third block from the end.
+    """
+    blocks = len(MoRe.from_recipe(recipe, pretrained=False).encoder.blocks)
+    depths = sorted({max(blocks // 2, 3), max(2 * blocks // 3, 3), blocks})
+    return {
+        f"{name}, {depth} blocks": changed(
+            ablation.condition(recipe, name), [f"backbone.depth={depth % blocks}"]
+        )
+        for depth in depths
+        for name in ("baseline", "more")
+    }
+
+
+STUDIES = {
+    "conditions": Study(
+        "What is each part of the method worth (paper, Table 3)?",
+        lambda recipe: ablation.trials(recipe, list(ablation.CONDITIONS)),
+        "more",
+    ),
+    "variants": Study(
+        "Which differences between paper and released code matter?", switches.trials, "release"
+    ),
+    "backbones": Study("Do the effects hold on other backbones?", backbones, ""),
+}
+
+
+def run_study(name: str, recipe: Recipe, seeds: Sequence[int], train: bool = True) -> dict:
+    """Train (or load) and score every trial with every seed; what was found, fit for JSON.
+
+    ``train=False`` takes what the cache holds and trains nothing. Rows are those of
+    ``trials.score_each``; beside them stand the recipe, the protocol and the hardware of the
+    trainings. Raises ``InputError`` for an unknown study, and where nothing is there to score.
+    """
+    trials = _study(name).trials(recipe)
+    if train:
+        train_side_by_side(with_seeds(trials.values(), seeds))
+    rows: list[dict] = []
+    hardware = set()
+    for seed in seeds:
+        for trial, recipe_of_trial in trials.items():
+            each = replace(recipe_of_trial, seed=seed)
+            if not train and not is_trained(each):
+                continue
+            record = train_or_load(each).record
+            threads = f"{record['threads']} thread{'s' * (record['threads'] > 1)}"
+            hardware.add(f"{record['device']}, {threads}, {record['precision']}")
+            rows += score_each({trial: each}, [seed])
+    if not rows:
+        raise InputError(f"study {name}: none of its networks is trained; leave --trained-only out")
+    return {
+        "study": name,
+        "profile": recipe.profile,
+        "training_fingerprint": training_fingerprint(recipe),
+        "protocol": map_protocol(recipe, "lam", "true").describe().replace(", LAM", ""),
+        "training": f"{recipe.optimizer.iterations} iterations of {recipe.optimizer.batch_size}",
+        "hardware": sorted(hardware),
+        "rows": rows,
+    }
+
+
+def recorded(name: str) -> dict:
+    """What was found on our machines, as ``run_study`` gave it; empty rows before there is any."""
+    _study(name)
+    file = resources.files("more_lib") / "records" / f"{name}.json"
+    return json.loads(file.read_text()) if file.is_file() else {"study": name, "rows": []}
+
+
+def save_study(found: dict, path: str | Path) -> None:
+    """Keep what ``run_study`` found as JSON."""
+    write_json(found, Path(path))
+
+
+def format_study(found: Mapping) -> str:
+    """The answer as text: protocol and hardware, then a line a trial, LAM's scores over seeds."""
+    study = _study(found["study"])
+    lines = [study.question, f"{found['protocol']}; {found['training']}"]
+    lines += [f"trained on: {each}" for each in found["hardware"]]
+    table = compared(found["rows"], study.reference)
+    width = max(len(row["trial"]) for row in table)
+    lines.append(
+        f"{'LAM':{width}}  seeds       mIoU %   confusion"
+        + "   against " * bool(study.reference)
+        + study.reference
+    )
+    for row in table:
+        line = f"{row['trial']:{width}}{row['seeds']:7}{with_spread(row, 'miou', 100, '.1f'):>13}"
+        line += f"{with_spread(row, 'confusion_ratio', 1, '.2f'):>12}"
+        if "miou_gain" in row:
+            line += f"{with_spread(row, 'miou_gain', 100, '+.1f'):>13}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def compared(rows: Sequence[Mapping], reference: str, kind: str = "LAM") -> list[dict]:
+    """One map's rows over seeds, each held against the trial ``reference`` seed by seed.
+
+    Of ``over_seeds`` each row has trial, seeds, the means and deviations; and, where the reference
+    has the same seeds, ``miou_gain`` and ``confusion_ratio_gain``: the mean of the differences,
+    their deviation as ``..._std`` with two seeds or more, and ``same_sign``, whether every seed
+    says the same of mIoU. Networks of one seed share data order and heads, so differences within a
+    seed are less noisy than those of means.
+    """
+    of_map = [row for row in rows if row["map"] == kind]
+    base = {row["seed"]: row for row in of_map if row["trial"] == reference}
+    table = []
+    for row in over_seeds(of_map):
+        mine = {r["seed"]: r for r in of_map if r["trial"] == row["trial"]}
+        if row["trial"] != reference and set(mine) <= set(base):
+            row |= _gains(mine, base)
+        table.append(row)
+    return table
+
+
+def _gains(mine: Mapping[int, Mapping], base: Mapping[int, Mapping]) -> dict:
+    gains: dict = {}
+    for score in ("miou", "confusion_ratio"):
+        pairs = [(mine[seed][score], base[seed][score]) for seed in mine]
+        steps = [a - b for a, b in pairs if a is not None and b is not None]
+        whole = len(steps) == len(pairs)
+        gains[f"{score}_gain"] = mean(steps) if whole else None
+        if len(pairs) > 1:
+            gains[f"{score}_gain_std"] = stdev(steps) if whole else None
+        if score == "miou":
+            gains["same_sign"] = len({step > 0 for step in steps}) == 1
+    return gains
+
+
+def _study(name: str) -> Study:
+    if name not in STUDIES:
+        raise InputError(f"study {name!r} is unknown; there are: {', '.join(STUDIES)}")
+    return STUDIES[name]
