@@ -62,7 +62,7 @@ def costs(trained: Trained) -> dict:
     return {
         "minutes": round(record["seconds"] / 60, 2),
         "milliseconds_an_iteration": round(1000 * record["seconds"] / record["iterations"], 1),
-        **{name: record[name] for name in kept},
+        **{name: record.get(name) for name in kept},  # older trainings noted less
         "batch_size": optimizer.batch_size,
         "parameters": sum(each.numel() for each in trained.model.parameters()),
     }
