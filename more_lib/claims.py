@@ -8,9 +8,9 @@ when it has the right sign: then it is an indication, and says so.
 from collections.abc import Mapping, Sequence
 from math import hypot
 
-from more_lib.ablation import CONDITIONS
 from more_lib.trials import with_spread
 
+SHORT = {"lir": "LIR", "more": "MoRe", "without_cre": "without CRE", "without_ure": "without URE"}
 SHOWN, NOT_SHOWN, NOT_RUN = "shown", "not shown", "not run here"
 
 
@@ -96,8 +96,9 @@ def _step(
     gain = second[score] - first[score]
     noise = hypot(*(row.get(f"{score}_std") or 0.0 for row in (first, second)))
     better = -gain > noise if score == "confusion_ratio" else gain > noise
-    names = [CONDITIONS[name].title if name in CONDITIONS else name for name in (before, after)]
-    ours = f"{names[0]} {_text(first, score)} → {names[1]} {_text(second, score)}"
+    names = [SHORT.get(name, name) for name in (before, after)]
+    unit = "FP/TP " if score == "confusion_ratio" else ""
+    ours = f"{unit}{names[0]} {_text(first, score)} → {names[1]} {_text(second, score)}"
     return _row(claim, paper, ours, better, where, second)
 
 
@@ -145,7 +146,9 @@ def _row(
     claim: str, paper: str, ours: str, holds: bool | None, where: str, row: Mapping | None
 ) -> dict[str, str]:
     seeds = (row or {}).get("seeds")
-    counted = f"; {seeds} seed{'s' * (seeds > 1)}" if seeds and holds is not None else ""
+    counted = ""
+    if seeds and holds is not None:
+        counted = f"; {seeds} seeds" if seeds > 1 else "; one seed: an indication"
     verdict = NOT_RUN if holds is None else SHOWN if holds else NOT_SHOWN
     return {
         "claim": claim,

@@ -43,6 +43,7 @@ def measure(
     return {
         "profile": recipe.profile,
         "dataset": recipe.data.dataset,
+        "backbone": recipe.backbone.name,
         "map_protocol": map_protocol(recipe, "lam", "true").describe(),
         "protocols": _named(more, NAMED),
         "pseudo_labels": _named(more, PSEUDO_LABELS, "" if train_split else recipe.data.val_split),

@@ -62,7 +62,7 @@ def table2(found: Mapping) -> list[dict]:
             },
             "our_miou": None,
             "difference_miou": None,
-            "protocol": "paper, Table 2",
+            "protocol": "",
         }
         for row in published("table2")
     ]
@@ -83,7 +83,7 @@ def table2(found: Mapping) -> list[dict]:
             {
                 "method": f"MoRe, this run, {name}",
                 "stages": "single",
-                "network": "see the recipe",
+                "network": found["backbone"],
                 "voc_val_miou": None,
                 "voc_test_miou": None,
                 "coco_val_miou": None,
@@ -157,7 +157,7 @@ def table5(costs: Mapping[str, Mapping]) -> list[dict]:
     rows = [
         {
             "method": row["method"],
-            "minutes": row["minutes"],
+            "minutes": round(row["minutes"]),
             "memory_gb": row["memory_gb"],
             "ms_an_iteration": 945.0 if row["method"] == "MoRe" else None,
             "parameters": None,
