@@ -53,6 +53,15 @@ def condition(recipe: Recipe, name: str) -> Recipe:
     return changed(recipe, CONDITIONS[name].overrides)
 
 
+def plain(recipe: Recipe) -> Recipe:
+    """The baseline without the losses that learn from masks: a ViT with class tokens (Figure 3).
+
+    Class tokens and patches learn from image labels alone; there is no trained decoder.
+    """
+    mined = ("patch_token_contrast", "segmentation", "dense_energy")
+    return changed(condition(recipe, "baseline"), [f"loss.{name}=0" for name in mined])
+
+
 def trials(recipe: Recipe, names: Sequence[str] = MAIN) -> dict[str, Recipe]:
     """The recipes of some conditions by name, for ``more_lib.trials``."""
     return {name: condition(recipe, name) for name in names}

@@ -108,6 +108,13 @@ def recorded(name: str) -> dict:
     return json.loads(file.read_text()) if file.is_file() else {"study": name, "rows": []}
 
 
+def recorded_for(name: str, recipe: Recipe) -> dict:
+    """``recorded``, if it is of trainings of this very recipe; else without rows."""
+    found = recorded(name)
+    same = found.get("training_fingerprint") == training_fingerprint(recipe)
+    return found if same else {"study": name, "rows": []}
+
+
 def save_study(found: dict, path: str | Path) -> None:
     """Keep what ``run_study`` found as JSON."""
     write_json(found, Path(path))

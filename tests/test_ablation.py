@@ -6,12 +6,13 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from more_lib.ablation import CONDITIONS, MAIN, condition, run
+from more_lib.ablation import CONDITIONS, MAIN, condition, plain, run
 from more_lib.checkpoints import save_weights
 from more_lib.data import emoji
 from more_lib.errors import InputError
 from more_lib.evaluation import MAP_NAMES, evaluate_or_load
 from more_lib.model import MoRe
+from more_lib.objective import Objective
 from more_lib.recipes import PROFILES, changed, load_recipe, to_dict
 from more_lib.training import train_or_load
 from more_lib.trials import SCORES
@@ -97,6 +98,12 @@ def test_more_is_the_recipe_itself_and_the_baseline_knows_its_tokens_apart(start
     baseline = condition(start, "baseline")
     assert MoRe.from_recipe(baseline).graph is None
     assert baseline.loss.token_classification > 0  # else no loss could make equal tokens differ
+
+
+def test_the_plain_vit_learns_from_image_labels_alone(start):
+    recipe = plain(changed(start, ["loss.dense_energy=0.05"]))
+    assert not Objective(recipe).active(10**9)  # nothing that learns from masks, ever
+    assert recipe.loss.token_classification > 0 and not recipe.graph.use
 
 
 def test_the_main_conditions_are_conditions_in_the_papers_order():

@@ -114,6 +114,18 @@ def test_unknown_studies_are_refused():
         recorded("variant")
 
 
+def test_a_record_is_shown_for_its_own_recipe_alone(monkeypatch):
+    recipe = load_recipe("mini")
+    found = {
+        "study": "variants",
+        "training_fingerprint": training_fingerprint(recipe),
+        "rows": ROWS,
+    }
+    monkeypatch.setattr(studies, "recorded", lambda name: found)
+    assert studies.recorded_for("variants", recipe) is found
+    assert studies.recorded_for("variants", changed(recipe, ["lir.phi=1.0"]))["rows"] == []
+
+
 def test_without_training_only_what_is_there_is_scored(monkeypatch):
     monkeypatch.setattr(studies, "is_trained", lambda recipe: False)
     with pytest.raises(InputError, match="study variants: none of its networks is trained"):
