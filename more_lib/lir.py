@@ -3,7 +3,8 @@
 Two relations are mined from a three-way mask of the CAM (Eq. 6): class tokens and the patches that
 surely show their class (confident relation, Eq. 7), and class tokens and patches between foreground
 and background (uncertain relation, Eq. 8-9). Notebook 04. Mask values: 0 background, 1..C the
-classes, 255 uncertain.
+classes, 255 uncertain. In a distributed training "the batch" is that of all processes, and a loss
+averaged over them is the whole batch's.
 """
 
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from more_lib.errors import InputError
 from more_lib.precision import at_least_float32, no_autocast
+from more_lib.whole_batch import mean_over_batch, random_numbers
 
 UNCERTAIN = 255
 RELEASED_EPSILON = 1e-4
@@ -85,7 +87,7 @@ def confident_relation_loss(
         surprise = (pairs * (total - scores)).sum(2)  # (B, C)
         if variant == "release":
             return (surprise / (pairs.sum(2) + RELEASED_EPSILON)).sum(1).mean()
-        return surprise.sum() / pairs.sum().clamp(min=1)
+        return mean_over_batch(surprise.sum(), pairs.sum())
 
 
 def uncertain_relation_loss(
@@ -129,11 +131,12 @@ def uncertain_relation_loss(
             near = (cosine * present).sum(1, keepdim=True) / (present.sum(1, keepdim=True) + 1)
             absent = 1 - present
             far = (cosine * absent).sum(1, keepdim=True) / (absent.sum(1, keepdim=True) + 1)
-            return (weight * (0.5 * (1 - near) + 0.5 * far)).sum() / weight.sum().clamp(min=1)
+            cost = weight * (0.5 * (1 - near) + 0.5 * far)  # (B, 1, N)
+            return mean_over_batch(cost.sum(), weight.sum())
         cosine = F.normalize(tokens, dim=2) @ F.normalize(patches, dim=2).mT
         near, far = weight * present, weight * (1 - present)  # pairs, (B, C, N)
-        attraction = (near * (1 - cosine)).sum() / near.sum().clamp(min=1)
-        return attraction + (far * cosine).sum() / far.sum().clamp(min=1)
+        attraction = mean_over_batch((near * (1 - cosine)).sum(), near.sum())
+        return attraction + mean_over_batch((far * cosine).sum(), far.sum())
 
 
 def uncertain_patches(mask: Tensor, kernel_size: int, phi: float, token: str = "centre") -> Tensor:
@@ -174,10 +177,11 @@ def sample_patches(
     down) from the confident foreground, or from anywhere when there is too little of it.
 
     kept: (B, h, w) bool. mask: (B, h, w) int64, three-way. The choice is the rank of one random
-    number a patch, so nothing waits for the device.
+    number a patch, so nothing waits for the device. Several processes choose what one would with
+    all of their images (``whole_batch.random_numbers``).
     """
     shape, device = mask.shape, mask.device if generator is None else generator.device
-    luck = torch.rand(shape, generator=generator, device=device)
+    luck = random_numbers(shape, generator, device)
     luck = luck.to(mask.device, non_blocking=True).flatten(1)
     kept, mask = kept.flatten(1), mask.flatten(1)
     num_kept = kept.sum(1, keepdim=True)

@@ -4,7 +4,8 @@ Three more take the labels that the maps give: patches' contrast, the decoder's 
 the dense energy, which has a module of its own.
 
 All are computed in float32 at least, mixed precision or not: a temperature of 0.07 magnifies the
-rounding of a cosine, and the class tokens start out identical.
+rounding of a cosine, and the class tokens start out identical. In a distributed training "the
+batch" is that of all processes, and a loss averaged over them is the whole batch's.
 """
 
 import torch
@@ -15,6 +16,7 @@ from more_lib.energy import DenseEnergyLoss as DenseEnergyLoss
 from more_lib.errors import InputError
 from more_lib.precision import at_least_float32, no_autocast
 from more_lib.pseudo_labels import IGNORE_INDEX
+from more_lib.whole_batch import mean_over_batch
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -99,8 +101,8 @@ def patch_token_contrast_loss(features: Tensor, mask: Tensor) -> Tensor:
 def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy of the decoder, half background and half foreground (L_seg, notebook 05).
 
-    (mean over the background's pixels + mean over those of all classes) / 2, each denominator
-    + 1e-6, so that a mask with nothing but 255 gives 0 and a gradient of 0.
+    (mean over the background's pixels + mean over those of all classes) / 2, over all of the batch,
+    each denominator + 1e-6; a mask with nothing but 255 gives 0 and a gradient of 0.
 
     logits: (B, C + 1, h, w), background first, resized bilinearly to the mask's size.
     mask: (B, H, W) int64 in 0..C, or 255 where the class is not known. Returns a scalar.
@@ -122,8 +124,8 @@ def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def _mean_over(values: Tensor, chosen: Tensor, extra: float) -> Tensor:
-    """Sum of the chosen values over their number + ``extra``, which keeps an empty choice at 0."""
-    return torch.where(chosen, values, 0).sum() / (chosen.sum() + extra)
+    """Sum of the chosen values over their number + ``extra``, in the whole batch; 0 for none."""
+    return mean_over_batch(torch.where(chosen, values, 0).sum(), chosen.sum(), extra)
 
 
 def _check_tokens(class_tokens: Tensor) -> None:

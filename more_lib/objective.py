@@ -3,13 +3,12 @@
 L = L_cls + L_mct + alpha L_cre + beta L_ure + gamma L_seg + L_ptc + L_reg (notebook 05). Which term
 counts from which iteration is data in the recipe, as are all thresholds.
 
-Several processes average the gradients of their losses. That is the loss of one process with the
-summed batch for every term that is a mean over images: classification, auxiliary and token
-classification, token discrepancy, the confident relation as released, the dense energy. The others
-divide by what they count in the batch (segmentation: pixels; patch-token contrast, and the paper's
-relations: pairs; uncertain relation: sampled patches): they are per process by definition, and the
-run's are the means of theirs, as with the released code, whose every GPU takes its own losses. So
-it is with accumulated batches.
+Several processes average their losses and gradients, which are then those of one process with the
+summed batch: the terms that are means over images are so by themselves, and those that divide by
+what they count in the batch (segmentation: pixels; patch-token contrast and the paper's relations:
+pairs; the released uncertain relation: sampled patches) divide by what all processes count
+(``whole_batch``). The released code has every GPU take its own. Accumulated batches stay apart: the
+step's losses are the means of theirs.
 """
 
 from collections.abc import Sequence
@@ -60,7 +59,11 @@ class Objective(nn.Module):
         )
 
     def active(self, iteration: int) -> set[str]:
-        """Names of the mined terms that count at ``iteration`` (from 0)."""
+        """Names of the mined terms that count at ``iteration`` (from 0).
+
+        Never a matter of the images: a process that left a term out would leave the others waiting
+        for its counts.
+        """
         loss, schedule = self.recipe.loss, self.recipe.schedule
         return {
             name

@@ -87,8 +87,8 @@ def train(
     log's numbers for TensorBoard as well. Masks are not opened.
 
     Several processes, started by ``torchrun`` or ``accelerate launch``, each take
-    ``optimizer.batch_size`` images of a batch and average their gradients; ``Objective`` says which
-    terms are then those of one process with the summed batch.
+    ``optimizer.batch_size`` images of a batch and average their gradients: losses, log and weights
+    are those of one process with the summed batch, rounding aside (``Objective`` says how).
 
     Raises ``InputError`` for unusable data, weights or hardware, for a folder with checkpoints
     where ``resume`` was not asked for, or of another training where it was, and ``RuntimeError`` in

@@ -15,7 +15,7 @@ from more_lib.storage import atomic_file
 
 
 class TrainingLog:
-    """Means of the losses since the last line, over iterations and processes.
+    """Means of the losses since the last line, over iterations and processes: the whole batch's.
 
     Each line of ``folder/log.jsonl`` holds iteration, lr, every loss and images per second; the
     first process writes it. ``start`` iterations were done before: later lines of an earlier

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from more_lib.data.scan import require_readable
 from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import PALETTE, VOC_CLASSES, VocImages, VocMasks, VocTree
 from more_lib.errors import InputError
@@ -171,14 +172,30 @@ def test_evaluation_items_hold_the_mask_in_its_own_size(root):
 
 
 @pytest.mark.parametrize("part", ["", "JPEGImages", "Annotations", "ImageSets/Segmentation"])
-def test_missing_folder_says_what_makes_it(root, part):
+@pytest.mark.parametrize(
+    "need",
+    [
+        lambda tree: tree.labels("one"),
+        lambda tree: tree.fingerprint(["train"]),
+        lambda tree: require_readable(tree, "train"),
+    ],
+)
+def test_missing_folder_says_what_makes_it(root, part, need):
     missing = root / part
     missing.rename(root.parent / "moved")
     with pytest.raises(InputError) as error:
-        VocTree(root)
+        need(VocTree(root))
     message = one_line(error)
+    assert message.count("is missing") == 1
     assert f"{missing} is missing" in message
     assert "data_scripts/make_emoji_voc.py" in message and "VOCdevkit/VOC2012" in message
+
+
+def test_images_alone_can_be_read(root):
+    for part in ("Annotations", "SegmentationClass"):
+        (root / part).rename(root.parent / part)
+    tree = VocTree(root)
+    assert tree.ids("val") == ["one"] and tree.image("one").size == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("classes", [("cat", "kat"), ("cat", "cat"), ()])

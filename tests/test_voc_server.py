@@ -1,5 +1,6 @@
 """The archive for VOC's test server: its layout, its ids, and how it gets there."""
 
+import shutil
 import tarfile
 from dataclasses import replace
 from types import SimpleNamespace
@@ -62,6 +63,14 @@ def test_folder_layout_ids_and_sizes(trained, tmp_path):
         np.testing.assert_array_equal(np.asarray(wide)[:, :7], DOG)
         np.testing.assert_array_equal(np.asarray(wide)[:, 7:], 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tree"]
+
+
+def test_a_tree_of_images_and_split_alone_is_enough(trained, root, tmp_path):
+    for part in ("Annotations", "SegmentationClass"):
+        shutil.rmtree(root / part)
+    assert export_voc(trained, protocol_of(trained), tmp_path / "out") == 2
+    with pytest.raises(InputError, match="the folder .*Annotations is missing"):
+        export_voc(trained, replace(protocol_of(trained), labels="true"), tmp_path / "true")
 
 
 @pytest.mark.parametrize("name", ["masks.tgz", "masks.tar.gz"])

@@ -146,14 +146,19 @@ def check_counts(found: Mapping[str, int], expected: Mapping[str, int], where: s
 
     Raises ``InputError`` that names every difference.
     """
-    off = [
+    off = differing_counts(found, expected)
+    if off:
+        raise InputError(f"{where} is not complete: {off}: restore it from its archive, or remove "
+                         "it and prepare it again")  # fmt: skip
+
+
+def differing_counts(found: Mapping[str, int], expected: Mapping[str, int]) -> str:
+    """Each count in ``found`` that is not the expected one, in words; "" where all are."""
+    return ", ".join(
         f"{name} has {count:,} instead of {expected[name]:,}"
         for name, count in found.items()
         if count != expected[name]
-    ]
-    if off:
-        raise InputError(f"{where} is not complete: {', '.join(off)}: restore it from its archive, "
-                         "or remove it and prepare it again")  # fmt: skip
+    )
 
 
 class _Resuming:

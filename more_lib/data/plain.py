@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from more_lib.data.fetch import check_counts, downloads_folder, extract, fetch, fetch_plan
+from more_lib.data.fetch import differing_counts, downloads_folder, extract, fetch, fetch_plan
 from more_lib.data.sources import Source
 from more_lib.data.voc import PALETTE
 from more_lib.errors import InputError
@@ -71,13 +71,15 @@ def obtain(parts: Mapping[str, Source], given: str | Path | None) -> dict[str, P
 def require_counts(
     found: Mapping[str, int], expected: Mapping[str, int], where: Path, partial: bool
 ) -> None:
-    """Raise ``InputError`` that names counts which are off; print it only, where ``partial``."""
-    try:
-        check_counts(found, expected, where)
-    except InputError as error:
-        if not partial:
-            raise InputError(f"{error}. To go on with what is there: --partial") from None
-        print(f"partial data: {error}")
+    """Raise ``InputError`` that names counts which are off; print them only, where ``partial``."""
+    off = differing_counts(found, expected)
+    if off and not partial:
+        raise InputError(
+            f"{where} is not complete: {off}: restore it from its archive, or go on with what is "
+            "there by --partial"
+        )
+    if off:
+        print(f"partial data: of {where}, {off}")
 
 
 def is_prepared(folder: Path, record: Mapping) -> bool:

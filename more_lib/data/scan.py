@@ -49,16 +49,17 @@ def scan(tree: ImageTree, split: str, masks: bool = False) -> dict[str, str]:
 
 
 def require_readable(tree: ImageTree, split: str, masks: bool = False) -> None:
-    """Raise one ``InputError`` that names every bad file of a split, the first five of many.
+    """Raise one ``InputError`` that names every fault of a split, the first five of many.
 
     All of them are then in a list in the data folder, which the message names.
     """
     bad = scan(tree, split, masks)
     if bad:
-        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+        faults = list(dict.fromkeys(bad.values()))  # a missing folder is one for all images
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise InputError(
             f"{len(bad)} of {len(tree.ids(split))} images of {tree.root}, split {split}, cannot be "
-            f"used (listed in {_saved(tree, split, bad)}): {'; '.join(list(bad.values())[:5])}"
+            f"used (listed in {_saved(tree, split, bad)}): {'; '.join(faults[:5])}"
             f"{more}. Mend them, or go on without them: --skip-bad"
         )
 

@@ -63,12 +63,13 @@ class VocTree(ImageTree):
     """One folder in VOC 2012 layout, restricted to some of its classes.
 
     Args:
-        root: folder that holds JPEGImages, Annotations and ImageSets.
+        root: folder that holds JPEGImages and ImageSets.
         classes: C names out of ``VOC_CLASSES``; their order numbers the classes 1..C.
         skip: ids that every split leaves out.
 
     Raises ``InputError`` for a missing folder, an unknown class or one named twice.
-    SegmentationClass is not asked for: a tree without masks serves training.
+    Neither SegmentationClass nor Annotations is asked for: a tree without masks serves training,
+    one without annotations, as VOC's test images come, prediction.
     """
 
     def __init__(
@@ -85,11 +86,8 @@ class VocTree(ImageTree):
             )
         values = [VOC_CLASSES.index(name) + 1 for name in classes]
         super().__init__(Path(root).expanduser(), classes, values, skip)
-        for folder in ("", "JPEGImages", "Annotations", "ImageSets/Segmentation"):
-            if not (self.root / folder).is_dir():
-                raise InputError(
-                    f"the folder {self.root / folder} is missing: {_WHERE_TREES_COME_FROM}"
-                )
+        for folder in ("", "JPEGImages", "ImageSets/Segmentation"):
+            _require_folder(self.root / folder)
         self._labels: dict[str, np.ndarray] = {}
 
     def split_ids(self, split: str) -> list[str]:
@@ -132,11 +130,12 @@ class VocTree(ImageTree):
         ``difficult``: so the labels of PSA and IRN were made, on which the weakly supervised
         segmentation literature trains. Objects of VOC classes that were not chosen are left out.
 
-        Raises ``InputError`` for an annotation that is missing or malformed, has no object, an
-        unknown class or none of the chosen ones.
+        Raises ``InputError`` for an annotation that is missing, alone or with the whole folder, or
+        malformed, has no object, an unknown class or none of the chosen ones.
         """
         if image_id not in self._labels:
             path = self.root / "Annotations" / f"{image_id}.xml"
+            _require_folder(path.parent)
             present = set(_object_names(path))
             labels = np.array([name in present for name in self.classes], dtype=np.float32)
             if not labels.any():
@@ -161,6 +160,7 @@ class VocTree(ImageTree):
             skipped = [sorted(self.skip.intersection(self.split_ids(split))) for split in splits]
             digest.update(f"{whole} {skipped}".encode())
             return digest.hexdigest() if any(skipped) else whole
+        _require_folder(self.root / "Annotations")
         for split in splits:
             for image_id in self.ids(split):
                 for name in (f"JPEGImages/{image_id}.jpg", f"Annotations/{image_id}.xml"):
@@ -210,6 +210,11 @@ class VocMasks(VocImages):
     def __getitem__(self, index: int) -> dict:
         mask = self.tree.mask(self.ids[index])
         return super().__getitem__(index) | {"mask": torch.from_numpy(mask).long()}
+
+
+def _require_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"the folder {path} is missing: {_WHERE_TREES_COME_FROM}")
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
