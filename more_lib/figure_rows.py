@@ -29,19 +29,19 @@ Device = torch.device | str | None
 def representative(values: Tensor | ArrayLike, count: int) -> list[int]:
     """Places of ``count`` values that stand for all of them, from the lowest to the highest.
 
-    The values are sorted, equal ones in their order, and cut into ``count`` parts of equal size;
-    the middle of each is taken: for 1 the median, for 5 the quantiles 0.1, 0.3, 0.5, 0.7, 0.9. So
-    the best and the worst are shown as often as they occur. nan is left out.
+    The values are sorted, equal ones in their order, nan left out, and those nearest to evenly
+    spaced quantiles are taken: for 1 the median, for 5 the quantiles 0.1, 0.3, 0.5, 0.7 and 0.9. So
+    neither the best nor the worst is picked for being it.
 
-    values: (M,), of which those that a figure shows, MoRe's IoU of each image (``image_ious``).
-    Raises ``InputError`` when there are fewer than ``count``, or ``count`` is below 1.
+    values: (M,), for the paper's figures MoRe's IoU of each image (``image_ious``). Raises
+    ``InputError`` when there are fewer than ``count``, or ``count`` is below 1.
     """
     values = np.asarray(values, dtype=np.float64)
     order = np.argsort(values, kind="stable")[: np.count_nonzero(~np.isnan(values))]
     if not 1 <= count <= len(order):
         raise InputError(f"{count} rows of {len(order)} images: give 1 to {len(order)}")
-    middles = (2 * np.arange(count) + 1) * len(order) // (2 * count)
-    return order[middles].tolist()
+    quantiles = (np.arange(count) + 0.5) / count
+    return order[np.floor(quantiles * (len(order) - 1) + 0.5).astype(int)].tolist()
 
 
 def largest_class(masks: Tensor, num_classes: int) -> list[int]:

@@ -65,7 +65,7 @@ def plot_artifacts(
         artifacts = artifact_patches(maps, share, threshold)[0, class_indices[row]]
         values = maps[0, class_indices[row]]
         _enclose(ax, artifacts.numpy(), as_rgb(images[row]).shape[:2])
-        _note(ax, f"artifacts: {artifacts.sum()} of {(values > threshold).sum()} patches")
+        _note(ax, f"artifacts: {artifacts.sum()} of {(values > threshold).sum()}")
         return draw_overlay(ax, images[row], values)
 
     names = [classes[index] for index in class_indices]
@@ -206,8 +206,8 @@ def _rows(
     for ax in axes[0] if narrow else ():
         ax.title.set_fontsize(8)
     figure.get_layout_engine().set(w_pad=0.02, wspace=0.01)
-    if any(ax.get_xlabel() for ax in axes.flat):  # room for the numbers
-        figure.set_figheight(figure.get_figheight() + 0.2 * len(images))
+    notes = any(ax.get_xlabel() for ax in axes.flat)
+    figure.set_figheight(figure.get_figheight() + 0.25 + 0.2 * notes * len(images))
     overlays = [overlay for overlay in overlays if overlay is not None]
     for overlay in overlays:
         overlay.set_clim(0, 1)
