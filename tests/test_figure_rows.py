@@ -138,6 +138,7 @@ def test_square_batches_hold_masks_of_the_images_size(root):
 
 def test_localize_gives_every_map_by_its_name(root):
     recipe, model = recipe_with(root, "evaluation.scales=[1.0, 2.0]"), ColourModel().train()
+    model.frozen.eval()
     images = figure_rows.square_batch(recipe_with(root, "data.crop_size=8"), [0, 1])["image"]
     maps = figure_rows.localize(model, recipe, images)
     assert set(maps) == {"cam", "aux_cam", "lam", "attention", "fused"}
