@@ -45,7 +45,7 @@ def plot_artifacts(
     threshold: float,
     classes: Names,
     class_indices: Sequence[int],
-    title: str = "Figure 1: artifacts, active patches that show nothing of the class",
+    title: str = "Figure 1: active patches that show nothing of the class",
 ) -> Picture:
     """Figure 1: an image, one class's map of each network with its artifacts enclosed, the truth.
 
@@ -133,7 +133,7 @@ def plot_segmentations(
 def plot_token_maps(
     maps: Mapping[str, TokenMap],
     classes: Names,
-    title: str = "Figure 5: the tokens of the classes in each image, by t-SNE",
+    title: str = "Figure 5: class tokens by t-SNE",
 ) -> Picture:
     """Figure 5: class tokens in the plane, a panel a network, colour and marker by class.
 
@@ -151,9 +151,8 @@ def plot_token_maps(
     columns = max(int(side * len(maps) / (0.5 + 0.08 * longest)), 1)  # of the legend, in inches
     height = side + 0.6 + 0.17 * -(-len(shown) // columns)
     figure = new_figure((side * len(maps), height), title)
-    for ax, (name, tokens) in zip(
-        figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True
-    ):
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for ax, (name, tokens) in zip(panels, maps.items(), strict=True):
         for index in shown:
             ax.plot(*tokens.points[tokens.classes == index].T, **_mark(index))
         measured = tokens.separation
@@ -189,6 +188,9 @@ def _rows(
             f"{len(images)} images, {len(masks)} masks and {len(names)} names or classes of rows: "
             "give one of each a row"
         )
+    for name, items in columns.items():
+        if items is not None and len(items) != len(images):
+            raise InputError(f"column {name!r} has {len(items)} items for {len(images)} images")
     narrow = len(columns) > 4
     truth = "ground\ntruth" if narrow else "ground truth"
     figure, axes = new_grid(names, ["image", *columns, truth], title, side=1.5)

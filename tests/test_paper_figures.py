@@ -98,6 +98,7 @@ FIGURES = {
     ),
     "segmentations": lambda: plot_segmentations([image()], [mask(1)], {"a": [mask(2)]}, CLASSES),
     "token maps": lambda: plot_token_maps(token_maps(), CLASSES),
+    "one token map": lambda: plot_token_maps(token_maps(names=["MoRe"]), CLASSES),
 }
 
 
@@ -109,6 +110,8 @@ def test_every_figure_shows_itself_alike_each_time(name, recwarn):
     height, width, _ = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).shape
     assert width <= 900 and height > 100 and plt.get_fignums() == []
     assert FIGURES[name]().png() == png and not recwarn.list
+    heading = figure._suptitle.get_window_extent()
+    assert figure.bbox.x0 <= heading.x0 and heading.x1 <= figure.bbox.x1
 
 
 def test_four_rows_of_photographs_stay_small():
@@ -202,6 +205,10 @@ class TestLocalization:
             plot_localization(images, masks, {}, CLASSES, indices)
         with pytest.raises(InputError, match="give one of each a row"):
             plot_segmentations(images, masks, {}, CLASSES, ["row"] * len(indices))
+
+    def test_a_column_of_another_number(self):
+        with pytest.raises(InputError, match="column 'LAM' has 2 items for 1 images"):
+            plot_localization([image()], [mask(1)], {"LAM": maps(2, 2, 4, 6)}, CLASSES, [0])
 
     def test_no_rows(self):
         with pytest.raises(InputError, match="nothing to draw"):
