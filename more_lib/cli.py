@@ -1,6 +1,7 @@
 """The commands of ``python -m more_lib``: options in, a call into the library, a line or table out.
 
-Nothing is decided here. The library is imported inside the commands, so that help is instant.
+Nothing is decided here. The library is imported inside the commands, so that help is instant. These
+are the commands that make and use a model; ``tool_commands`` has those around it.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 
 from more_lib.errors import clear_errors
 from more_lib.options import Changes, Data, Labels, Profile, RecipeFile, SkipBad
+from more_lib.tool_commands import bench, doctor, study
 
 app = typer.Typer(
     help="MoRe: segmentation masks learned from image labels. Begin with `doctor`, then "
@@ -300,102 +302,5 @@ def predict(
     )
 
 
-@app.command()
-@clear_errors
-def bench(
-    what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="What to time: losses, crf or step.")
-    ] = "losses",
-    shape: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Losses: sizes of voc (20 classes), coco (80), or all."),
-    ] = "all",
-    profile: Profile = "voc",
-    changes: Changes = None,
-) -> None:
-    """Time the losses, or dense CRF, against straightforward code; or a whole training step.
-
-    losses: each against loops; 448-pixel images, 28×28 patches of width 768, four images. Minutes
-    on a CPU: the loops are slow. crf: exact sums, pydensecrf2's lattice and all pairs stored, on a
-    photograph in several sizes, with the share of labels that agree. A minute on a CPU. step: the
-    parts of a profile's training step, time and memory, in fp32 and bf16; for GPUs, on a CPU with
-    --profile mini.
-
-    Example:
-
-        python -m more_lib bench losses --shape voc
-    """
-    from more_lib import bench
-    from more_lib.errors import InputError
-
-    if what == "crf":
-        print(bench.format_crf_timings(list(bench.bench_crf())))
-    elif what == "losses":
-        shapes = list(bench.SHAPES) if shape == "all" else [shape]
-        timings = [timing for name in shapes for timing in bench.bench_losses(name)]
-        print(bench.format_timings(timings))
-    elif what == "step":
-        from more_lib.recipes import load_recipe
-        from more_lib.step_bench import AUTOCAST, bench_step, format_step
-
-        recipe = load_recipe(profile, changes or [])
-        print(format_step([bench_step(recipe, precision) for precision in AUTOCAST]))
-    else:
-        raise InputError(f"bench {what!r} is unknown; there are: losses, crf, step")
-
-
-@app.command()
-@clear_errors
-def study(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Which: conditions, variants or backbones.")
-    ],
-    profile: Profile = "mini",
-    changes: Changes = None,
-    seeds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Trainings of each, from the recipe's seed on.")
-    ] = 3,
-    trained_only: Annotated[
-        bool, typer.Option("--trained-only", help="Train nothing: score what the cache holds.")
-    ] = False,
-    json: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Save every row and its protocol.", show_default=False),
-    ] = None,
-) -> None:
-    """Train variations of a recipe with several seeds, and set them side by side.
-
-    conditions: the ablation, all six. variants: each difference between paper and released code,
-    switched alone, then all. backbones: baseline and MoRe on backbones of several depths. Hours on
-    two cores; what was trained before is taken from the cache, so a study can be interrupted.
-
-    Example:
-
-        python -m more_lib study variants --seeds 1 --json variants.json
-    """
-    from more_lib.recipes import load_recipe
-    from more_lib.studies import format_study, run_study, save_study
-
-    recipe = load_recipe(profile, changes or [])
-    chosen = range(recipe.seed, recipe.seed + seeds)
-    found = run_study(name, recipe, chosen, train=not trained_only)
-    if json:
-        save_study(found, json)
-    print(format_study(found))
-
-
-@app.command()
-@clear_errors
-def doctor() -> None:
-    """Show what is installed and found, and what is missing.
-
-    Lists versions, device, data and weights of each profile; for each missing part what does not
-    work without it, and the cure. Downloads nothing.
-
-    Example:
-
-        python -m more_lib doctor
-    """
-    from more_lib.doctor import report
-
-    print(report())
+for command in (study, bench, doctor):
+    app.command()(command)
