@@ -1,0 +1,86 @@
+"""What a run sets beside the paper's tables: every score of its own protocol, fit for JSON."""
+
+import json
+
+import pytest
+import torch
+
+from more_lib import paper_results
+from more_lib.ablation import condition
+from more_lib.checkpoints import save_weights
+from more_lib.claims import verdicts
+from more_lib.data import emoji
+from more_lib.evaluation import evaluate_or_load
+from more_lib.paper_results import costs, measure
+from more_lib.paper_tables import table1, table2, table3, table4, table5
+from more_lib.recipes import load_recipe
+from more_lib.training import train_or_load
+from more_lib.vit import mini_vit
+
+NAMES = ("baseline", "more")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """Two iterations on a small EmojiVOC tree, from a random backbone, at one scale."""
+    folder = tmp_path_factory.mktemp("paper")
+    tree = emoji.prepare(folder / "tree", train=8, val=4)
+    torch.manual_seed(0)
+    save_weights(mini_vit(), folder / "backbone.safetensors")
+    return load_recipe(
+        "mini",
+        [
+            f"data.root={tree}",
+            f"backbone.weights={folder / 'backbone.safetensors'}",
+            "optimizer.iterations=2",
+            "optimizer.batch_size=2",
+            "optimizer.precision=fp32",
+            "loss.dense_energy=0",
+            "evaluation.scales=[1.0]",
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def found(recipe):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(paper_results, "can_refine", lambda: False)
+    with patch.context():
+        return measure(recipe, NAMES, (0,), train_split=True)
+
+
+def test_without_crf_its_protocols_are_left_out_and_the_others_say_what_they_are(found):
+    assert list(found["protocols"]) == ["decoder-log", "lam-log", "cam-log"]
+    assert list(found["pseudo_labels"]) == ["lam-train", "cam-train"]
+    assert found["pseudo_labels"]["lam-train"]["split"] == "train"
+    assert found["protocols"]["lam-log"]["split"] == "val"
+    assert "no CRF" in found["protocols"]["lam-log"]["protocol"]
+
+
+def test_scores_are_those_of_the_evaluation(found, recipe):
+    for name in NAMES:
+        result = evaluate_or_load(train_or_load(condition(recipe, name))).result("lam")
+        (row,) = (r for r in found["ablation"] if (r["condition"], r["map"]) == (name, "LAM"))
+        assert row["miou"] == pytest.approx(result.scores.miou)
+        for k, title in enumerate(("background", *recipe.data.classes)):
+            ours = found["classes"][name][title]["iou"]
+            assert ours is None or ours == pytest.approx(result.scores.iou[k])
+    assert found["protocols"]["lam-log"]["miou"] == pytest.approx(row["miou"], abs=1e-4)
+
+
+def test_tables_and_verdicts_can_be_made_of_it_after_json(found, recipe):
+    found = json.loads(json.dumps(found, allow_nan=False))
+    spent = {name: costs(train_or_load(condition(recipe, name))) for name in NAMES}
+    json.dumps(spent, allow_nan=False)
+    assert spent["more"]["iterations"] == 2 and spent["more"]["parameters"] > 3e6
+    for rows in (table1(found), table2(found), table3(found), table4(found), table5(spent)):
+        assert len({tuple(row) for row in rows}) == 1  # a table: the same columns throughout
+        json.dumps(rows, allow_nan=False)
+    judged = verdicts(found, spent, {})
+    assert {"shown", "not shown"} & {row["verdict"] for row in judged}
+
+
+def test_an_older_record_without_memory_has_none(recipe):
+    trained = train_or_load(condition(recipe, "more"))
+    del trained.record["peak_memory_gb"]
+    assert costs(trained)["peak_memory_gb"] is None
