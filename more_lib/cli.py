@@ -8,8 +8,18 @@ from typing import Annotated
 
 import typer
 
-from more_lib.errors import clear_errors
-from more_lib.options import Changes, Data, Labels, Profile, RecipeFile, SkipBad
+from more_lib.errors import InputError, clear_errors
+from more_lib.options import (
+    Changes,
+    ComparisonFile,
+    Data,
+    Labels,
+    Profile,
+    Readme,
+    RecipeFile,
+    RunFolders,
+    SkipBad,
+)
 
 app = typer.Typer(
     help="MoRe: segmentation masks learned from image labels. Begin with `doctor`, then "
@@ -64,6 +74,37 @@ def reproduce(
     except ReproduceError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+@app.command()
+@clear_errors
+def report(
+    runs: RunFolders,
+    output: ComparisonFile = None,
+    readme: Readme = False,
+) -> None:
+    """Write a run's report anew, or compare several runs.
+
+    Several: code, hardware, recipes, verdicts and all metrics that differ, side by side on a page.
+
+    Example:
+
+        python -m more_lib report runs/mini/one runs/mini/other
+    """
+    if readme and (output or len(runs) > 1):
+        raise InputError("--readme takes one run, and no --output")
+    if readme:
+        from more_lib.readme import write_readme
+
+        print(f"written: {write_readme(runs[0])}")
+    elif output or len(runs) > 1:
+        from more_lib.comparison import write_comparison
+
+        print(f"comparison: {write_comparison(runs, output)}")
+    else:
+        from more_lib.report import write_report
+
+        print(f"report: {write_report(runs[0])}")
 
 
 @app.command()
@@ -215,7 +256,6 @@ def _recipe(
 ):
     """The recipe that the options of a command ask for; single changes have the last word."""
     from more_lib.data.folder import recipe_for_folder
-    from more_lib.errors import InputError
     from more_lib.recipes import changed, load_recipe
 
     if labels and not data:
@@ -326,7 +366,6 @@ def bench(
         python -m more_lib bench losses --shape voc
     """
     from more_lib import bench
-    from more_lib.errors import InputError
 
     if what == "crf":
         print(bench.format_crf_timings(list(bench.bench_crf())))
