@@ -11,7 +11,7 @@ import typer
 
 from more_lib.errors import clear_errors
 from more_lib.options import Changes, Data, Labels, Profile, RecipeFile, SkipBad
-from more_lib.tool_commands import bench, doctor, study
+from more_lib.tool_commands import bench, doctor, report, study
 
 app = typer.Typer(
     help="MoRe: segmentation masks learned from image labels. Begin with `doctor`, then "
@@ -302,5 +302,5 @@ def predict(
     )
 
 
-for command in (study, bench, doctor):
+for command in (report, study, bench, doctor):
     app.command()(command)

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -157,10 +158,19 @@ def _device() -> dict[str, str | int]:
     import torch
 
     if not torch.accelerator.is_available():
-        return {"type": "cpu", "name": platform.machine(), "count": os.cpu_count() or 1}
+        return {"type": "cpu", "name": _processor(), "count": os.cpu_count() or 1}
     kind = torch.accelerator.current_accelerator().type
     name = torch.cuda.get_device_name(0) if kind == "cuda" else kind
     return {"type": kind, "name": name, "count": torch.accelerator.device_count()}
+
+
+def _processor() -> str:
+    """The model of the processor where Linux tells it, else its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _library_sha256() -> str:

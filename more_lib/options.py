@@ -1,4 +1,4 @@
-"""Options that several commands of ``cli`` share."""
+"""Options of ``cli``: those that several commands share, and those of ``report``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -56,5 +56,26 @@ SkipBad = Annotated[
     bool,
     typer.Option(
         "--skip-bad", help="Go on without images that cannot be read, and list what was skipped."
+    ),
+]
+RunFolders = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN", help="Folders of runs, as in runs/mini/.", show_default=False),
+]
+ComparisonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        metavar="FILE",
+        help="Where the comparison goes; comparison.html in the newest run's folder without it.",
+        show_default=False,
+    ),
+]
+Readme = Annotated[
+    bool,
+    typer.Option(
+        "--readme",
+        help="Write README.md's tables from the one run: of the profile mini, unchanged, every "
+        "notebook done, from committed code.",
     ),
 ]

@@ -1,20 +1,23 @@
-"""``report.html``: one page about a run, from its manifest, metrics and executed notebooks.
+"""``report.html``: one page about a run, from its manifest, metrics, costs and executed notebooks.
 
-The page is whole in itself: figures are inside it, nothing is fetched, no script runs. Figures and
-tables are the outputs of notebook cells tagged ``report``; a cell's caption is its metadata's
-``caption``, else the first line of the markdown before it.
+What the paper claims and what this run shows comes first, from the metric ``verdicts`` that a
+notebook recorded; then that notebook, the others, and what it all rests on. Figures and tables are
+the outputs of notebook cells tagged ``report``; a cell's caption is its metadata's ``caption``,
+else the first line of the markdown before it.
 """
 
 import base64
 import binascii
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from more_lib.storage import atomic_file
+from more_lib.page import write_page
+from more_lib.runs import VERDICTS, Run, is_verdicts, load_run
 from more_lib.tables import Table, html_tables, metric_tables
 
 MAX_FIGURE_BYTES = 8_000_000  # of all figures together, in base64: the page stays below 10 MB
@@ -43,45 +46,40 @@ class Section:
     link: str
     error: str
     figures: Sequence[Figure]
+    tables: Sequence[Table]  # what it recorded, verdicts left out
 
 
 def write_report(folder: str | Path) -> Path:
     """Write ``report.html`` into a run's folder and return its path.
 
-    Reads ``manifest.json``, ``metrics.json`` and the executed notebooks, of which all but the
-    manifest may be missing. Whatever they hold is shown as text, never as markup.
-    """
-    import jinja2
+    Reads ``manifest.json``, ``metrics.json``, ``costs.json`` and the executed notebooks, of which
+    all but the manifest may be missing. Whatever they hold is shown as text, never as markup.
 
-    folder = Path(folder)
-    manifest = _read_json(folder / "manifest.json")
-    metrics_file = folder / "metrics.json"
-    metrics = _read_json(metrics_file) if metrics_file.is_file() else {}
-    sections = _sections(manifest["notebooks"], folder)
-    titles = {section.name: section.title for section in sections}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("more_lib", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
-        manifest=manifest,
-        cautions=_cautions(manifest),
-        facts=_facts(manifest),
-        results=[
-            (titles.get(notebook, notebook), tables)
-            for notebook, named in metrics.items()
-            if (tables := [table for name in named for table in metric_tables(name, named[name])])
+    Raises ``InputError`` for a folder that is no run, or whose files are damaged.
+    """
+    run = load_run(folder)
+    return write_page(
+        "report.html",
+        run.folder / "report.html",
+        run=run,
+        summary=_verdict_summary(run.verdicts),
+        cautions=_cautions(run.manifest),
+        sections=_sections(run),
+        facts=facts(run),
+        costs=[
+            table
+            for part, named in run.costs.items()
+            for name, value in named.items()
+            for table in metric_tables(part if name == part else f"{part} · {name}", value)
         ],
-        sections=sections,
-        recipe=list(metric_tables("recipe", manifest["recipe"])),
-        versions=list(metric_tables("versions", manifest["versions"])),
+        recipe=list(metric_tables("recipe", run.manifest["recipe"])),
+        versions=list(metric_tables("versions", run.manifest["versions"])),
     )
-    with atomic_file(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return folder / "report.html"
+
+
+def run_title(path: Path) -> str:
+    """The first heading of an executed notebook, "" when there is none to read."""
+    return _first_heading(_cells(path))
 
 
 def duration(seconds: float | None) -> str:
@@ -96,30 +94,39 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _facts(manifest: Mapping) -> list[tuple[str, str]]:
+def facts(run: Run) -> list[tuple[str, str]]:
     """What a reader needs to judge or repeat the run, as label and text."""
-    git, device = manifest["git"], manifest["device"]
+    manifest = run.manifest
+    git, device, versions = manifest["git"], manifest["device"], manifest["versions"]
     state = {True: " with uncommitted changes", False: "", None: ""}[git["dirty"]]
     done = sum(entry["status"] == "done" for entry in manifest["notebooks"])
-    versions = manifest["versions"]
-    facts = [
+    found = [
         ("commit", git["commit"][:12] + state),
         ("started", manifest["started"].replace("T", " ").replace("+00:00", " UTC")),
         ("took", f"{duration(manifest['seconds'])}, {done} of {len(manifest['notebooks'])} done"),
         ("device", f"{device['type']}, {device['count']} × {device['name']}"),
         ("threads", str(manifest["threads"])),
         ("seeds", ", ".join(f"{name} {seed}" for name, seed in manifest["seeds"].items())),
-        ("overrides", " ".join(manifest["overrides"]) or "none"),
+        ("overrides", " ".join(map(str, manifest["overrides"])) or "none"),
         *((name, versions[name]) for name in ("python", "torch", "timm") if name in versions),
         *(
-            (f"{name.removesuffix('_sha256')} SHA-256", str(manifest[name])[:12])
+            (f"{name.removesuffix('_sha256')} SHA-256", manifest[name][:12])
             for name in ("library_sha256", "data_sha256", "backbone_sha256")
         ),
     ]
     if manifest["resumed"]:
         times = [resumed["at"].replace("+00:00", "") for resumed in manifest["resumed"]]
-        facts.append(("resumed", ", ".join(times)))
-    return facts
+        found.append(("resumed", ", ".join(times)))
+    return found
+
+
+def _verdict_summary(verdicts: Sequence[Mapping]) -> str:
+    """Of how many claims what became, as a sentence."""
+    counts = Counter(row["verdict"] for row in verdicts)
+    known = [name for name in VERDICTS if counts[name]]
+    others = [name for name in counts if name not in VERDICTS]
+    parts = ", ".join(f"{counts[name]} {name}" for name in [*known, *others])
+    return f"{len(verdicts)} claims of the paper: {parts}." if verdicts else ""
 
 
 def _cautions(manifest: Mapping) -> list[str]:
@@ -143,25 +150,39 @@ def _cautions(manifest: Mapping) -> list[str]:
     return cautions
 
 
-def _sections(entries: Sequence[Mapping], folder: Path) -> list[Section]:
+def _sections(run: Run) -> list[Section]:
+    """Sections in the page's order: first those that judge the paper's claims."""
     room = _Room(MAX_FIGURE_BYTES)
-    sections = []
-    for entry in entries:
-        file = folder / f"{entry['name']}.ipynb"
-        ran = entry["status"] != "not run" and file.is_file()
-        cells = _read_json(file)["cells"] if ran else []
-        sections.append(
-            Section(
-                name=entry["name"],
-                title=_first_heading(cells) or entry["name"],
-                status=entry["status"],
-                time=duration(entry["seconds"]),
-                link=quote(file.name) if ran else "",
-                error=entry.get("error", ""),
-                figures=list(_figures(cells, room)),
-            )
-        )
-    return sections
+    judging = {name for name, named in run.metrics.items() if is_verdicts(named.get("verdicts"))}
+    entries = sorted(run.manifest["notebooks"], key=lambda entry: entry["name"] not in judging)
+    return [_section(entry, run, room) for entry in entries]
+
+
+def _section(entry: Mapping, run: Run, room: "_Room") -> Section:
+    name = entry["name"]
+    file = run.folder / f"{name}.ipynb"
+    ran = entry["status"] != "not run" and file.is_file()
+    cells = _cells(file) if ran else []
+    recorded = run.metrics.get(name, {})
+    shown = [key for key, value in recorded.items() if key != "verdicts" or not is_verdicts(value)]
+    return Section(
+        name=name,
+        title=_first_heading(cells) or name,
+        status=entry["status"],
+        time=duration(entry["seconds"]),
+        link=quote(file.name) if ran else "",
+        error=entry.get("error", ""),
+        figures=list(_figures(cells, room)),
+        tables=[table for key in shown for table in metric_tables(key, recorded[key])],
+    )
+
+
+def _cells(file: Path) -> list[dict]:
+    """The cells of an executed notebook; none when it is missing, or was cut off while written."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, LookupError):
+        return []
 
 
 @dataclass
@@ -196,10 +217,12 @@ def _figures(cells: Sequence[Mapping], room: _Room) -> Iterator[Figure]:
 
 def _figure(caption: str, outputs: Sequence[Mapping], room: _Room) -> Figure:
     images, tables, texts, left_out = [], [], [], 0
+    printed = False  # whether the output before was: a kernel may deliver one text in pieces
     for output in outputs:
         data = output.get("data", {})
         picture = _picture(data.get("image/png", ""))
         found = html_tables(_text(data.get("text/html", "")))
+        text = ""
         if picture and room.takes(picture):
             images.append(picture)
         elif picture:
@@ -207,8 +230,10 @@ def _figure(caption: str, outputs: Sequence[Mapping], room: _Room) -> Figure:
         elif found:
             tables.extend(found)
         else:
-            text = data.get("text/plain", output.get("text", ""))
-            texts.append(re.sub(r"\x1b\[[0-9;]*m", "", _text(text)).strip("\n")[:MAX_TEXT])
+            text = _text(data.get("text/plain", output.get("text", "")))
+            texts.append((texts.pop() if printed and "text" in output else "") + text)
+        printed = bool(text) and "text" in output
+    texts = [re.sub(r"\x1b\[[0-9;]*m", "", text).strip("\n")[:MAX_TEXT] for text in texts]
     texts = [text for text in texts if text and not text.startswith("<IPython.core.display")]
     return Figure(caption, images, tables, texts, left_out)
 
@@ -239,7 +264,3 @@ def _without_markdown(line: str) -> str:
 def _text(source: str | Sequence[str]) -> str:
     """Notebook files keep text as one string or as a list of lines."""
     return source if isinstance(source, str) else "".join(source)
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))

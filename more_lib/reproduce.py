@@ -1,14 +1,14 @@
 """From one command to a report: every notebook in order, into a folder that says how it arose.
 
 A run is ``runs/<profile>/<UTC time>-<commit>[-dirty]/``. It holds the executed notebooks, what each
-measured in ``<notebook>/metrics/``, all of that in ``metrics.json``, ``manifest.json`` (the code,
-data, weights, versions, device, seeds and parameters behind it) and ``report.html``.
+measured in ``<notebook>/metrics/`` and ``<notebook>/costs/``, all of that in ``metrics.json`` and
+``costs.json``, ``manifest.json`` (the code, data, weights, versions, device, seeds and parameters
+behind it) and ``report.html``.
 Nothing runs before the recipe and the parameters of all notebooks have been checked.
 """
 
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ from pathlib import Path
 from more_lib.errors import InputError
 from more_lib.manifest import CHECKOUT, continued, new_manifest, save_manifest, write_json
 from more_lib.recipes import Recipe, load_recipe
+from more_lib.recording import TRAINING_AHEAD, collected, record_costs
 from more_lib.report import duration, write_report
 from more_lib.storage import sha256
 
@@ -84,19 +85,21 @@ def reproduce(
     save_manifest(manifest, folder)
     print(f"{len(steps)} notebooks into {folder}", flush=True)
     if notebooks is None:
-        _train_ahead(recipe, full)
+        _train_ahead(recipe, full, folder)
 
     failure = _run_all(steps, manifest, folder)
     manifest["status"] = "failed" if failure else "done"
     save_manifest(manifest, folder)
-    write_json(_collected_metrics(manifest, folder), folder / "metrics.json")
+    done = [entry["name"] for entry in manifest["notebooks"] if entry["status"] == "done"]
+    write_json(collected(folder, "metrics", done), folder / "metrics.json")
+    write_json(collected(folder, "costs", [TRAINING_AHEAD, *done]), folder / "costs.json")
     print(f"report: {write_report(folder)}", flush=True)
     if failure:
         raise ReproduceError(failure)
     return folder
 
 
-def _train_ahead(recipe: Recipe, full: bool) -> None:
+def _train_ahead(recipe: Recipe, full: bool, folder: Path) -> None:
     """What the notebooks would train one after the other, at once where that is faster."""
     from more_lib import ablation, trials
 
@@ -105,31 +108,14 @@ def _train_ahead(recipe: Recipe, full: bool) -> None:
     chosen = [recipe.seed + i for i in range(seeds)]
     wanted = trials.with_seeds(ablation.trials(recipe, list(names)).values(), chosen)
     try:
-        if trials.train_side_by_side(wanted):
-            print(f"trained and scored: {duration(time.perf_counter() - started)}", flush=True)
+        if count := trials.train_side_by_side(wanted):
+            seconds = round(time.perf_counter() - started, 1)
+            record_costs(
+                folder / TRAINING_AHEAD, "training", {"networks": count, "seconds": seconds}
+            )
+            print(f"trained and scored: {duration(seconds)}", flush=True)
     except (InputError, RuntimeError) as error:  # the notebook that needs it shows it with its cell
         print(f"training ahead failed, notebooks train instead: {error}", flush=True)
-
-
-def record_metrics(out_dir: str | Path, name: str, metrics: Mapping | Sequence) -> None:
-    """Keep a notebook's numbers for the report, as ``<out_dir>/metrics/<name>.json``.
-
-    Args:
-        out_dir: the notebook's parameter of that name; "" (reading, not reproducing) keeps nothing.
-        name: a file name without its ending.
-        metrics: a mapping, or rows (a list of mappings) to be shown as a table. Arrays, tensors and
-            tuples become lists; nan and inf, which JSON does not know, become null.
-
-    Raises ``InputError`` for another kind of value or name, and when nothing can be written there.
-    """
-    if not str(out_dir):
-        return
-    if not name or Path(name).name != name:
-        raise InputError(f"metrics name {name!r} must be a plain file name, as results")
-    if not isinstance(metrics, (Mapping, list, tuple)):
-        kind = type(metrics).__name__
-        raise InputError(f"metrics {name} are a {kind}; give a mapping or a list of mappings")
-    write_json(_plain(metrics, name), Path(out_dir) / "metrics" / f"{name}.json")
 
 
 def plan(
@@ -342,31 +328,3 @@ def _resumed(parent: Path, manifest: dict) -> tuple[Path, dict] | None:
             return folder, goes_on
     print(f"nothing to resume in {parent}: starting anew", flush=True)
     return None
-
-
-def _collected_metrics(manifest: dict, folder: Path) -> dict[str, dict]:
-    """{notebook: {name: metrics}} of the notebooks that ran to their end."""
-    collected = {}
-    for entry in manifest["notebooks"]:
-        files = sorted((folder / entry["name"] / "metrics").glob("*.json"))
-        if files and entry["status"] == "done":
-            collected[entry["name"]] = {
-                file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files
-            }
-    return collected
-
-
-def _plain(value: object, name: str) -> object:
-    """``value`` in JSON's own types; ``name`` says where it is, should it not fit."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
-        return _plain(value.tolist(), name)
-    kind = type(value).__name__
-    raise InputError(f"metrics {name} is a {kind}; give numbers, text, lists or mappings")

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 
 FRACTIONS = ("miou", "iou", "map", "precision", "recall", "accuracy")  # shown in per cent
-UNITS = {"seconds": "s", "minutes": "min", "hours": "h", "percent": "%", "mb": "MB", "ms": "ms"}
+UNITS = {
+    "seconds": "s",
+    "minutes": "min",
+    "hours": "h",
+    "percent": "%",
+    "mb": "MB",
+    "gb": "GB",
+    "ms": "ms",
+}
 ACRONYMS = ("cam", "lam", "crf", "cpu", "gpu", "gcr", "lir")
 SPELLINGS = {word: word.upper() for word in ACRONYMS} | {
     "miou": "mIoU",
@@ -43,22 +51,22 @@ def metric_tables(name: str, value: object) -> Iterator[Table]:
     were measured, move to the table's notes, and so does a column named ``note``; a column of
     mappings becomes a table of its own.
     """
-    if _is_list_of(Mapping, value):
+    if is_list_of(Mapping, value):
         yield from _row_tables(name, value)
-    elif _is_list_of(list, value):
-        yield Table(_label(name), (), [[_cell("", item) for item in row] for row in value])
-    elif isinstance(value, Mapping) and _is_list_of(Mapping, list(value.values())):
+    elif is_list_of(list, value):
+        yield Table(label(name), (), [[_cell("", item) for item in row] for row in value])
+    elif isinstance(value, Mapping) and is_list_of(Mapping, list(value.values())):
         yield from _row_tables(name, [{"": key, **item} for key, item in value.items()])
     elif isinstance(value, Mapping):
         scalars = {key: item for key, item in value.items() if not _is_nested(item)}
         if scalars:
-            rows = [(Cell(_label(key, item)), _cell(key, item)) for key, item in scalars.items()]
-            yield Table(_label(name), (), rows)
+            rows = [(Cell(label(key, item)), _cell(key, item)) for key, item in scalars.items()]
+            yield Table(label(name), (), rows)
         for key, item in value.items():
             if key not in scalars:
                 yield from metric_tables(f"{name} · {key}", item)
     else:
-        yield Table(_label(name), (), [(_cell(name, value),)])
+        yield Table(label(name), (), [(_cell(name, value),)])
 
 
 def html_tables(html: str) -> list[Table]:
@@ -85,36 +93,39 @@ def _row_tables(name: str, rows: Sequence[Mapping]) -> Iterator[Table]:
         key
         for key in plain
         if len(rows) > 1
-        and not _is_fraction(key, rows[0].get(key))
+        and not is_fraction(key, rows[0].get(key))
         and all(row.get(key) == rows[0].get(key) for row in rows)
     ]
     shown = [key for key in plain if key not in shared]
     common = " · ".join(
-        f"{_label(key, rows[0].get(key))}: {_cell(key, rows[0].get(key)).text}" for key in shared
+        f"{label(key, rows[0].get(key))}: {_cell(key, rows[0].get(key)).text}" for key in shared
     )
     notes = [f"all rows: {common}"] if common else []
-    for name_of_row, row in zip(_names(rows, shown), rows, strict=True):
+    for name_of_row, row in zip(row_names(rows, shown), rows, strict=True):
         notes += [f"{name_of_row}: {row['note']}"] if row.get("note") else []
     if shown:
-        header = [_label(key, _first_number(rows, key)) for key in shown]
+        header = [label(key, _first_number(rows, key)) for key in shown]
         body = [[_cell(key, row.get(key)) for key in shown] for row in rows]
-        yield Table(_label(name), header, body, notes)
+        yield Table(label(name), header, body, notes)
     for key in nested:
         yield _transposed(f"{name} · {key}", key, rows, shown)
 
 
 def _transposed(name: str, column: str, rows: Sequence[Mapping], shown: Sequence[str]) -> Table:
     """A column of mappings with a row for each of their keys and a column for each row."""
-    names = _names(rows, shown)
+    names = row_names(rows, shown)
     values = [row.get(column) if isinstance(row.get(column), Mapping) else {} for row in rows]
     keys = dict.fromkeys(key for value in values for key in value)
     body = [[Cell(key), *(_cell(column, value.get(key)) for value in values)] for key in keys]
     number = next((item for value in values for item in value.values() if item is not None), None)
-    return Table(_label(name, number), ["", *names], body)
+    return Table(label(name, number), ["", *names], body)
 
 
-def _names(rows: Sequence[Mapping], columns: Sequence[str]) -> list[str]:
-    """A name for each row: its words from the first columns that tell the rows apart."""
+def row_names(rows: Sequence[Mapping], columns: Sequence[str]) -> list[str]:
+    """A name for each row: its words from the first of ``columns`` that tell the rows apart.
+
+    Numbers from 1 on when words do not.
+    """
     words = [key for key in columns if all(isinstance(row.get(key), str) for row in rows)]
     for count in range(1, len(words) + 1):
         names = [
@@ -131,27 +142,30 @@ def _is_nested(value: object) -> bool:
     )
 
 
-def _is_list_of(kind: type, value: object) -> bool:
+def is_list_of(kind: type, value: object) -> bool:
+    """Whether a value is a list, not an empty one, of that kind alone."""
     return isinstance(value, list) and value != [] and all(isinstance(item, kind) for item in value)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a number, and not true or false."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_fraction(key: str, value: object) -> bool:
-    return _is_number(value) and re.split(r"[_\W]+", key.lower())[-1] in FRACTIONS
+def is_fraction(key: str, value: object) -> bool:
+    """Whether a number is a share in [0, 1] by its key, to be shown in per cent."""
+    return is_number(value) and re.split(r"[_\W]+", key.lower())[-1] in FRACTIONS
 
 
 def _first_number(rows: Iterable[Mapping], key: str) -> float | None:
-    return next((row[key] for row in rows if _is_number(row.get(key))), None)
+    return next((row[key] for row in rows if is_number(row.get(key))), None)
 
 
-def _label(key: str, value: object = None) -> str:
+def label(key: str, value: object = None) -> str:
     """A key as a heading: ``training_seconds`` as ``training (s)``, a numeric ``miou`` in %."""
     *words, last = key.split("_")
     unit = ""
-    if _is_fraction(key, value):
+    if is_fraction(key, value):
         unit, last = "%", "mAP" if last.lower() == "map" else last
     elif words and last.lower() in UNITS:
         unit, last = UNITS[last.lower()], ""
@@ -164,7 +178,7 @@ def _cell(key: str, value: object) -> Cell:
         return Cell("–", number=True)
     if isinstance(value, bool):
         return Cell("yes" if value else "no")
-    if _is_fraction(key, value):
+    if is_fraction(key, value):
         return Cell(f"{100 * value:.1f}", number=True, share=min(max(value, 0.0), 1.0))
     if isinstance(value, int):
         return Cell(f"{value:,}", number=True)
@@ -172,7 +186,7 @@ def _cell(key: str, value: object) -> Cell:
         small, large = 0 < abs(value) < 0.01, abs(value) >= 1000
         return Cell(f"{value:.2g}" if small else f"{value:,.{0 if large else 2}f}", number=True)
     if isinstance(value, list) and not _is_nested(value):
-        return Cell(", ".join(f"{item:g}" if _is_number(item) else str(item) for item in value))
+        return Cell(", ".join(f"{item:g}" if is_number(item) else str(item) for item in value))
     if isinstance(value, str):
         return Cell(SPELLINGS.get(value, value))
     return Cell(json.dumps(value, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Commands of ``python -m more_lib`` around the training of a model: studies, timings, the doctor.
+"""Commands of ``python -m more_lib`` beside training and using a model: reports, studies, timings.
 
 As in ``cli``, which adds them to the others: nothing is decided here.
 """
@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from more_lib.errors import clear_errors
-from more_lib.options import Changes, Profile
+from more_lib.errors import InputError, clear_errors
+from more_lib.options import Changes, ComparisonFile, Profile, Readme, RunFolders
 
 
 @clear_errors
@@ -37,7 +37,6 @@ def bench(
         python -m more_lib bench losses --shape voc
     """
     from more_lib import bench
-    from more_lib.errors import InputError
 
     if what == "crf":
         print(bench.format_crf_timings(list(bench.bench_crf())))
@@ -53,6 +52,36 @@ def bench(
         print(format_step([bench_step(recipe, precision) for precision in AUTOCAST]))
     else:
         raise InputError(f"bench {what!r} is unknown; there are: losses, crf, step")
+
+
+@clear_errors
+def report(
+    runs: RunFolders,
+    output: ComparisonFile = None,
+    readme: Readme = False,
+) -> None:
+    """Write a run's report anew, or compare several runs.
+
+    Several: code, hardware, recipes, verdicts and all metrics that differ, side by side on a page.
+
+    Example:
+
+        python -m more_lib report runs/mini/one runs/mini/other
+    """
+    if readme and (output or len(runs) > 1):
+        raise InputError("--readme takes one run, and no --output")
+    if readme:
+        from more_lib.readme import write_readme
+
+        print(f"written: {write_readme(runs[0])}")
+    elif output or len(runs) > 1:
+        from more_lib.comparison import write_comparison
+
+        print(f"comparison: {write_comparison(runs, output)}")
+    else:
+        from more_lib.report import write_report
+
+        print(f"report: {write_report(runs[0])}")
 
 
 @clear_errors

@@ -15,7 +15,7 @@ from more_lib.errors import InputError
 from more_lib.protocols import PROTOCOLS
 from more_lib.recipes import PROFILES, load_recipe, to_dict
 
-COMMANDS = ("reproduce", "train", "evaluate", "predict", "bench", "doctor")
+COMMANDS = ("reproduce", "report", "train", "evaluate", "predict", "bench", "doctor")
 
 
 @pytest.fixture
@@ -122,6 +122,23 @@ def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
     assert result.exit_code == 2 and "recipe.yaml: profile is 'voc'" in result.stderr
 
 
+def test_report_writes_one_report_a_comparison_or_readme(monkeypatch):
+    said = lambda name: lambda *given: f"{name}: {given}"  # noqa: E731
+    monkeypatch.setattr("more_lib.report.write_report", said("one"))
+    monkeypatch.setattr("more_lib.comparison.write_comparison", said("several"))
+    monkeypatch.setattr("more_lib.readme.write_readme", said("tables"))
+    a, b, page = Path("a"), Path("b"), Path("x.html")
+    assert run("report", "a").stdout == f"report: one: ({a!r},)\n"
+    assert run("report", "a", "b").stdout == f"comparison: several: ({[a, b]!r}, None)\n"
+    several = run("report", "a", "b", "--output", "x.html").stdout
+    assert several == f"comparison: several: ({[a, b]!r}, {page!r})\n"
+    assert run("report", "a", "--readme").stdout == f"written: tables: ({a!r},)\n"
+    for wrong in (("a", "b", "--readme"), ("a", "--readme", "--output", "x.html")):
+        result = run("report", *wrong)
+        assert result.exit_code == 2 and "--readme takes one run" in result.stderr
+    assert run("report").exit_code == 2
+
+
 def test_doctor_prints_its_report(monkeypatch):
     monkeypatch.setattr("more_lib.doctor.report", lambda: "all is well")
     assert run("doctor").stdout == "all is well\n"
@@ -183,6 +200,7 @@ def test_every_command_has_an_example_that_it_accepts(command, calls, monkeypatc
     monkeypatch.setattr("more_lib.doctor.report", lambda: "")
     monkeypatch.setattr("more_lib.bench.bench_losses", lambda *_: [])
     monkeypatch.setattr("more_lib.prediction_files.predict_files", lambda *_, **__: [])
+    monkeypatch.setattr("more_lib.comparison.write_comparison", lambda *_: "")
     text = run(command, "--help").stdout
     (example,) = [line for line in text.splitlines() if line.startswith("      python -m more_lib")]
     words = example.split()[3:]

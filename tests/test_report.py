@@ -1,13 +1,11 @@
 import base64
-import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from run_folder import VERDICTS, write_run
 
-from more_lib.recipes import load_recipe, to_dict
 from more_lib.report import duration, write_report
 from more_lib.tables import html_tables, metric_tables
 
@@ -51,45 +49,9 @@ def shown(**data):
     return new_output("display_data", {kinds[name]: value for name, value in data.items()})
 
 
-def make_run(
-    folder: Path,
-    executed: dict[str, list | None],
-    metrics: dict | None = None,
-    profile: str = "mini",
-    **changes: object,
-) -> Page:
-    """A run's folder, its notebooks executed (cells) or not run (None), and its report read."""
-    recipe = load_recipe(profile)
-    entries = []
-    for name, cells in executed.items():
-        ran = cells is not None
-        entries.append(
-            {"name": name, "status": "done" if ran else "not run", "seconds": 43.2 if ran else None}
-        )
-        if ran:
-            nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
-    manifest = {
-        "profile": profile,
-        "overrides": [],
-        "status": "done",
-        "started": "2026-01-02T03:04:05+00:00",
-        "seconds": 125.0,
-        "git": {"commit": "0123456789abcdef0123", "dirty": True},
-        "versions": {"python": "3.11.7", "torch": "2.6.0"},
-        "device": {"type": "cpu", "name": "x86_64", "count": 2},
-        "threads": 2,
-        "seeds": {"recipe": recipe.seed},
-        "library_sha256": "a" * 64,
-        "data_sha256": "d" * 64,
-        "backbone_sha256": "b" * 64,
-        "recipe": to_dict(recipe),
-        "resumed": [],
-        "notebooks": entries,
-        **changes,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    if metrics is not None:
-        (folder / "metrics.json").write_text(json.dumps(metrics))
+def make_run(folder: Path, *arguments: object, **changes: object) -> Page:
+    """A run's folder as ``run_folder.write_run`` makes it, and its report read."""
+    write_run(folder, *arguments, **changes)
     return Page(write_report(folder).read_text(encoding="utf-8"))
 
 
@@ -145,6 +107,13 @@ def test_figures_come_from_tagged_cells_with_their_captions(tmp_path):
     assert page.text.count("The title") == 2  # in the list and above its figures
 
 
+def test_a_text_that_a_kernel_delivered_in_pieces_is_one(tmp_path):
+    pieces = [stdout("a 1\n"), stdout("b 2\n"), shown(plain="value"), stdout("c 3\n")]
+    page = make_run(tmp_path, {"01_one": [tagged(*pieces)]})
+    assert page.tags.count("pre") == 3
+    assert "a 1 b 2 value c 3" in page.text
+
+
 def test_pictures_stop_where_the_page_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr("more_lib.report.MAX_FIGURE_BYTES", 400)
     page = make_run(tmp_path, {"01_one": [tagged(*[shown(png=PNG)] * 5)]})
@@ -175,7 +144,7 @@ def test_the_summary_says_where_the_numbers_come_from(tmp_path):
     ):
         assert fact in page.text
     assert "01_one.ipynb · 43 s · done" in page.text
-    assert "02_two not run –" in page.text
+    assert "02_two not run · –" in page.text
 
 
 def test_a_failed_run_says_so(tmp_path):
@@ -189,7 +158,57 @@ def test_results_appear_under_their_notebooks_title(tmp_path):
     row = {"map": "lam", "miou": 0.17534}
     cells = [new_markdown_cell("# Evaluation")]
     page = make_run(tmp_path, {"06_eval": cells}, {"06_eval": {"results": [row]}})
-    assert "Evaluation results map mIoU (%) LAM 17.5" in page.text
+    assert "Evaluation" in page.text
+    assert "Numbers results map mIoU (%) LAM 17.5" in page.text
+
+
+def test_verdicts_come_first_and_their_notebook_next(tmp_path):
+    executed = {
+        "06_evaluation": [new_markdown_cell("# Evaluation")],
+        "07_paper": [new_markdown_cell("# The paper"), tagged(stdout("Figure 1"))],
+    }
+    metrics = {
+        "06_evaluation": {"results": [{"map": "lam", "miou": 0.17534}]},
+        "07_paper": {"verdicts": VERDICTS, "table1": [{"method": "MoRe", "paper": 76.4}]},
+    }
+    page = make_run(tmp_path, executed, metrics)
+    assert "3 claims of the paper: 1 shown, 1 not shown, 1 not run here." in page.text
+    order = (
+        "not the paper's numbers",
+        "what this run shows",
+        "GCR sharpens LAM",
+        "✗ not shown",
+        "Contents",
+        "Figure 1",
+        "table1",
+        "LAM 17.5",
+        "Full hashes",
+    )
+    places = [page.text.index(words) for words in order]
+    assert places == sorted(places)
+    assert page.text.count("GCR sharpens LAM") == 1  # lifted out of its notebook's numbers
+    targets = {value for name, value in page.links if name == "href" and value.startswith("#")}
+    assert targets == {"#verdicts", "#06_evaluation", "#07_paper", "#provenance"}
+
+
+def test_what_only_looks_like_verdicts_stays_with_its_notebook(tmp_path):
+    page = make_run(tmp_path, {"01_one": []}, {"01_one": {"verdicts": [{"claim": "alone"}]}})
+    assert "what this run shows" not in page.text
+    assert "Numbers verdicts claim alone" in page.text
+
+
+def test_costs_are_shown_with_the_provenance(tmp_path):
+    costs = {"05_training": {"training": {"seconds": 361.2, "peak_memory_gb": None}}}
+    page = make_run(tmp_path, {"05_training": []}, {}, costs=costs)
+    assert "Costs" in page.text and "361.20" in page.text
+    assert page.text.index("library SHA-256") < page.text.index("361.20")
+
+
+def test_a_notebook_that_was_cut_off_leaves_the_rest_of_the_page(tmp_path):
+    make_run(tmp_path, {"01_one": [], "02_two": [new_markdown_cell("# Two")]})
+    (tmp_path / "01_one.ipynb").write_text('{"cells": [')
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "01_one" in page.text and "Two" in page.text
 
 
 def test_rows_become_a_table_that_names_its_protocol():

@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import re
 import shutil
@@ -7,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
-import numpy as np
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -16,7 +14,8 @@ from more_lib import ablation
 from more_lib import manifest as manifests
 from more_lib.errors import InputError
 from more_lib.recipes import load_recipe, to_dict
-from more_lib.reproduce import ReproduceError, _train_ahead, plan, record_metrics, reproduce
+from more_lib.recording import record_costs, record_metrics
+from more_lib.reproduce import ReproduceError, _train_ahead, plan, reproduce
 
 PARAMETERS = 'profile: str = "mini"  # help\noverrides: str = ""\nout_dir: str = ""'
 PROVENANCE = {"data_sha256": "d" * 64, "backbone_sha256": "b" * 64}
@@ -62,6 +61,7 @@ def executed(monkeypatch) -> SimpleNamespace:
         notes.parameters.append(parameters)
         shutil.copy(source, target)
         record_metrics(parameters.get("out_dir", ""), "counts", {"calls": len(notes.names)})
+        record_costs(parameters.get("out_dir", ""), "time", {"seconds": 0.5})
         if Path(source).stem in notes.bad:
             raise RuntimeError("first line\nthe last line\n")
 
@@ -83,7 +83,7 @@ def real(tmp_path_factory) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("a {brace} and spaces")
     first = (
         "import os, pathlib\n"
-        "from more_lib.reproduce import record_metrics\n"
+        "from more_lib.recording import record_metrics\n"
         "print(profile, overrides, os.environ['MORE_PROGRESS'], os.environ.get('MPLBACKEND'))\n"
         "record_metrics(out_dir, 'places', {'cwd': os.getcwd(), 'out_dir': out_dir})"
     )
@@ -149,6 +149,8 @@ def test_notebooks_run_in_order_and_are_all_done(executed, three, tmp_path, caps
     assert executed.names == ["00_zeroth", "01_first", "02_second"]
     assert statuses(folder) == ["done"] * 3
     assert read(folder, "metrics.json")["02_second"] == {"counts": {"calls": 3}}
+    names = ("00_zeroth", "01_first", "02_second")
+    assert read(folder, "costs.json") == {name: {"time": {"seconds": 0.5}} for name in names}
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" … ")[0] for line in lines[1:4]] == executed.names
     assert re.fullmatch(r"00_zeroth … \d+ s", lines[1])
@@ -360,46 +362,6 @@ def test_runs_below_a_file_is_an_error(executed, three, tmp_path):
         reproduce("mini", runs=tmp_path / "runs", notebooks=three)
 
 
-def test_metrics_are_plain_json(tmp_path):
-    values = {
-        "array": np.array([[1, 2], [3, 4]]),
-        "tensor": torch.tensor([0.5, float("nan")]),
-        "scalars": (np.float64(0.25), np.int64(3), np.bool_(True), torch.tensor(2)),
-        "infinite": math.inf,
-        "nested": {1: {"nan": float("nan"), "none": None, "text": "é"}},
-    }
-    record_metrics(tmp_path, "results", values)
-    assert read(tmp_path / "metrics", "results.json") == {
-        "array": [[1, 2], [3, 4]],
-        "tensor": [0.5, None],
-        "scalars": [0.25, 3, True, 2],
-        "infinite": None,
-        "nested": {"1": {"nan": None, "none": None, "text": "é"}},
-    }
-    assert os.listdir(tmp_path / "metrics") == ["results.json"]  # no temporary file stays
-
-
-def test_without_a_folder_metrics_are_not_kept(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    record_metrics("", "results", [{"miou": 0.5}])
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "name, metrics, expected",
-    [
-        ("../up", {}, "plain file name"),
-        ("", {}, "plain file name"),
-        ("results", 0.5, "results are a float"),
-        ("results", {"a": [object()]}, r"results.a\[0\] is a object"),
-    ],
-)
-def test_bad_metrics_are_named(tmp_path, name, metrics, expected):
-    with pytest.raises(InputError, match=expected):
-        record_metrics(tmp_path, name, metrics)
-    assert os.listdir(tmp_path) == []
-
-
 def test_full_reaches_the_notebooks_that_know_it(executed, three, tmp_path):
     write_notebook(three / "04_more.ipynb", parameters=PARAMETERS + "\nfull: bool = False  # help")
     for full in (False, True):
@@ -408,7 +370,9 @@ def test_full_reaches_the_notebooks_that_know_it(executed, three, tmp_path):
     assert given == [None] * 7 + [True]
 
 
-def test_networks_are_trained_ahead_and_a_failure_is_left_to_the_notebook(monkeypatch, capsys):
+def test_networks_are_trained_ahead_and_a_failure_is_left_to_the_notebook(
+    monkeypatch, capsys, tmp_path
+):
     asked = []
 
     def side_by_side(recipes):
@@ -419,11 +383,13 @@ def test_networks_are_trained_ahead_and_a_failure_is_left_to_the_notebook(monkey
 
     monkeypatch.setattr("more_lib.trials.train_side_by_side", side_by_side)
     recipe = load_recipe("mini", ["seed=4"])
-    _train_ahead(recipe, full=False)
-    _train_ahead(recipe, full=True)
+    _train_ahead(recipe, full=False, folder=tmp_path)
+    _train_ahead(recipe, full=True, folder=tmp_path)
     main = [ablation.condition(recipe, name) for name in ("baseline", "lir", "more")]
     assert asked[0] == main
     assert len(asked[1]) == 18 and {each.seed for each in asked[1]} == {4, 5, 6}
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("trained and scored: ")
     assert "failed" in second and "segmentation" in second
+    cost = read(tmp_path / "training_ahead" / "costs", "training.json")
+    assert cost["networks"] == 3 and cost["seconds"] >= 0
