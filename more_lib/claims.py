@@ -15,7 +15,10 @@ SHOWN, NOT_SHOWN, NOT_RUN = "shown", "not shown", "not run here"
 
 
 def verdicts(
-    found: Mapping, costs: Mapping[str, Mapping], separation: Mapping[str, float]
+    found: Mapping,
+    costs: Mapping[str, Mapping],
+    separation: Mapping[str, float],
+    plain: Mapping | None = None,
 ) -> list[dict[str, str]]:
     """One row a claim: claim, paper, ours, verdict, protocol, all of them text.
 
@@ -23,6 +26,7 @@ def verdicts(
         found: what ``paper_results.measure`` gives.
         costs: of each condition, as for ``paper_tables.table5``.
         separation: silhouette of the class tokens by condition (Figure 5); may be empty.
+        plain: LAM's scores of ``ablation.plain``, if that was trained (Figure 3).
     """
     lam = {row["condition"]: row for row in found["ablation"] if row["map"] == "LAM"}
     more = {row["map"]: row for row in found["ablation"] if row["condition"] == "more"}
@@ -32,7 +36,20 @@ def verdicts(
         ", scales"
     )[0]
     return [
-        _artifacts(lam.get("baseline"), where),
+        _artifacts(
+            "A plain ViT's class tokens look at patches that mean nothing: more wrong than right",
+            "Figure 1, no number",
+            "plain",
+            plain,
+            where,
+        ),
+        _artifacts(
+            "Patch-token contrast does not cure it: still more wrong than right",
+            "Figure 3, no number",
+            "baseline",
+            lam.get("baseline"),
+            where,
+        ),
         _step("LIR lifts LAM", lam, "baseline", "lir", "41.6 → 72.1", where),
         _step("GCR lifts LAM further", lam, "lir", "more", "72.1 → 76.4", where),
         _step("CRE is what LIR rests on", lam, "without_cre", "more", "65.0 → 76.4", where),
@@ -68,16 +85,12 @@ def verdicts(
     ]
 
 
-def _artifacts(baseline: Mapping | None, where: str) -> dict[str, str]:
-    ratio = (baseline or {}).get("confusion_ratio")
-    return _row(
-        "A plain ViT's class tokens look at patches that mean nothing: more wrong than right",
-        "baseline 41.6 mIoU",
-        NOT_RUN if ratio is None else f"baseline FP/TP {_text(baseline, 'confusion_ratio')}",
-        None if ratio is None else ratio > 1,
-        where,
-        baseline,
-    )
+def _artifacts(
+    claim: str, paper: str, name: str, row: Mapping | None, where: str
+) -> dict[str, str]:
+    ratio = (row or {}).get("confusion_ratio")
+    ours = NOT_RUN if ratio is None else f"FP/TP {name} {_text(row, 'confusion_ratio')}"
+    return _row(claim, paper, ours, None if ratio is None else ratio > 1, where, row)
 
 
 def _step(

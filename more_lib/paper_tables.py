@@ -42,7 +42,7 @@ def table1(found: Mapping) -> list[dict]:
             row[f"difference_{stage}_miou"] = _difference(
                 found, score, row[f"paper_{stage}_miou"], "train"
             )
-        row["protocol"] = _protocols(ours, (f"{kind}-train", f"{kind}-train-crf")) if kind else ""
+        row["protocol"] = _protocol(ours, kind) if kind else ""
     return rows
 
 
@@ -166,7 +166,7 @@ def table5(costs: Mapping[str, Mapping]) -> list[dict]:
         for row in published("table5")
     ]
     for name, cost in costs.items():
-        threads = f", {cost['threads']} thread(s)" if cost["device"].startswith("cpu") else ""
+        threads = f", threads: {cost['threads']}" if cost["device"].startswith("cpu") else ""
         rows.append(
             {
                 "method": f"this run: {CONDITIONS[name].title}",
@@ -202,9 +202,11 @@ def _class_means(rows: Sequence[Mapping], condition: str) -> dict:
     return {}
 
 
-def _protocols(rows: Mapping[str, Mapping], names: Sequence[str]) -> str:
-    there = [rows[name]["protocol"] for name in names if name in rows]
-    return "; ".join(there) or NOT_RUN
+def _protocol(rows: Mapping[str, Mapping], kind: str) -> str:
+    """The seed's protocol, and what is different in the mask's."""
+    seed, mask = rows.get(f"{kind}-train"), rows.get(f"{kind}-train-crf")
+    said = seed["protocol"] if seed else NOT_RUN
+    return f"{said}; mask: background 1 - largest map, CRF" if mask else said
 
 
 def _share(per_cent: float | None) -> float | None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from more_lib.errors import InputError
 from more_lib.manifest import CHECKOUT, write_json
 from more_lib.protocols import MAP_NAMES
+from more_lib.recipes import load_recipe
 from more_lib.recording import TRAINING_AHEAD
 from more_lib.report import run_title
 from more_lib.runs import VERDICT_COLUMNS, Run, load_run
 from more_lib.storage import atomic_file
-from more_lib.trials import SCORES
+from more_lib.studies import STUDIES, Study, compared, recorded, trial_titles
+from more_lib.trials import SCORES, with_spread
 
 README = CHECKOUT / "README.md"
 RECORD = CHECKOUT / "more_lib" / "records" / "mini_run.json"
@@ -116,7 +118,7 @@ def extract(run: Run) -> dict:
 
 def blocks(record: Mapping) -> dict[str, str]:
     """{block: Markdown} of every part of README that comes from a run."""
-    return {"notebooks": notebooks(record), "results": results(record)}
+    return {"notebooks": notebooks(record), "results": results(record), "studies": studies()}
 
 
 def replaced(text: str, block: str, content: str) -> str:
@@ -165,6 +167,47 @@ def results(record: Mapping) -> str:
     return "\n\n".join(parts)
 
 
+def studies() -> str:
+    """The recorded studies of the profile mini: what several seeds say; "" before there is any."""
+    parts = []
+    for name, study in STUDIES.items():
+        found = recorded(name)
+        if found["rows"]:
+            parts += [_study_sentence(found, study), _study_table(found, study)]
+    return "\n\n".join(parts)
+
+
+def _study_sentence(found: Mapping, study: Study) -> str:
+    against = (
+        f" Differences are against {study.reference}, seed by seed." if study.reference else ""
+    )
+    return _prose(
+        f"**{study.question}** {found['protocol'].replace('emoji', 'EmojiVOC')} (the decoder: no "
+        f"labels, scale 1, no threshold); {found['training']}; trained on "
+        f"{'; '.join(found['hardware'])}; mean ± SD over the seeds from 0 on.{against} "
+        f"(`python -m more_lib study {found['study']}`)"
+    )
+
+
+def _study_table(found: Mapping, study: Study) -> str:
+    """One row a trial: LAM's scores, and mIoU of CAM and decoder."""
+    others = {
+        kind: {row["trial"]: row for row in compared(found["rows"], "", kind)}
+        for kind in ("CAM", "decoder")
+    }
+    titles = trial_titles(found["study"], load_recipe(found["profile"]))
+    header = ["trained", "seeds", "LAM mIoU %", "difference", "LAM FP/TP", "CAM %", "decoder %"]
+    rows = []
+    for row in compared(found["rows"], study.reference):
+        name = row["trial"]
+        gain = with_spread(row, "miou_gain", 100, "+.1f") if "miou_gain" in row else ""
+        scores = [with_spread(row, "miou", 100, ".1f"), gain]
+        scores.append(with_spread(row, "confusion_ratio", 1, ".2f"))
+        scores += [with_spread(others[kind][name], "miou", 100, ".1f") for kind in others]
+        rows.append([titles[name], str(row["seeds"]), *scores])
+    return _table(header, rows)
+
+
 def _protocol(record: Mapping) -> str:
     """In one sentence, all that belongs beside the numbers of the ablation."""
     given, training = record["protocol"], record["training"]
@@ -205,9 +248,7 @@ def _ablation(rows: Sequence[Mapping]) -> str:
 
 def _spread(row: Mapping, score: str) -> str:
     """A score and, of two seeds or more, its standard deviation; shares in per cent."""
-    scale, digits = (1, 2) if score == "confusion_ratio" else (100, 1)
-    values = [row[score], *([row[f"{score}_std"]] if f"{score}_std" in row else [])]
-    return " ± ".join("–" if v is None else f"{scale * v:.{digits}f}" for v in values)
+    return with_spread(row, score, *((1, ".2f") if score == "confusion_ratio" else (100, ".1f")))
 
 
 def _published(row: Mapping) -> str:

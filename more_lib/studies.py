@@ -4,15 +4,13 @@
 shows it. What our machines found is kept in ``more_lib/records`` with its protocol and hardware.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from more_lib import ablation, switches
+from more_lib import ablation, records, switches
 from more_lib.errors import InputError
 from more_lib.manifest import write_json
 from more_lib.model import MoRe
@@ -104,8 +102,7 @@ def run_study(name: str, recipe: Recipe, seeds: Sequence[int], train: bool = Tru
 def recorded(name: str) -> dict:
     """What was found on our machines, as ``run_study`` gave it; empty rows before there is any."""
     _study(name)
-    file = resources.files("more_lib") / "records" / f"{name}.json"
-    return json.loads(file.read_text()) if file.is_file() else {"study": name, "rows": []}
+    return records.study(name) or {"study": name, "rows": []}
 
 
 def recorded_for(name: str, recipe: Recipe) -> dict:
@@ -113,6 +110,18 @@ def recorded_for(name: str, recipe: Recipe) -> dict:
     found = recorded(name)
     same = found.get("training_fingerprint") == training_fingerprint(recipe)
     return found if same else {"study": name, "rows": []}
+
+
+def trial_titles(name: str, recipe: Recipe) -> dict[str, str]:
+    """What each trial of a study is, in words, by its name."""
+    if name == "conditions":
+        return {key: each.title for key, each in ablation.CONDITIONS.items()}
+    titles = {key: key for key in _study(name).trials(recipe)}
+    if name == "variants":
+        titles["release"] = "as released"
+        for key, row in switches.switches(recipe).items():
+            titles[key] = f"{row.topic}: {row.released} → {row.paper}"
+    return titles
 
 
 def save_study(found: dict, path: str | Path) -> None:

@@ -21,6 +21,9 @@ SPELLINGS = {word: word.upper() for word in ACRONYMS} | {
     "miou": "mIoU",
     "iou": "IoU",
     "lr": "learning rate",
+    "toco": "ToCo",
+    "dupl": "DuPL",
+    "more": "MoRe",
 }
 
 

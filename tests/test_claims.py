@@ -57,11 +57,14 @@ def test_false_activation_is_better_when_it_is_lower():
     assert judged("less false", rows, {}, {})["verdict"] == NOT_RUN
 
 
-def test_the_baselines_artifacts_are_counted_against_its_hits():
-    many = judged("mean nothing", found(row("baseline", 0.2, ratio=5.0)), {}, {})
-    assert many["verdict"] == "shown" and "5.00" in many["ours"]
-    few = judged("mean nothing", found(row("baseline", 0.2, ratio=0.9)), {}, {})
-    assert few["verdict"] == "not shown"
+def test_artifacts_are_counted_against_hits():
+    many, few = row("any", 0.2, ratio=5.0), row("any", 0.2, ratio=0.9)
+    match = judged("mean nothing", found(), {}, {}, many)
+    assert (match["verdict"], match["ours"]) == ("shown", "FP/TP plain 5.00")
+    assert judged("mean nothing", found(), {}, {}, few)["verdict"] == "not shown"
+    assert judged("mean nothing", found(row("baseline", 0.2)), {}, {})["verdict"] == NOT_RUN
+    match = judged("contrast", found(row("baseline", 0.2, ratio=5.0)), {}, {}, few)
+    assert (match["verdict"], match["ours"]) == ("shown", "FP/TP baseline 5.00")
 
 
 def test_lam_is_held_against_cam_of_the_same_network():

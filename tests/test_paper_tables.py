@@ -50,7 +50,10 @@ def test_table1_sets_ours_beside_the_papers_and_gives_no_difference_on_other_ima
     lam = rows["MoRe-LAM"]
     assert (lam["paper_seed_miou"], lam["paper_mask_miou"]) == (0.77, 0.8)
     assert (lam["our_seed_miou"], lam["our_mask_miou"]) == (0.57, 0.58)
-    assert lam["difference_seed_miou"] is None and lam["protocol"] == "seeds; masks"
+    assert (
+        lam["difference_seed_miou"] is None
+        and lam["protocol"] == "seeds; mask: background 1 - largest map, CRF"
+    )
     assert rows["MoRe-CAM"]["our_seed_miou"] is None
     assert rows["MoRe-CAM"]["protocol"] == "not run here"
     assert rows["ToCo"]["our_seed_miou"] is None and rows["ToCo"]["protocol"] == ""
@@ -121,7 +124,7 @@ def test_table5_puts_our_costs_under_the_papers_with_their_hardware():
     }
     *printed, ours = table5({"more": cost})
     assert len(printed) == 6 and printed[-1]["ms_an_iteration"] == 945.0
-    assert ours["minutes"] == 4.5 and "1 thread" in ours["where"] and "420" in ours["where"]
+    assert ours["minutes"] == 4.5 and "threads: 1" in ours["where"] and "420" in ours["where"]
 
 
 def test_shares_end_so_that_the_report_shows_them_in_per_cent(found):

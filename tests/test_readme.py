@@ -115,11 +115,11 @@ def test_verdicts_end_the_results_and_cannot_break_the_table(tmp_path):
 def test_readme_and_record_are_written_together(tmp_path):
     run = whole_run(tmp_path / "run")
     page, record = tmp_path / "README.md", tmp_path / "record.json"
-    marks = {block: readme.BEGIN.format(block=block) for block in ("notebooks", "results")}
+    marks = {block: readme.BEGIN.format(block=block) for block in readme.blocks(mini_run())}
     page.write_text(
         "# Kit\n"
         f"{marks['notebooks']}\nformer\n{readme.END}\nby hand\n"
-        f"{marks['results']}\n\n{readme.END}\nend\n"
+        f"{marks['results']}\n\n{readme.END}\n{marks['studies']}\n{readme.END}\nend\n"
     )
     assert readme.write_readme(run, page, record) == page
     first = page.read_text()

@@ -1,6 +1,8 @@
-"""What README's tables were written from: a small extract of one run of the profile mini.
+"""What was measured on our machines and is shown where it cannot be measured again in minutes.
 
-``more_lib.readme`` writes it and the tables together; a test holds the two in step.
+``mini_run.json`` is what README's tables were written from, a small extract of one run of the
+profile mini (``more_lib.readme``); the others are studies of many trainings (``more_lib.studies``).
+Tests hold each in step with what shows it.
 """
 
 import json
@@ -10,3 +12,9 @@ from importlib import resources
 def mini_run() -> dict:
     """The record in ``mini_run.json``, as ``more_lib.readme.extract`` made it."""
     return json.loads((resources.files(__name__) / "mini_run.json").read_text(encoding="utf-8"))
+
+
+def study(name: str) -> dict | None:
+    """A study's record, as ``more_lib.studies.run_study`` made it; None where there is none."""
+    file = resources.files(__name__) / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
