@@ -30,7 +30,7 @@ test: $(INSTALLED)
 	@ls notebooks/*.ipynb >/dev/null 2>&1 || { \
 	  echo "error: notebooks/ holds no notebook, so there is nothing to check" >&2; exit 2; }
 	@echo "== Tests: pytest on tests/"
-	@MORE_PROGRESS=0 $(RUN) -m pytest -q tests
+	@MORE_PROGRESS=0 $(RUN) -m pytest -q -n auto --maxprocesses 8 --dist loadfile tests
 	@echo "== Notebooks: each is run again and compared with its stored outputs (nbval)"
 	@MORE_PROGRESS=0 $(RUN) -m pytest -q --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180 notebooks

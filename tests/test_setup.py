@@ -175,7 +175,7 @@ class TestMake:
     def test_runs_the_tests_then_the_notebooks(self, checkout, python, tmp_path):
         assert _make(checkout, "test", f"PYTHON={python}").returncode == 0
         tests, notebooks = _calls(tmp_path)[-2:]
-        assert tests == "-m pytest -q tests"
+        assert tests == "-m pytest -q -n auto --maxprocesses 8 --dist loadfile tests"
         assert notebooks.startswith("-m pytest -q --nbval-lax --nbval-current-env")
         assert notebooks.endswith(" notebooks")
 
