@@ -16,7 +16,7 @@ UNITS = {
     "gb": "GB",
     "ms": "ms",
 }
-ACRONYMS = ("cam", "lam", "crf", "cpu", "gpu", "gcr", "lir")
+ACRONYMS = ("cam", "lam", "crf", "cpu", "gpu", "gcr", "lir", "voc", "coco")
 SPELLINGS = {word: word.upper() for word in ACRONYMS} | {
     "miou": "mIoU",
     "iou": "IoU",
