@@ -4,53 +4,28 @@ import dataclasses
 from statistics import mean, stdev
 
 import pytest
-import torch
+from small_recipes import small_recipe, values_of
 
 from more_lib.ablation import CONDITIONS, MAIN, condition, plain, run
-from more_lib.checkpoints import save_weights
-from more_lib.data import emoji
 from more_lib.errors import InputError
 from more_lib.evaluation import MAP_NAMES, evaluate_or_load
 from more_lib.model import MoRe
 from more_lib.objective import Objective
-from more_lib.recipes import PROFILES, changed, load_recipe, to_dict
+from more_lib.recipes import PROFILES, changed, load_recipe
 from more_lib.training import train_or_load
 from more_lib.trials import SCORES
-from more_lib.vit import mini_vit
 
 MAPS = ("lam", "decoder")
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A recipe of three iterations, on a small EmojiVOC tree and from a random backbone."""
-    folder = tmp_path_factory.mktemp("start")
-    tree = emoji.prepare(folder / "tree", train=8, val=4)
-    torch.manual_seed(0)
-    save_weights(mini_vit(), folder / "backbone.safetensors")
-    return load_recipe(
-        "mini",
-        [
-            f"data.root={tree}",
-            f"backbone.weights={folder / 'backbone.safetensors'}",
-            "optimizer.iterations=3",
-            "optimizer.batch_size=2",
-            "optimizer.precision=fp32",
-            "schedule.segmentation=1",
-            "schedule.final_cam=1",
-            "loss.dense_energy=0",
-        ],
+    return small_recipe(
+        tmp_path_factory.mktemp("start"),
+        "optimizer.iterations=3",
+        "schedule.segmentation=1",
+        "schedule.final_cam=1",
     )
-
-
-def values_of(recipe):
-    """Every value by its key, as an override would name it."""
-    return {
-        f"{section}.{name}": value
-        for section, fields in to_dict(recipe).items()
-        if isinstance(fields, dict)
-        for name, value in fields.items()
-    }
 
 
 @pytest.mark.parametrize("profile", PROFILES)

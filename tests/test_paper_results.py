@@ -3,49 +3,41 @@
 import json
 
 import pytest
-import torch
+from small_recipes import small_recipe
 
 from more_lib import paper_results
 from more_lib.ablation import condition
-from more_lib.checkpoints import save_weights
 from more_lib.claims import verdicts
-from more_lib.data import emoji
 from more_lib.evaluation import evaluate_or_load
 from more_lib.paper_results import costs, measure
 from more_lib.paper_tables import table1, table2, table3, table4, table5
-from more_lib.recipes import load_recipe
 from more_lib.training import train_or_load
-from more_lib.vit import mini_vit
 
 NAMES = ("baseline", "more")
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    """Two iterations on a small EmojiVOC tree, from a random backbone, at one scale."""
-    folder = tmp_path_factory.mktemp("paper")
-    tree = emoji.prepare(folder / "tree", train=8, val=4)
-    torch.manual_seed(0)
-    save_weights(mini_vit(), folder / "backbone.safetensors")
-    return load_recipe(
-        "mini",
-        [
-            f"data.root={tree}",
-            f"backbone.weights={folder / 'backbone.safetensors'}",
-            "optimizer.iterations=2",
-            "optimizer.batch_size=2",
-            "optimizer.precision=fp32",
-            "loss.dense_energy=0",
-            "evaluation.scales=[1.0]",
-        ],
-    )
+def kept(tmp_path_factory):
+    """A data folder for all tests of this module: networks are trained once."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(autouse=True)
+def kept_data_folder(own_data_folder, kept, monkeypatch):
+    monkeypatch.setenv("MORE_DATA", str(kept))
 
 
 @pytest.fixture(scope="module")
-def found(recipe):
-    patch = pytest.MonkeyPatch()
-    patch.setattr(paper_results, "can_refine", lambda: False)
-    with patch.context():
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper")
+    return small_recipe(folder, "optimizer.iterations=2", "evaluation.scales=[1.0]")
+
+
+@pytest.fixture(scope="module")
+def found(recipe, kept):
+    with pytest.MonkeyPatch.context() as patch:  # a module's fixture comes before a test's own
+        patch.setenv("MORE_DATA", str(kept))
+        patch.setattr(paper_results, "can_refine", lambda: False)
         return measure(recipe, NAMES, (0,), train_split=True)
 
 

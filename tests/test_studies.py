@@ -1,22 +1,14 @@
 """Studies: each switch changes its own row alone; rows are compared seed by seed."""
 
 import pytest
+from small_recipes import values_of
 
 from more_lib import studies
 from more_lib.errors import InputError
-from more_lib.recipes import PROFILES, changed, load_recipe, to_dict, training_fingerprint
+from more_lib.recipes import PROFILES, changed, load_recipe, training_fingerprint
 from more_lib.studies import STUDIES, backbones, compared, format_study, recorded, run_study
 from more_lib.switches import switches, trials
 from more_lib.trials import SCORES
-
-
-def values_of(recipe):
-    return {
-        f"{section}.{name}": value
-        for section, fields in to_dict(recipe).items()
-        if isinstance(fields, dict)
-        for name, value in fields.items()
-    }
 
 
 @pytest.mark.parametrize("profile", ["mini", "voc"])

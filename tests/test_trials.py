@@ -2,35 +2,18 @@
 
 import pytest
 import torch
+from small_recipes import small_recipe
 
 from more_lib import trials
-from more_lib.checkpoints import save_weights
-from more_lib.data import emoji
-from more_lib.recipes import changed, load_recipe
+from more_lib.recipes import changed
 from more_lib.training import cached_folder, train_or_load
 from more_lib.trials import SCORES, over_seeds, score_each, train_side_by_side, with_seeds
-from more_lib.vit import mini_vit
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A recipe of two iterations, on a small EmojiVOC tree and from a random backbone."""
     folder = tmp_path_factory.mktemp("start")
-    tree = emoji.prepare(folder / "tree", train=8, val=4)
-    torch.manual_seed(0)
-    save_weights(mini_vit(), folder / "backbone.safetensors")
-    return load_recipe(
-        "mini",
-        [
-            f"data.root={tree}",
-            f"backbone.weights={folder / 'backbone.safetensors'}",
-            "optimizer.iterations=2",
-            "optimizer.batch_size=2",
-            "optimizer.precision=fp32",
-            "loss.dense_energy=0",
-            "graph.use=false",
-        ],
-    )
+    return small_recipe(folder, "optimizer.iterations=2", "graph.use=false")
 
 
 def row(trial, kind, miou, **others):
