@@ -5,13 +5,13 @@ seeds a difference counts when it exceeds the standard deviations of both sides 
 when it has the right sign: then it is an indication, and says so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import hypot
 
+from more_lib.runs import NOT_RUN, NOT_SHOWN, SHOWN
 from more_lib.trials import with_spread
 
 SHORT = {"lir": "LIR", "more": "MoRe", "without_cre": "without CRE", "without_ure": "without URE"}
-SHOWN, NOT_SHOWN, NOT_RUN = "shown", "not shown", "not run here"
 
 
 def verdicts(
@@ -175,9 +175,3 @@ def _row(
 def _text(row: Mapping, score: str) -> str:
     in_per_cent = score != "confusion_ratio"
     return with_spread(row, score, *((100, ".1f") if in_per_cent else (1, ".2f")))
-
-
-def counts(rows: Sequence[Mapping[str, str]]) -> str:
-    """``7 shown, 2 not shown, 2 not run here``."""
-    found = [row["verdict"] for row in rows]
-    return ", ".join(f"{found.count(kind)} {kind}" for kind in (SHOWN, NOT_SHOWN, NOT_RUN))

@@ -151,6 +151,11 @@ def with_background(maps: Tensor) -> Tensor:
     return torch.cat([1 - maps.amax(-3, keepdim=True), maps], dim=-3)
 
 
+def has_lattice() -> bool:
+    """Whether pydensecrf2, and with it the lattice, is installed."""
+    return find_spec("pydensecrf") is not None
+
+
 def choose_method(
     height: int, width: int, device: torch.device | str = "cpu", method: Method = "auto"
 ) -> Literal["exact", "lattice"]:
@@ -164,7 +169,7 @@ def choose_method(
     if method == "auto":
         small = height * width <= EXACT_ON_CPU
         method = "exact" if small or torch.device(device).type != "cpu" else "lattice"
-    if method == "lattice" and find_spec("pydensecrf") is None:
+    if method == "lattice" and not has_lattice():
         raise InputError(
             f"dense CRF of {height}×{width} pixels by lattice needs pydensecrf2: "
             "`pip install -e .[crf]`; without it, give a GPU or the slow method exact"

@@ -5,11 +5,11 @@ published numbers. ``paper_tables`` and ``claims`` read nothing else.
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 
 from more_lib import ablation
+from more_lib.crf import has_lattice
 from more_lib.evaluation import evaluate_or_load, evaluate_protocols
 from more_lib.protocols import map_protocol, named_protocols
 from more_lib.recipes import Recipe
@@ -71,7 +71,7 @@ def costs(trained: Trained) -> dict:
 
 def can_refine() -> bool:
     """Whether dense CRF can run over a whole split here: by pydensecrf2, or on a GPU."""
-    return find_spec("pydensecrf") is not None or torch.cuda.is_available()
+    return has_lattice() or torch.cuda.is_available()
 
 
 def _named(trained: Trained, names: Sequence[str], split: str = "") -> dict[str, dict]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from more_lib.ablation import CONDITIONS
 from more_lib.published import published
+from more_lib.runs import NOT_RUN
 
 PAPER_CONDITIONS = {  # rows of the paper's Table 3
     "baseline": "baseline ViT-B",
@@ -17,7 +18,6 @@ PAPER_CONDITIONS = {  # rows of the paper's Table 3
     "lir": "without GCR",
     "more": "MoRe",
 }
-NOT_RUN = "not run here"
 
 
 def table1(found: Mapping) -> list[dict]:

@@ -27,9 +27,9 @@ KINDS = {
 """timm's ViT-S by pretraining, all Apache-2.0."""
 
 
-def here(kinds: dict[str, str] = KINDS) -> dict[str, Path | None]:
+def here() -> dict[str, Path | None]:
     """The weights of each kind in timm's cache, None where there are none; nothing is loaded."""
-    return {kind: downloaded_weights(name) for kind, name in kinds.items()}
+    return {kind: downloaded_weights(name) for kind, name in KINDS.items()}
 
 
 def chart_of(name: str, weights: str | Path, pictures: Tensor) -> dict:

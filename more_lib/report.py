@@ -10,14 +10,13 @@ import base64
 import binascii
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from more_lib.page import write_page
-from more_lib.runs import VERDICTS, Run, is_verdicts, load_run
+from more_lib.runs import Run, is_verdicts, load_run, verdict_counts
 from more_lib.tables import Table, html_tables, metric_tables
 
 MAX_FIGURE_BYTES = 8_000_000  # of all figures together, in base64: the page stays below 10 MB
@@ -62,7 +61,7 @@ def write_report(folder: str | Path) -> Path:
         "report.html",
         run.folder / "report.html",
         run=run,
-        summary=_verdict_summary(run.verdicts),
+        verdict_counts=verdict_counts(run.verdicts),
         cautions=_cautions(run.manifest),
         sections=_sections(run),
         facts=facts(run),
@@ -118,15 +117,6 @@ def facts(run: Run) -> list[tuple[str, str]]:
         times = [resumed["at"].replace("+00:00", "") for resumed in manifest["resumed"]]
         found.append(("resumed", ", ".join(times)))
     return found
-
-
-def _verdict_summary(verdicts: Sequence[Mapping]) -> str:
-    """Of how many claims what became, as a sentence."""
-    counts = Counter(row["verdict"] for row in verdicts)
-    known = [name for name in VERDICTS if counts[name]]
-    others = [name for name in counts if name not in VERDICTS]
-    parts = ", ".join(f"{counts[name]} {name}" for name in [*known, *others])
-    return f"{len(verdicts)} claims of the paper: {parts}." if verdicts else ""
 
 
 def _cautions(manifest: Mapping) -> list[str]:

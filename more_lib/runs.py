@@ -1,7 +1,8 @@
 """A run read back from its folder: manifest, metrics and costs, checked before anyone uses them."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from more_lib.errors import InputError
 
 VERDICT_COLUMNS = ("claim", "paper", "ours", "verdict", "protocol")
-VERDICTS = ("shown", "not shown", "not run here")
+SHOWN, NOT_SHOWN, NOT_RUN = VERDICTS = ("shown", "not shown", "not run here")
 
 # What readers of a manifest rely on, and of which type.
 _FIELDS = {
@@ -68,6 +69,14 @@ def is_verdicts(value: object) -> bool:
         and value != []
         and all(isinstance(row, Mapping) and {"claim", "verdict"} <= row.keys() for row in value)
     )
+
+
+def verdict_counts(verdicts: Sequence[Mapping]) -> str:
+    """How many claims came to which verdict: ``7 shown, 1 not shown``; "" without any."""
+    counts = Counter(row["verdict"] for row in verdicts)
+    known = [verdict for verdict in VERDICTS if counts[verdict]]
+    others = [verdict for verdict in counts if verdict not in VERDICTS]
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in [*known, *others])
 
 
 def load_run(folder: str | Path) -> Run:

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,7 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from more_lib.crf import CrfParams, Method, choose_method, dense_crf_many, with_background
+from more_lib.crf import (
+    CrfParams,
+    Method,
+    choose_method,
+    dense_crf_many,
+    has_lattice,
+    with_background,
+)
 from more_lib.data.transforms import denormalize, evaluation_transform
 from more_lib.data.tree import ImageTree
 from more_lib.errors import InputError
@@ -124,7 +130,7 @@ def crf_method(device: torch.device) -> Method:
     On a CPU by the lattice also where one small image could be summed exactly: it would take
     seconds, the split hours. Without pydensecrf2 what is left is "auto".
     """
-    lattice = device.type == "cpu" and find_spec("pydensecrf") is not None
+    lattice = device.type == "cpu" and has_lattice()
     return "lattice" if lattice else "auto"
 
 

@@ -6,13 +6,11 @@ shows it. What our machines found is kept in ``more_lib/records`` with its proto
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
 from more_lib import ablation, records, switches
 from more_lib.errors import InputError
-from more_lib.manifest import write_json
 from more_lib.model import MoRe
 from more_lib.protocols import map_protocol
 from more_lib.recipes import Recipe, changed, training_fingerprint
@@ -20,7 +18,7 @@ from more_lib.training import train_or_load
 from more_lib.trials import (
     is_trained,
     over_seeds,
-    score_each,
+    score_trained,
     train_side_by_side,
     with_seeds,
     with_spread,
@@ -82,10 +80,11 @@ def run_study(name: str, recipe: Recipe, seeds: Sequence[int], train: bool = Tru
             each = replace(recipe_of_trial, seed=seed)
             if not train and not is_trained(each):
                 continue
-            record = train_or_load(each).record
+            trained = train_or_load(each)
+            record = trained.record
             threads = f"{record['threads']} thread{'s' * (record['threads'] > 1)}"
             hardware.add(f"{record['device']}, {threads}, {record['precision']}")
-            rows += score_each({trial: each}, [seed])
+            rows += score_trained(trial, trained)
     if not rows:
         raise InputError(f"study {name}: none of its networks is trained; leave --trained-only out")
     return {
@@ -124,11 +123,6 @@ def trial_titles(name: str, recipe: Recipe) -> dict[str, str]:
     return titles
 
 
-def save_study(found: dict, path: str | Path) -> None:
-    """Keep what ``run_study`` found as JSON."""
-    write_json(found, Path(path))
-
-
 def format_study(found: Mapping) -> str:
     """The answer as text: protocol and hardware, then a line a trial, LAM's scores over seeds."""
     study = _study(found["study"])
@@ -154,10 +148,9 @@ def compared(rows: Sequence[Mapping], reference: str, kind: str = "LAM") -> list
     """One map's rows over seeds, each held against the trial ``reference`` seed by seed.
 
     Of ``over_seeds`` each row has trial, seeds, the means and deviations; and, where the reference
-    has the same seeds, ``miou_gain`` and ``confusion_ratio_gain``: the mean of the differences,
-    their deviation as ``..._std`` with two seeds or more, and ``same_sign``, whether every seed
-    says the same of mIoU. Networks of one seed share data order and heads, so differences within a
-    seed are less noisy than those of means.
+    has the same seeds, ``miou_gain`` and ``confusion_ratio_gain``: the mean of the differences, and
+    their deviation as ``..._std`` with two seeds or more. Networks of one seed share data order and
+    heads, so differences within a seed are less noisy than those of means.
     """
     of_map = [row for row in rows if row["map"] == kind]
     base = {row["seed"]: row for row in of_map if row["trial"] == reference}
@@ -179,8 +172,6 @@ def _gains(mine: Mapping[int, Mapping], base: Mapping[int, Mapping]) -> dict:
         gains[f"{score}_gain"] = mean(steps) if whole else None
         if len(pairs) > 1:
             gains[f"{score}_gain_std"] = stdev(steps) if whole else None
-        if score == "miou":
-            gains["same_sign"] = len({step > 0 for step in steps}) == 1
     return gains
 
 

@@ -112,14 +112,15 @@ def study(
 
         python -m more_lib study variants --seeds 1 --json variants.json
     """
+    from more_lib.manifest import write_json
     from more_lib.recipes import load_recipe
-    from more_lib.studies import format_study, run_study, save_study
+    from more_lib.studies import format_study, run_study
 
     recipe = load_recipe(profile, changes or [])
     chosen = range(recipe.seed, recipe.seed + seeds)
     found = run_study(name, recipe, chosen, train=not trained_only)
     if json:
-        save_study(found, json)
+        write_json(found, json)
     print(format_study(found))
 
 

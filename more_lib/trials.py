@@ -16,7 +16,7 @@ import torch
 from more_lib.data import open_tree
 from more_lib.evaluation import MAP_NAMES, evaluate_or_load
 from more_lib.recipes import Recipe, training_fingerprint
-from more_lib.training import cached_folder, train_or_load
+from more_lib.training import Trained, cached_folder, train_or_load
 
 SCORES = ("miou", "precision", "recall", "confusion_ratio")
 MAPS = ("lam", "cam", "fused", "decoder")
@@ -64,15 +64,23 @@ def score_each(
     score has no value. Maps take the true image labels, on ``recipe.data.val_split``; scales and
     threshold are the recipe's, without CRF.
     """
-    rows = []
-    for name, recipe in trials.items():
-        for each in with_seeds([recipe], seeds):
-            evaluation = evaluate_or_load(train_or_load(each))
-            for kind in maps:
-                labels = "none" if kind == "decoder" else "true"
-                summary = evaluation.result(kind, labels).scores.summary()
-                scores = {score: summary[score] for score in SCORES}
-                rows.append({"trial": name, "seed": each.seed, "map": MAP_NAMES[kind], **scores})
+    return [
+        row
+        for name, recipe in trials.items()
+        for each in with_seeds([recipe], seeds)
+        for row in score_trained(name, train_or_load(each), maps)
+    ]
+
+
+def score_trained(name: str, trained: Trained, maps: Sequence[str] = MAPS) -> list[dict]:
+    """The rows of ``score_each`` that are one network's."""
+    evaluation, rows = evaluate_or_load(trained), []
+    for kind in maps:
+        labels = "none" if kind == "decoder" else "true"
+        summary = evaluation.result(kind, labels).scores.summary()
+        scores = {score: summary[score] for score in SCORES}
+        seed = trained.recipe.seed
+        rows.append({"trial": name, "seed": seed, "map": MAP_NAMES[kind], **scores})
     return rows
 
 
