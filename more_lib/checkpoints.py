@@ -1,27 +1,23 @@
-"""Weights on disk: safetensors, whole or not at all, and refused when they do not fit.
+"""Checkpoints of the released code, read under its own names.
 
-And the one foreign format: checkpoints of the released code, under its own names.
+Our own weights are safetensors (``weight_files``).
 """
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from more_lib.errors import InputError
-from more_lib.storage import atomic_file
+from more_lib.gcr import GraphCategoryRepresentation
+from more_lib.model import MoRe
+from more_lib.vit import ClassTokenViT
+from more_lib.weight_files import check_fit, read_weights
 
-if TYPE_CHECKING:
-    from more_lib.model import MoRe
-
-_NAMES_SHOWN = 5
 _RENAMED = {  # released module: ours
     "decoder.conv6.": "decoder.0.",
     "decoder.conv7.": "decoder.2.",
@@ -35,50 +31,7 @@ _RENAMED = {  # released module: ours
 _NEVER_USED = ("encoder.head.", "graph_layer._fc1.")  # weights that no released forward pass reads
 
 
-def save_weights(
-    module_or_state: nn.Module | Mapping[str, Tensor],
-    path: str | Path,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Write a module's state, or a state dict, to a safetensors file.
-
-    dtype: converts the floating tensors (float16 halves the file), the others stay as they are.
-    The same weights give the same bytes, whatever the order of the keys, and an existing file is
-    replaced only once the new one is complete.
-
-    Raises ``InputError`` when the path cannot be written or the disk is full.
-    """
-    is_module = isinstance(module_or_state, nn.Module)
-    state = module_or_state.state_dict() if is_module else module_or_state
-    # Cloning separates tied tensors, which the format does not allow to share memory.
-    tensors = {
-        key: tensor.to("cpu", dtype if tensor.is_floating_point() else None).clone(
-            memory_format=torch.contiguous_format
-        )
-        for key, tensor in state.items()
-    }
-    # Python writes the bytes, for a full disk to be reported as what it is.
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors))
-
-
-def load_weights(module: nn.Module, path: str | Path, ignored: tuple[str, ...] = ()) -> None:
-    """Copy a safetensors file into ``module``; values take on the module's own dtypes.
-
-    Every key and shape must match, and nothing is copied before all of them are known to. Keys of
-    the file that begin with one of ``ignored`` are passed over.
-
-    Raises ``InputError`` when the file is missing, is not safetensors or does not fit; the message
-    names the file and up to five keys of each kind.
-    """
-    found = {key: value for key, value in _read(Path(path)).items() if not key.startswith(ignored)}
-    _check_fit(module, found, str(path), "load it into the model it was saved from")
-    module.load_state_dict(found)
-
-
-def load_released(
-    path_or_state_dict: str | Path | Mapping[str, Tensor], num_classes: int
-) -> "MoRe":
+def load_released(path_or_state_dict: str | Path | Mapping[str, Tensor], num_classes: int) -> MoRe:
     """The network of a checkpoint of the released code, ready to evaluate.
 
     Args:
@@ -91,10 +44,6 @@ def load_released(
     ``InputError`` for a file that cannot be read and weights that do not fit: names what is
     missing and what is not expected.
     """
-    from more_lib.gcr import GraphCategoryRepresentation
-    from more_lib.model import MoRe  # these load their backbone by this module
-    from more_lib.vit import ClassTokenViT
-
     given, name = path_or_state_dict, "the state dict"
     if isinstance(given, (str, Path)):
         given, name = _read_any(Path(given)), str(given)
@@ -114,7 +63,7 @@ def load_released(
         registers = state["encoder.register_tokens"].shape[1]
         encoder = ClassTokenViT(VisionTransformer(**vit), num_classes, registers)
         model = MoRe(encoder, width, GraphCategoryRepresentation(vit["embed_dim"]))
-    _check_fit(model, state, name, f"is it of {num_classes} classes, and whole?")
+    check_fit(model, state, name, f"is it of {num_classes} classes, and whole?")
     model.load_state_dict(state, assign=True)
     return model.eval()
 
@@ -122,7 +71,7 @@ def load_released(
 def _read_any(path: Path) -> Mapping:
     """A state dict from a file of ``torch.save`` or safetensors; no code in it is run."""
     if path.suffix == ".safetensors" or not path.is_file():
-        return _read(path)
+        return read_weights(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, KeyError) as error:
@@ -176,48 +125,3 @@ def _translated(weights: Mapping[str, Tensor], num_classes: int) -> dict[str, Te
             module = next((module for module in _RENAMED if key.startswith(module)), "")
             state[_RENAMED.get(module, "") + key.removeprefix(module)] = value
     return state
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"no weights file {path}; check the path")
-    try:
-        return safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise InputError(
-            f"{path} is not a safetensors file, or is cut short; save or download it again"
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _check_fit(module: nn.Module, found: Mapping[str, Tensor], source: str, cure: str) -> None:
-    """Raise ``InputError`` unless ``found`` has the module's very keys, shapes and kinds."""
-    expected = module.state_dict()
-    complaints = [
-        _list_up("missing", [key for key in expected if key not in found]),
-        _list_up("unexpected", [key for key in found if key not in expected]),
-        _list_up(
-            "of another kind",
-            [
-                f"{key} ({_kind(found[key])} for {_kind(tensor)})"
-                for key, tensor in expected.items()
-                if key in found and _kind(found[key]) != _kind(tensor)
-            ],
-        ),
-    ]
-    if any(complaints):
-        wrong = "; ".join(filter(None, complaints))
-        raise InputError(f"{source} does not fit {type(module).__name__}: {wrong}; {cure}")
-
-
-def _kind(tensor: Tensor) -> str:
-    """Shape, and whether the numbers are real: what must agree for a copy to keep its meaning."""
-    return f"{'real' if tensor.is_floating_point() else 'integer'} {tuple(tensor.shape)}"
-
-
-def _list_up(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    rest = len(names) - _NAMES_SHOWN
-    return f"{what}: {', '.join(names[:_NAMES_SHOWN])}" + (f" and {rest} more" if rest > 0 else "")

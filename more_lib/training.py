@@ -25,7 +25,6 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from more_lib.batches import Batches
-from more_lib.checkpoints import load_weights, save_weights
 from more_lib.data import open_tree
 from more_lib.data.scan import require_readable
 from more_lib.data.transforms import training_transform
@@ -46,6 +45,7 @@ from more_lib.sections import OptimizerRecipe
 from more_lib.storage import atomic_file, data_folder, sha256
 from more_lib.training_log import TrainingLog
 from more_lib.vit import backbone_identity
+from more_lib.weight_files import load_weights, save_weights
 
 
 @dataclass(frozen=True)

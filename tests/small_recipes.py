@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from more_lib.checkpoints import save_weights
 from more_lib.data import emoji
 from more_lib.recipes import Recipe, load_recipe, to_dict
 from more_lib.vit import mini_vit
+from more_lib.weight_files import save_weights
 
 
 def small_recipe(folder: Path, *overrides: str) -> Recipe:

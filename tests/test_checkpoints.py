@@ -3,8 +3,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from more_lib.checkpoints import load_released, load_weights, save_weights
+from more_lib.checkpoints import load_released
 from more_lib.errors import InputError
+from more_lib.weight_files import load_weights, save_weights
 
 
 def small_model(seed: int) -> nn.Module:

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from whole_batch_runs import COUNTS, TOTALS, train_in_float64
 
 from more_lib import hardware
-from more_lib.checkpoints import save_weights
 from more_lib.data import emoji
 from more_lib.errors import InputError
 from more_lib.objective import MINED
 from more_lib.recipes import changed, load_recipe, to_dict
 from more_lib.vit import mini_vit
+from more_lib.weight_files import save_weights
 
 VARIANTS = {
     "release": ["lir.num_tokens=1"],  # so few that one has to be drawn

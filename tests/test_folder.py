@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from more_lib import training
-from more_lib.checkpoints import save_weights
 from more_lib.cli import app
 from more_lib.data import open_tree, scan, split_file
 from more_lib.data.folder import FolderTree, recipe_for_folder
@@ -18,6 +17,7 @@ from more_lib.data.voc import PALETTE, VocImages, VocMasks
 from more_lib.errors import InputError
 from more_lib.recipes import PROFILES, load_recipe
 from more_lib.vit import mini_vit
+from more_lib.weight_files import save_weights
 
 WIDTH, HEIGHT = 40, 30
 ROWS = {

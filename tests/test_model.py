@@ -9,13 +9,14 @@ from golden_inputs import golden, images, released_weights
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from more_lib.checkpoints import load_released, save_weights
+from more_lib.checkpoints import load_released
 from more_lib.errors import InputError
 from more_lib.gcr import GraphCategoryRepresentation, GraphSwitches
 from more_lib.localization import multiscale_cam
 from more_lib.model import LargeFOV, MoRe, image_logits
 from more_lib.recipes import PROFILES, load_recipe
 from more_lib.vit import ClassTokenViT, mini_vit
+from more_lib.weight_files import save_weights
 
 CLASSES, DIM, PATCH = 4, 24, 8
 

@@ -13,7 +13,6 @@ import yaml
 
 from more_lib import training
 from more_lib.batches import Batches
-from more_lib.checkpoints import save_weights
 from more_lib.data import emoji
 from more_lib.errors import InputError
 from more_lib.recipes import changed, load_recipe, to_dict, training_fingerprint
@@ -22,6 +21,7 @@ from more_lib.storage import sha256
 from more_lib.training import train, train_or_load
 from more_lib.training_log import TrainingLog
 from more_lib.vit import mini_vit
+from more_lib.weight_files import save_weights
 
 ITERATIONS = 8
 

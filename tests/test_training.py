@@ -10,7 +10,6 @@ import pytest
 import torch
 from golden_inputs import golden
 
-from more_lib.checkpoints import load_weights, save_weights
 from more_lib.data import emoji
 from more_lib.errors import InputError
 from more_lib.model import MoRe
@@ -23,6 +22,7 @@ from more_lib.training import (
     train_or_load,
 )
 from more_lib.vit import mini_vit
+from more_lib.weight_files import load_weights, save_weights
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from more_lib.errors import InputError
 from more_lib.storage import data_folder
 
 if TYPE_CHECKING:
-    from more_lib.recipes import DataRecipe
+    from more_lib.sections import DataRecipe
 
 _VOC_LAYOUT = ("emoji", "voc")
 _FOLDERS = {"voc": "VOC2012", "coco": "COCO2014", "pets": "OxfordPets"}  # in the data folder

@@ -28,7 +28,7 @@ from more_lib.data.tree import ImageTree, unreadable
 from more_lib.errors import InputError
 
 if TYPE_CHECKING:
-    from more_lib.recipes import Recipe
+    from more_lib.sections import Recipe
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 MOST_CLASSES = 254  # mask values are bytes; 0 and 255 are taken
