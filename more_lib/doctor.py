@@ -156,7 +156,7 @@ def data(recipe) -> Row:
 
 def weights(recipe) -> Row:
     """Whether the pretrained backbone of a profile's ``Recipe`` is on this machine."""
-    from more_lib.vit import MINI, backbone_file, downloaded_weights
+    from more_lib.vit import MINI_WIDTHS, backbone_file, downloaded_weights
 
     name, backbone = f"profile {recipe.profile}", recipe.backbone
     file = backbone_file(backbone.name, backbone.weights)
@@ -167,7 +167,8 @@ def weights(recipe) -> Row:
             return Row(name, "missing", f"{backbone.name} is not in timm's cache", cost)
     if file.is_file():
         return Row(name, "ok", f"{backbone.name}: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
-    cure = "data_scripts/pretrain_mini_vit.py makes it" if backbone.name == MINI else "check it"
+    own = backbone.name in MINI_WIDTHS and not backbone.weights
+    cure = "data_scripts/pretrain_mini_vit.py makes it" if own else "check it"
     cost = f"without it: does not run; {cure}"
     return Row(name, "missing", f"{backbone.name}: no {file}", cost)
 

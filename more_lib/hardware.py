@@ -16,7 +16,7 @@ def start_accelerator(wanted_precision: str) -> Accelerator:
 
     Raises ``InputError`` where there are fewer GPUs than processes, or none that can do that.
     """
-    precision = _precision(wanted_precision)
+    precision = resolved_precision(wanted_precision)
     wanted, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     any_gpu = torch.accelerator.is_available()
     if torch.cuda.is_available() and here > torch.cuda.device_count():
@@ -76,8 +76,11 @@ def say(line: str) -> None:
         print(line)
 
 
-def _precision(wanted: str) -> str:
-    """The precision to run in: what "auto" stands for on this hardware."""
+def resolved_precision(wanted: str) -> str:
+    """The precision to run in: "auto" as bf16 where this hardware multiplies it, else as fp32.
+
+    Raises ``InputError`` for fp16 without a CUDA GPU.
+    """
     if wanted == "fp16" and not torch.cuda.is_available():
         raise InputError("optimizer.precision fp16 needs a CUDA GPU; use bf16 or fp32 here")
     if wanted != "auto":

@@ -1,7 +1,7 @@
 """README's tables, written from a run: which notebooks there are, and what the run measured.
 
 README.md holds each table between two comments. What it is written from is kept beside the library
-(``more_lib/records/mini_run.json``), so that a test can render it again and compare.
+(``more_lib/paper/records/mini_run.json``), so that a test can render it again and compare.
 """
 
 import re
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from more_lib.errors import InputError
 from more_lib.manifest import CHECKOUT, write_json
+from more_lib.paper.studies import STUDIES, Study, compared, recorded, trial_titles
+from more_lib.paper.trials import SCORES, with_spread
 from more_lib.protocols import MAP_NAMES
 from more_lib.recipes import load_recipe
 from more_lib.recording import TRAINING_AHEAD
-from more_lib.report import run_title
-from more_lib.runs import VERDICT_COLUMNS, Run, load_run
+from more_lib.reports.run_report import run_title
+from more_lib.reports.runs import VERDICT_COLUMNS, Run, load_run
 from more_lib.storage import atomic_file
-from more_lib.studies import STUDIES, Study, compared, recorded, trial_titles
-from more_lib.trials import SCORES, with_spread
 
 README = CHECKOUT / "README.md"
-RECORD = CHECKOUT / "more_lib" / "records" / "mini_run.json"
+RECORD = CHECKOUT / "more_lib" / "paper" / "records" / "mini_run.json"
 BEGIN = "<!-- {block}: written by python -m more_lib report RUN --readme -->"
 END = "<!-- end -->"
 

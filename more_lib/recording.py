@@ -22,7 +22,7 @@ def record_metrics(out_dir: str | Path, name: str, metrics: Mapping | Sequence) 
     Args:
         out_dir: the notebook's parameter of that name; "" (reading, not reproducing) keeps nothing.
         name: a file name without its ending. ``verdicts`` has a form of its own: rows of text with
-            the columns that ``more_lib.runs.VERDICT_COLUMNS`` names; the report begins with them.
+            the columns that ``reports.runs.VERDICT_COLUMNS`` names; the report begins with them.
         metrics: a mapping, or rows (a list of mappings) to be shown as a table. Arrays, tensors and
             tuples become lists; nan and inf, which JSON does not know, become null. Nothing that
             was timed: see ``record_costs``.

@@ -21,7 +21,7 @@ from more_lib.errors import InputError
 from more_lib.manifest import CHECKOUT, continued, new_manifest, save_manifest, write_json
 from more_lib.recipes import Recipe, load_recipe
 from more_lib.recording import TRAINING_AHEAD, collected, record_costs
-from more_lib.report import duration, write_report
+from more_lib.reports.run_report import duration, write_report
 from more_lib.storage import sha256
 
 
@@ -101,7 +101,7 @@ def reproduce(
 
 def _train_ahead(recipe: Recipe, full: bool, folder: Path) -> None:
     """What the notebooks would train one after the other, at once where that is faster."""
-    from more_lib import ablation, trials
+    from more_lib.paper import ablation, trials
 
     started = time.perf_counter()
     names, seeds = (ablation.CONDITIONS, 3) if full else (ablation.MAIN, 1)

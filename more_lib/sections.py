@@ -80,8 +80,8 @@ class DataRecipe(Checked):
 class BackboneRecipe(Checked):
     """The pretrained vision transformer and what is changed about it."""
 
-    name: str  # a timm model name, or "mini"
-    weights: str = ""  # "" is what ships with the package (mini) or timm's own; else a file
+    name: str  # a timm model name, or a shipped one: "mini", "mini_w96", "mini_w48"
+    weights: str = ""  # "" is what ships with the package or timm's own; else a file
     num_registers: int = 4  # released: extra tokens beside the class tokens
     depth: int = 0  # ours: keep only the first so many of its blocks; 0 keeps all
     aux_layer: int = -3  # released: the block whose output feeds the auxiliary classifier

@@ -75,11 +75,11 @@ def report(
 
         print(f"written: {write_readme(runs[0])}")
     elif output or len(runs) > 1:
-        from more_lib.comparison import write_comparison
+        from more_lib.reports.comparison import write_comparison
 
         print(f"comparison: {write_comparison(runs, output)}")
     else:
-        from more_lib.report import write_report
+        from more_lib.reports.run_report import write_report
 
         print(f"report: {write_report(runs[0])}")
 
@@ -105,16 +105,17 @@ def study(
     """Train variations of a recipe with several seeds, and set them side by side.
 
     conditions: the ablation, all six. variants: each difference between paper and released code,
-    switched alone, then all. backbones: baseline and MoRe on backbones of several depths. Hours on
-    two cores; what was trained before is taken from the cache, so a study can be interrupted.
+    switched alone, then all. backbones: baseline and MoRe on backbones of several depths and
+    widths. Hours on two cores; what was trained before is taken from the cache, so a study can be
+    interrupted.
 
     Example:
 
         python -m more_lib study variants --seeds 1 --json variants.json
     """
     from more_lib.manifest import write_json
+    from more_lib.paper.studies import format_study, run_study
     from more_lib.recipes import load_recipe
-    from more_lib.studies import format_study, run_study
 
     recipe = load_recipe(profile, changes or [])
     chosen = range(recipe.seed, recipe.seed + seeds)

@@ -23,13 +23,12 @@ from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from more_lib.checkpoints import load_weights
 from more_lib.errors import InputError
 from more_lib.storage import sha256
+from more_lib.weight_files import load_weights
 
-MINI = "mini"
+MINI_WIDTHS = {"mini": 192, "mini_w96": 96, "mini_w48": 48}  # what ships, by width
 CLASSIFIERS = ("head.", "head_dist.")  # of published weights; the backbone has none
-MINI_WEIGHTS = resources.files("more_lib") / "weights" / "mini_vit.safetensors"
 
 
 class ViTOutput(NamedTuple):
@@ -170,22 +169,29 @@ def resize_position(position: Tensor, old: tuple[int, int], new: tuple[int, int]
     return maps.flatten(2).mT.to(position.dtype)
 
 
-def mini_vit() -> VisionTransformer:
-    """The kit's stand-in for an ImageNet ViT: 96 px, patch 8, width 192, depth 6, 2.9 M weights.
+def mini_weights(name: str = "mini") -> Path:
+    """The safetensors file that ships for a name of ``MINI_WIDTHS``; its record lies beside it."""
+    file = name.replace("mini", "mini_vit", 1) + ".safetensors"
+    return Path(str(resources.files("more_lib") / "weights" / file))
 
-    A convolutional stem learns several times faster on a CPU than one linear patch embedding.
-    Random weights; ``load_backbone("mini")`` brings the pretrained ones.
+
+def mini_vit(width: int = 192) -> VisionTransformer:
+    """The kit's stand-in for an ImageNet ViT: 96 px, patch 8, depth 6, 2.9 M weights at width 192.
+
+    A convolutional stem learns several times faster on a CPU than one linear patch embedding. The
+    three heads share ``width``, a multiple of 12. Random weights; ``load_backbone("mini")`` brings
+    the pretrained ones.
     """
     stem = partial(
         HybridEmbed,
-        backbone=ConvStem(channels=(48, 96, 192), norm_layer="layernorm2d"),
+        backbone=ConvStem(channels=(width // 4, width // 2, width), norm_layer="layernorm2d"),
         proj=False,
     )
     return VisionTransformer(
         img_size=96,
         patch_size=1,
         embed_layer=stem,
-        embed_dim=192,
+        embed_dim=width,
         depth=6,
         num_heads=3,
         num_classes=0,
@@ -195,8 +201,8 @@ def mini_vit() -> VisionTransformer:
 
 def build_backbone(name: str) -> VisionTransformer:
     """The architecture of this name with random weights. ``InputError`` when timm has no such."""
-    if name == MINI:
-        return mini_vit()
+    if name in MINI_WIDTHS:
+        return mini_vit(MINI_WIDTHS[name])
     if not timm.is_model(name):
         near = get_close_matches(name.split(".")[0], timm.list_models(), 3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -211,7 +217,7 @@ def backbone_file(name: str, weights: str = "") -> Path | None:
     """The local weights file that ``load_backbone`` will read; ``None`` for timm's own download."""
     if weights:
         return Path(weights).expanduser()
-    return Path(str(MINI_WEIGHTS)) if name == MINI else None
+    return mini_weights(name) if name in MINI_WIDTHS else None
 
 
 def downloaded_weights(name: str) -> Path | None:
@@ -238,7 +244,7 @@ def backbone_identity(name: str, weights: str = "") -> str:
 
 
 def load_backbone(name: str, weights: str = "") -> VisionTransformer:
-    """A pretrained plain ViT: the shipped mini one, timm's weights, or a local safetensors file.
+    """A pretrained plain ViT: a shipped mini one, timm's weights, or a local safetensors file.
 
     ``weights`` names a file in timm's key names. Never returns random weights: raises
     ``InputError`` when they cannot be had, and says what to do.

@@ -6,14 +6,14 @@ from statistics import mean, stdev
 import pytest
 from small_recipes import small_recipe, values_of
 
-from more_lib.ablation import CONDITIONS, MAIN, condition, plain, run
 from more_lib.errors import InputError
 from more_lib.evaluation import MAP_NAMES, evaluate_or_load
 from more_lib.model import MoRe
 from more_lib.objective import Objective
+from more_lib.paper.ablation import CONDITIONS, MAIN, condition, plain, run
+from more_lib.paper.trials import SCORES
 from more_lib.recipes import PROFILES, changed, load_recipe
 from more_lib.training import train_or_load
-from more_lib.trials import SCORES
 
 MAPS = ("lam", "decoder")
 

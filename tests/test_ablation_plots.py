@@ -2,9 +2,9 @@
 
 import pytest
 
-from more_lib.ablation import CONDITIONS, MAIN
-from more_lib.ablation_plots import plot_ablation
 from more_lib.errors import InputError
+from more_lib.paper.ablation import CONDITIONS, MAIN
+from more_lib.paper.ablation_plots import plot_ablation
 from more_lib.viz import Picture
 
 

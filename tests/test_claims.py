@@ -2,8 +2,8 @@
 
 import pytest
 
-from more_lib.claims import verdicts
-from more_lib.runs import NOT_RUN, verdict_counts
+from more_lib.paper.claims import verdicts
+from more_lib.reports.runs import NOT_RUN, verdict_counts
 
 
 def row(condition, miou, kind="LAM", ratio=0.5, **others):

@@ -124,8 +124,8 @@ def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
 
 def test_report_writes_one_report_a_comparison_or_readme(monkeypatch):
     said = lambda name: lambda *given: f"{name}: {given}"  # noqa: E731
-    monkeypatch.setattr("more_lib.report.write_report", said("one"))
-    monkeypatch.setattr("more_lib.comparison.write_comparison", said("several"))
+    monkeypatch.setattr("more_lib.reports.run_report.write_report", said("one"))
+    monkeypatch.setattr("more_lib.reports.comparison.write_comparison", said("several"))
     monkeypatch.setattr("more_lib.readme.write_readme", said("tables"))
     a, b, page = Path("a"), Path("b"), Path("x.html")
     assert run("report", "a").stdout == f"report: one: ({a!r},)\n"
@@ -200,7 +200,7 @@ def test_every_command_has_an_example_that_it_accepts(command, calls, monkeypatc
     monkeypatch.setattr("more_lib.doctor.report", lambda: "")
     monkeypatch.setattr("more_lib.bench.bench_losses", lambda *_: [])
     monkeypatch.setattr("more_lib.prediction_files.predict_files", lambda *_, **__: [])
-    monkeypatch.setattr("more_lib.comparison.write_comparison", lambda *_: "")
+    monkeypatch.setattr("more_lib.reports.comparison.write_comparison", lambda *_: "")
     text = run(command, "--help").stdout
     (example,) = [line for line in text.splitlines() if line.startswith("      python -m more_lib")]
     words = example.split()[3:]

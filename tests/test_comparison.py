@@ -4,11 +4,11 @@ from html.parser import HTMLParser
 import pytest
 from run_folder import VERDICTS, write_run
 
-from more_lib import comparison
-from more_lib.comparison import leaves, write_comparison
 from more_lib.errors import InputError
-from more_lib.report import write_report
-from more_lib.runs import load_run
+from more_lib.reports import comparison
+from more_lib.reports.comparison import leaves, write_comparison
+from more_lib.reports.run_report import write_report
+from more_lib.reports.runs import load_run
 
 METRICS = {
     "06_evaluation": {

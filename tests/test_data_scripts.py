@@ -12,6 +12,7 @@ from PIL import Image
 
 from more_lib.data import emoji
 from more_lib.data.voc import VocTree
+from more_lib.errors import InputError
 from more_lib.storage import sha256
 from more_lib.vit import load_backbone
 
@@ -68,9 +69,14 @@ def test_pretraining_ships_weights_with_a_record_of_them(pretraining, tmp_path, 
     tree = emoji.prepare(tmp_path / "tree", train=4, val=12)
     monkeypatch.setattr(pretraining.emoji, "prepare", lambda *folder, **sizes: tree)
     out = tmp_path / "mini.safetensors"
-    pretraining.main(shorter=2000, batch_size=2, seed=0, out=out)
+    pretraining.main(backbone="mini_w48", shorter=2000, batch_size=2, seed=0, out=out)
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["sha256"] == sha256(out)
     assert [point["pixels"] for point in record["curve"]] == [64, 64, 96]
     assert 0 <= record["validation"]["cam_miou"] <= 1
-    load_backbone("mini", str(out))
+    assert load_backbone("mini_w48", str(out)).embed_dim == 48
+
+
+def test_pretraining_refuses_a_backbone_that_does_not_ship(pretraining):
+    with pytest.raises(InputError, match="'vit_tiny' is unknown; there are: mini, mini_w96"):
+        pretraining.main(backbone="vit_tiny")

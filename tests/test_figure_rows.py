@@ -7,12 +7,12 @@ import pytest
 import torch
 from colour_model import PATCHES, ColourModel, make_tree, recipe_with, set_split
 
-from more_lib import figure_rows
 from more_lib.data.transforms import denormalize
 from more_lib.errors import InputError
-from more_lib.figure_rows import image_iou, largest_class, representative
 from more_lib.localization import multiscale_lam
 from more_lib.metrics import confusion_matrix, scores
+from more_lib.paper import figure_rows
+from more_lib.paper.figure_rows import image_iou, largest_class, representative
 from more_lib.protocols import map_protocol
 
 NAN = math.nan

@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from skimage.data import chelsea
 
-from more_lib import paper_figures
 from more_lib.canvas import Picture
 from more_lib.errors import InputError
-from more_lib.paper_figures import (
+from more_lib.paper import figures
+from more_lib.paper.figures import (
     plot_artifacts,
     plot_localization,
     plot_segmentations,
     plot_token_maps,
 )
-from more_lib.token_map import Separation, TokenMap
+from more_lib.paper.token_map import Separation, TokenMap
 
 CLASSES = ("cat", "dog")
 CAT, DOG = (64, 0, 0), (64, 0, 128)  # VOC's colours
@@ -269,7 +269,7 @@ class TestTokenMaps:
         assert left == right
 
     def test_84_classes_differ_in_colour_or_marker(self):
-        marks = [paper_figures._mark(index) for index in range(84)]
+        marks = [figures._mark(index) for index in range(84)]
         assert len({(mark["color"], mark["marker"]) for mark in marks}) == 84
         # Neighbours in the legend differ in both.
         for one, other in pairwise(marks):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from more_lib.paper_tables import table1, table2, table3, table4, table5
-from more_lib.published import published
+from more_lib.paper.published import published
+from more_lib.paper.tables import table1, table2, table3, table4, table5
 from more_lib.results import PER_CENT
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from more_lib import pretrained
-from more_lib.checkpoints import save_weights
-from more_lib.pretrained import KINDS, chart_of, here, token_chart
-from more_lib.vit import MINI_WEIGHTS, mini_vit
+from more_lib.paper import pretrained
+from more_lib.paper.pretrained import KINDS, chart_of, here, token_chart
+from more_lib.vit import mini_vit, mini_weights
+from more_lib.weight_files import save_weights
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_weights_are_loaded_and_never_made_up(tmp_path):
     save_weights(mini_vit(), tmp_path / "other.safetensors")
     pictures = torch.rand(2, 3, 96, 96)
     mine = chart_of("mini", tmp_path / "other.safetensors", pictures)
-    shipped = chart_of("mini", str(MINI_WEIGHTS), pictures)
+    shipped = chart_of("mini", str(mini_weights()), pictures)
     assert mine["patch_similarity"] != shipped["patch_similarity"]
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from more_lib.ablation import CONDITIONS
 from more_lib.errors import InputError
-from more_lib.published import TABLES, published
+from more_lib.paper.ablation import CONDITIONS
+from more_lib.paper.published import TABLES, published
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -10,8 +10,8 @@ from run_folder import VERDICTS, write_run
 
 from more_lib import readme
 from more_lib.errors import InputError
-from more_lib.records import mini_run
-from more_lib.runs import load_run
+from more_lib.paper.records import mini_run
+from more_lib.reports.runs import load_run
 
 ROOT = Path(__file__).parents[1]
 ROWS = [

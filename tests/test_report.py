@@ -6,8 +6,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from run_folder import VERDICTS, write_run
 
-from more_lib.report import duration, write_report
-from more_lib.tables import html_tables, metric_tables
+from more_lib.reports.run_report import duration, write_report
+from more_lib.reports.tables import html_tables, metric_tables
 
 PNG = base64.encodebytes(b"\x89PNG\r\n\x1a\n" + bytes(90)).decode()  # notebooks break the lines
 EVIL = "<script>alert(1)</script>\"'><img src=http://evil.example/x.png onerror=alert(2)>"
@@ -115,7 +115,7 @@ def test_a_text_that_a_kernel_delivered_in_pieces_is_one(tmp_path):
 
 
 def test_pictures_stop_where_the_page_is_full(tmp_path, monkeypatch):
-    monkeypatch.setattr("more_lib.report.MAX_FIGURE_BYTES", 400)
+    monkeypatch.setattr("more_lib.reports.run_report.MAX_FIGURE_BYTES", 400)
     page = make_run(tmp_path, {"01_one": [tagged(*[shown(png=PNG)] * 5)]})
     assert page.tags.count("img") == 2
     assert "3 more in the notebook" in page.text

@@ -10,9 +10,9 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from more_lib import ablation
 from more_lib import manifest as manifests
 from more_lib.errors import InputError
+from more_lib.paper import ablation
 from more_lib.recipes import load_recipe, to_dict
 from more_lib.recording import record_costs, record_metrics
 from more_lib.reproduce import ReproduceError, _train_ahead, plan, reproduce
@@ -381,7 +381,7 @@ def test_networks_are_trained_ahead_and_a_failure_is_left_to_the_notebook(
             raise RuntimeError("losses {'segmentation': nan}")
         return len(recipes)
 
-    monkeypatch.setattr("more_lib.trials.train_side_by_side", side_by_side)
+    monkeypatch.setattr("more_lib.paper.trials.train_side_by_side", side_by_side)
     recipe = load_recipe("mini", ["seed=4"])
     _train_ahead(recipe, full=False, folder=tmp_path)
     _train_ahead(recipe, full=True, folder=tmp_path)

@@ -4,8 +4,8 @@ import pytest
 from run_folder import VERDICTS, write_run
 
 from more_lib.errors import InputError
-from more_lib.report import write_report
-from more_lib.runs import VERDICT_COLUMNS, load_run
+from more_lib.reports.run_report import write_report
+from more_lib.reports.runs import VERDICT_COLUMNS, load_run
 
 
 def test_a_run_is_read_back(tmp_path):

@@ -3,12 +3,12 @@
 import pytest
 from small_recipes import values_of
 
-from more_lib import studies
 from more_lib.errors import InputError
+from more_lib.paper import studies
+from more_lib.paper.studies import STUDIES, backbones, compared, format_study, recorded, run_study
+from more_lib.paper.switches import switches, trials
+from more_lib.paper.trials import SCORES
 from more_lib.recipes import PROFILES, changed, load_recipe, training_fingerprint
-from more_lib.studies import STUDIES, backbones, compared, format_study, recorded, run_study
-from more_lib.switches import switches, trials
-from more_lib.trials import SCORES
 
 
 @pytest.mark.parametrize("profile", ["mini", "voc"])
@@ -43,14 +43,26 @@ def test_the_first_trial_is_the_recipe_itself():
 
 
 def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole():
-    found = backbones(load_recipe("mini"))
+    found = backbones(PROFILES["voc"])
     assert list(found) == [
-        f"{name}, {depth} blocks" for depth in (3, 4, 6) for name in ("baseline", "more")
+        f"{name}, {depth} blocks of 768" for depth in (6, 8, 12) for name in ("baseline", "more")
     ]
-    assert found["more, 6 blocks"] == load_recipe("mini")  # no training of its own
-    assert found["baseline, 3 blocks"].backbone.depth == 3
-    assert not found["baseline, 3 blocks"].graph.use
-    assert {recipe.backbone.depth for recipe in backbones(PROFILES["voc"]).values()} == {0, 6, 8}
+    assert found["more, 12 blocks of 768"] == PROFILES["voc"]  # no training of its own
+    assert found["baseline, 6 blocks of 768"].backbone.depth == 6
+    assert not found["baseline, 6 blocks of 768"].graph.use
+    assert {recipe.backbone.depth for recipe in found.values()} == {0, 6, 8}
+
+
+def test_a_shipped_backbone_is_also_set_beside_narrower_ones():
+    recipe = load_recipe("mini")
+    sizes = [name.split(", ")[1] for name in backbones(recipe) if name.startswith("more")]
+    cut = ["3 blocks of 192", "4 blocks of 192", "6 blocks of 192"]
+    assert sizes == [*cut, "6 blocks of 96", "6 blocks of 48"]
+    narrow = backbones(recipe)["baseline, 6 blocks of 48"]
+    assert (narrow.backbone.name, narrow.backbone.depth) == ("mini_w48", 0)
+    assert not narrow.graph.use
+    own = changed(recipe, ["backbone.weights=mine.safetensors"])  # nothing is pretrained like it
+    assert [name for name in backbones(own) if "192" not in name] == []
 
 
 def row(trial, seed, miou, ratio=1.0, kind="LAM"):

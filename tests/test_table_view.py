@@ -1,7 +1,7 @@
 """Tables in notebooks: the same cells as HTML and as text, nothing taken for markup."""
 
-from more_lib.table_view import TableView
-from more_lib.tables import html_tables
+from more_lib.reports.table_view import TableView
+from more_lib.reports.tables import html_tables
 
 ROWS = [
     {"method": "a <b>", "miou": 0.5, "seeds": 3, "where": "here"},

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from more_lib.errors import InputError
-from more_lib.token_map import ClassTokens, present_tokens, separation, token_map
+from more_lib.paper.token_map import ClassTokens, present_tokens, separation, token_map
 
 
 def tokens(vectors, classes):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from small_recipes import small_recipe
 
-from more_lib import trials
+from more_lib.paper import trials
+from more_lib.paper.trials import SCORES, over_seeds, score_each, train_side_by_side, with_seeds
 from more_lib.recipes import changed
 from more_lib.training import cached_folder, train_or_load
-from more_lib.trials import SCORES, over_seeds, score_each, train_side_by_side, with_seeds
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,14 @@ from timm.models.vision_transformer import ParallelScalingBlock, VisionTransform
 from more_lib.errors import InputError
 from more_lib.storage import sha256
 from more_lib.vit import (
-    MINI_WEIGHTS,
+    MINI_WIDTHS,
     ClassTokenViT,
     backbone_identity,
     build_backbone,
     downloaded_weights,
     load_backbone,
     mini_vit,
+    mini_weights,
     resize_position,
 )
 
@@ -539,25 +540,31 @@ def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
 
 def test_identity_of_timms_own_weights_is_their_name():
     assert backbone_identity(TINY) == f"timm:{TINY}"
-    assert backbone_identity("mini") == sha256(MINI_WEIGHTS)
+    assert backbone_identity("mini") == sha256(mini_weights())
 
 
-# --- the shipped backbone ------------------------------------------------------------------------
+# --- the shipped backbones -----------------------------------------------------------------------
 
 
-def test_mini_weights_are_small_half_precision_and_load():
-    assert MINI_WEIGHTS.stat().st_size <= 8_000_000
-    shipped = load_file(MINI_WEIGHTS)
+@pytest.mark.parametrize(("name", "width"), MINI_WIDTHS.items())
+def test_mini_weights_are_small_half_precision_and_load(name, width):
+    file = mini_weights(name)
+    assert file.stat().st_size <= 8_000_000
+    shipped = load_file(file)
     assert {tensor.dtype for tensor in shipped.values()} == {torch.float16}
-    state = load_backbone("mini").state_dict()
+    vit = load_backbone(name)
+    assert (vit.embed_dim, len(vit.blocks), vit.patch_embed.feat_ratio()) == (width, 6, 8)
+    state = vit.state_dict()
     assert state.keys() == shipped.keys()
     for key, tensor in shipped.items():
         assert state[key].dtype == torch.float32 and torch.equal(state[key], tensor.float()), key
 
 
-def test_mini_weights_come_with_the_record_of_their_making():
-    record = json.loads(MINI_WEIGHTS.with_suffix(".json").read_text())
-    assert record["sha256"] == hashlib.sha256(MINI_WEIGHTS.read_bytes()).hexdigest()
+@pytest.mark.parametrize("name", MINI_WIDTHS)
+def test_mini_weights_come_with_the_record_of_their_making(name):
+    file = mini_weights(name)
+    record = json.loads(file.with_suffix(".json").read_text())
+    assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert isinstance(record["seed"], int) and record["minutes"] > 0
     measured = [point["patch_map"] for point in record["curve"] if "patch_map" in point]
     assert len(measured) >= 5 and measured[0] < measured[-1] <= 1
@@ -566,4 +573,12 @@ def test_mini_weights_come_with_the_record_of_their_making():
     validation = record["validation"]
     assert max(validation["token_map"], validation["patch_map"]) >= 0.90
     assert 0 < validation["cam_miou"] <= 1
-    assert record["parameters"] == sum(p.numel() for p in mini_vit().parameters())
+    assert record["parameters"] == sum(p.numel() for p in build_backbone(name).parameters())
+
+
+def test_the_shipped_backbones_were_pretrained_alike():
+    records = [
+        json.loads(mini_weights(name).with_suffix(".json").read_text()) for name in MINI_WIDTHS
+    ]
+    for part in ("task", "stages", "batch_size", "seed"):
+        assert len({json.dumps(record[part]) for record in records}) == 1, part

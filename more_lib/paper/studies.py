@@ -1,7 +1,7 @@
 """Studies: many trainings that answer one question, too long for a first look, so recorded.
 
 ``python -m more_lib study variants`` trains what the cache lacks and prints the answer; notebook 07
-shows it. What our machines found is kept in ``more_lib/records`` with its protocol and hardware.
+shows it. What our machines found is kept in ``records`` with its protocol and hardware.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +9,10 @@ from dataclasses import replace
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from more_lib import ablation, records, switches
 from more_lib.errors import InputError
 from more_lib.model import MoRe
-from more_lib.protocols import map_protocol
-from more_lib.recipes import Recipe, changed, training_fingerprint
-from more_lib.training import train_or_load
-from more_lib.trials import (
+from more_lib.paper import ablation, records, switches
+from more_lib.paper.trials import (
     is_trained,
     over_seeds,
     score_trained,
@@ -23,6 +20,10 @@ from more_lib.trials import (
     with_seeds,
     with_spread,
 )
+from more_lib.protocols import map_protocol
+from more_lib.recipes import Recipe, changed, training_fingerprint
+from more_lib.training import train_or_load
+from more_lib.vit import MINI_WIDTHS
 
 
 class Study(NamedTuple):
@@ -34,18 +35,24 @@ class Study(NamedTuple):
 
 
 def backbones(recipe: Recipe) -> dict[str, Recipe]:
-    """Baseline and MoRe on the recipe's backbone, whole and cut after fewer of its blocks.
+    """Baseline and MoRe on the recipe's backbone, cut after fewer of its blocks, and narrower ones.
 
     A half, two thirds, all: for ViT-B 6, 8 and 12 blocks. The auxiliary classifier stays at the
-    third block from the end.
+    third block from the end. Of a shipped backbone also the narrower ones, pretrained alike.
     """
-    blocks = len(MoRe.from_recipe(recipe, pretrained=False).encoder.blocks)
+    encoder = MoRe.from_recipe(recipe, pretrained=False).encoder
+    blocks, width = len(encoder.blocks), encoder.embed_dim
     depths = sorted({max(blocks // 2, 3), max(2 * blocks // 3, 3), blocks})
+    sizes = {(depth, width): [f"backbone.depth={depth % blocks}"] for depth in depths}
+    if recipe.backbone.name in MINI_WIDTHS and not recipe.backbone.weights:
+        sizes |= {
+            (blocks, narrower): [f"backbone.name={name}"]
+            for name, narrower in MINI_WIDTHS.items()
+            if narrower < width
+        }
     return {
-        f"{name}, {depth} blocks": changed(
-            ablation.condition(recipe, name), [f"backbone.depth={depth % blocks}"]
-        )
-        for depth in depths
+        f"{name}, {depth} blocks of {width}": changed(ablation.condition(recipe, name), overrides)
+        for (depth, width), overrides in sizes.items()
         for name in ("baseline", "more")
     }
 

@@ -1,15 +1,15 @@
 """The paper's Tables 1 to 5, each with the released log and this run beside it (notebook 07).
 
-Pure: ``published`` numbers and what ``paper_results`` measured in, rows out, shares as fractions,
+Pure: ``published`` numbers and what ``measurement`` found in, rows out, shares as fractions,
 None where nothing was printed, logged or run. A difference to the paper is given on VOC 2012 alone:
 on other images it would mean nothing.
 """
 
 from collections.abc import Mapping, Sequence
 
-from more_lib.ablation import CONDITIONS
-from more_lib.published import published
-from more_lib.runs import NOT_RUN
+from more_lib.paper.ablation import CONDITIONS
+from more_lib.paper.published import published
+from more_lib.reports.runs import NOT_RUN
 
 PAPER_CONDITIONS = {  # rows of the paper's Table 3
     "baseline": "baseline ViT-B",
@@ -152,7 +152,7 @@ def table4(found: Mapping) -> list[dict]:
 def table5(costs: Mapping[str, Mapping]) -> list[dict]:
     """Minutes and memory of a training: as printed for one RTX 3090, and of this run's networks.
 
-    costs: what ``paper_results.costs`` says of each condition, by name.
+    costs: what ``measurement.costs`` says of each condition, by name.
     """
     rows = [
         {

@@ -1,7 +1,8 @@
 """What was measured on our machines and is shown where it cannot be measured again in minutes.
 
 ``mini_run.json`` is what README's tables were written from, a small extract of one run of the
-profile mini (``more_lib.readme``); the others are studies of many trainings (``more_lib.studies``).
+profile mini (``more_lib.readme``); the others are studies of many trainings
+(``more_lib.paper.studies``).
 Tests hold each in step with what shows it.
 """
 
@@ -15,6 +16,6 @@ def mini_run() -> dict:
 
 
 def study(name: str) -> dict | None:
-    """A study's record, as ``more_lib.studies.run_study`` made it; None where there is none."""
+    """A study's record, as ``studies.run_study`` made it; None where there is none."""
     file = resources.files(__name__) / f"{name}.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -6,14 +6,14 @@ from more_lib.storage import atomic_file
 
 
 def write_page(template: str, path: Path, **values: object) -> Path:
-    """Fill one of ``more_lib/templates`` with ``values``, write the page and return its path.
+    """Fill one of ``templates`` with ``values``, write the page and return its path.
 
     Raises ``InputError`` when it cannot be written there.
     """
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("more_lib", "templates"),
+        loader=jinja2.PackageLoader("more_lib.reports", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from more_lib.page import write_page
-from more_lib.runs import Run, is_verdicts, load_run, verdict_counts
-from more_lib.tables import Table, html_tables, metric_tables
+from more_lib.reports.page import write_page
+from more_lib.reports.runs import Run, is_verdicts, load_run, verdict_counts
+from more_lib.reports.tables import Table, html_tables, metric_tables
 
 MAX_FIGURE_BYTES = 8_000_000  # of all figures together, in base64: the page stays below 10 MB
 MAX_TEXT = 20_000  # characters of one text output
@@ -127,7 +127,7 @@ def _cautions(manifest: Mapping) -> list[str]:
             "The images are EmojiVOC: small pictures of emoji pasted on photographs and textures, "
             "made on this machine in place of PASCAL VOC."
         )
-    if recipe["backbone"]["name"] == "mini":
+    if recipe["backbone"]["name"].startswith("mini"):  # as all that ship
         cautions.append(
             "The backbone is a small vision transformer that stands in for the paper's ViT-B "
             "pretrained on ImageNet."

@@ -12,10 +12,10 @@ from string import ascii_uppercase
 from urllib.parse import quote
 
 from more_lib.errors import InputError
-from more_lib.page import write_page
-from more_lib.report import facts
-from more_lib.runs import Run, load_run
-from more_lib.tables import is_fraction, is_list_of, is_number, label, row_names
+from more_lib.reports.page import write_page
+from more_lib.reports.run_report import facts
+from more_lib.reports.runs import Run, load_run
+from more_lib.reports.tables import is_fraction, is_list_of, is_number, label, row_names
 
 MAX_RUNS = len(ascii_uppercase)
 SEPARATOR = " · "

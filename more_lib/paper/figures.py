@@ -29,8 +29,8 @@ from more_lib.canvas import (
     new_grid,
 )
 from more_lib.errors import InputError
-from more_lib.figure_rows import image_iou
-from more_lib.token_map import TokenMap
+from more_lib.paper.figure_rows import image_iou
+from more_lib.paper.token_map import TokenMap
 
 MARKERS = "osD^v*PX<>dp"
 """12 shapes and 7 colours have no divisor in common: 84 classes differ in one or both."""

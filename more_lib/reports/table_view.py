@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from more_lib.tables import Cell, Table, metric_tables
+from more_lib.reports.tables import Cell, Table, metric_tables
 
 
 class TableView:

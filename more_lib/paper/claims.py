@@ -8,8 +8,8 @@ when it has the right sign: then it is an indication, and says so.
 from collections.abc import Mapping
 from math import hypot
 
-from more_lib.runs import NOT_RUN, NOT_SHOWN, SHOWN
-from more_lib.trials import with_spread
+from more_lib.paper.trials import with_spread
+from more_lib.reports.runs import NOT_RUN, NOT_SHOWN, SHOWN
 
 SHORT = {"lir": "LIR", "more": "MoRe", "without_cre": "without CRE", "without_ure": "without URE"}
 
@@ -23,8 +23,8 @@ def verdicts(
     """One row a claim: claim, paper, ours, verdict, protocol, all of them text.
 
     Args:
-        found: what ``paper_results.measure`` gives.
-        costs: of each condition, as for ``paper_tables.table5``.
+        found: what ``measurement.measure`` gives.
+        costs: of each condition, as for ``tables.table5``.
         separation: silhouette of the class tokens by condition (Figure 5); may be empty.
         plain: LAM's scores of ``ablation.plain``, if that was trained (Figure 3).
     """

@@ -1,6 +1,6 @@
 """The rows of the paper's figures: which images, by a rule, and what networks make of them.
 
-Notebook 07 draws them with ``paper_figures``. An index is an image's place in the split's list.
+Notebook 07 draws them with ``figures``. An index is an image's place in the split's list.
 """
 
 from collections.abc import Iterator, Sequence
@@ -101,7 +101,7 @@ def segmentations(
 ) -> list[Tensor]:
     """The masks that a protocol makes of some images of its split, (H, W) int64 each.
 
-    In the images' own sizes, for ``paper_figures.plot_segmentations``. Raises as ``image_ious``.
+    In the images' own sizes, for ``figures.plot_segmentations``. Raises as ``image_ious``.
     """
     batches = _segmented(model, recipe, protocol, indices, device)
     return [mask for batch in batches for mask in batch.predictions[0].cpu()]

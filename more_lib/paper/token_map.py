@@ -47,7 +47,7 @@ class Separation(NamedTuple):
 
 
 class TokenMap(NamedTuple):
-    """Tokens in the plane, for ``paper_figures.plot_token_maps``, and how they separate."""
+    """Tokens in the plane, for ``figures.plot_token_maps``, and how they separate."""
 
     points: np.ndarray  # (M, 2) float32; axes and scale mean nothing
     classes: np.ndarray  # (M,) int64

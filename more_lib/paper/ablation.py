@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from more_lib.errors import InputError
+from more_lib.paper.trials import MAPS, over_seeds, score_each
 from more_lib.recipes import Recipe, changed
-from more_lib.trials import MAPS, over_seeds, score_each
 
 _NO_CRE, _NO_URE, _NO_GCR = (
     "loss.confident_relation=0",
@@ -63,7 +63,7 @@ def plain(recipe: Recipe) -> Recipe:
 
 
 def trials(recipe: Recipe, names: Sequence[str] = MAIN) -> dict[str, Recipe]:
-    """The recipes of some conditions by name, for ``more_lib.trials``."""
+    """The recipes of some conditions by name, for ``more_lib.paper.trials``."""
     return {name: condition(recipe, name) for name in names}
 
 

@@ -5,12 +5,12 @@ import json
 import pytest
 from small_recipes import small_recipe
 
-from more_lib import paper_results
-from more_lib.ablation import condition
-from more_lib.claims import verdicts
 from more_lib.evaluation import evaluate_or_load
-from more_lib.paper_results import costs, measure
-from more_lib.paper_tables import table1, table2, table3, table4, table5
+from more_lib.paper import measurement
+from more_lib.paper.ablation import condition
+from more_lib.paper.claims import verdicts
+from more_lib.paper.measurement import costs, measure
+from more_lib.paper.tables import table1, table2, table3, table4, table5
 from more_lib.training import train_or_load
 
 NAMES = ("baseline", "more")
@@ -37,7 +37,7 @@ def recipe(tmp_path_factory):
 def found(recipe, kept):
     with pytest.MonkeyPatch.context() as patch:  # a module's fixture comes before a test's own
         patch.setenv("MORE_DATA", str(kept))
-        patch.setattr(paper_results, "can_refine", lambda: False)
+        patch.setattr(measurement, "can_refine", lambda: False)
         return measure(recipe, NAMES, (0,), train_split=True)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from more_lib.ablation import CONDITIONS
 from more_lib.canvas import LINES, WIDTH, Picture, new_figure
 from more_lib.errors import InputError
+from more_lib.paper.ablation import CONDITIONS
 
 
 def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -> Picture:

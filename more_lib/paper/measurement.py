@@ -1,16 +1,16 @@
 """What a run can set beside the paper's tables: measured once, as plain data (notebook 07).
 
 ``measure`` trains (or loads) the networks of the ablation and scores them by the protocols of the
-published numbers. ``paper_tables`` and ``claims`` read nothing else.
+published numbers. ``tables`` and ``claims`` read nothing else.
 """
 
 from collections.abc import Sequence
 
 import torch
 
-from more_lib import ablation
 from more_lib.crf import has_lattice
 from more_lib.evaluation import evaluate_or_load, evaluate_protocols
+from more_lib.paper import ablation
 from more_lib.protocols import map_protocol, named_protocols
 from more_lib.recipes import Recipe
 from more_lib.results import rows

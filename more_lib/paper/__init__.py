@@ -1,0 +1,1 @@
+"""The paper's experiments on our runs: ablation, studies, tables, figures, claims (notebook 07)."""
