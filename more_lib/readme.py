@@ -178,13 +178,11 @@ def studies() -> str:
 
 
 def _study_sentence(found: Mapping, study: Study) -> str:
-    against = (
-        f" Differences are against {study.reference}, seed by seed." if study.reference else ""
-    )
     return _prose(
         f"**{study.question}** {found['protocol'].replace('emoji', 'EmojiVOC')} (the decoder: no "
         f"labels, scale 1, no threshold); {found['training']}; trained on "
-        f"{'; '.join(found['hardware'])}; mean ± SD over the seeds from 0 on.{against} "
+        f"{'; '.join(found['hardware'])}; mean ± SD over the seeds from 0 on. "
+        f"Differences are against {study.reference}, seed by seed. "
         f"(`python -m more_lib study {found['study']}`)"
     )
 

@@ -80,6 +80,15 @@ ROWS = [
 ]
 
 
+SIZES = [
+    ("baseline", "3 blocks", 0.1),
+    ("more", "3 blocks", 0.3),
+    ("baseline", "6 blocks", 0.4),
+    ("more", "6 blocks", 0.5),
+    ("more", "9 blocks", 0.5),
+]
+
+
 def test_gains_are_means_of_differences_within_a_seed_by_hand():
     base, a, b = compared(ROWS, "release")
     assert "miou_gain" not in base and base["seeds"] == 2
@@ -95,8 +104,17 @@ def test_a_seed_that_the_reference_lacks_gives_no_gain():
     assert "miou_gain" not in compared(rows, "release")[1]
 
 
-def test_a_study_without_a_reference_has_no_gains():
-    assert not any("miou_gain" in each for each in compared(ROWS, ""))
+def test_trials_of_a_size_are_held_against_the_reference_of_that_size():
+    rows = [row(f"{name}, {size}", 0, miou) for name, size, miou in SIZES]
+    base_small, small, base_large, large, alone = compared(rows, "baseline")
+    assert "miou_gain" not in base_small and "miou_gain" not in base_large
+    assert small["miou_gain"] == pytest.approx(0.2)
+    assert large["miou_gain"] == pytest.approx(0.1)
+    assert "miou_gain" not in alone
+
+
+def test_without_the_reference_there_are_no_gains():
+    assert not any("miou_gain" in each for each in compared(ROWS, "elsewhere"))
 
 
 def test_the_answer_as_text_names_protocol_hardware_and_every_trial():

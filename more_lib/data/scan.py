@@ -26,7 +26,7 @@ from more_lib.progress import progress_bar
 from more_lib.storage import atomic_file, data_folder
 
 if TYPE_CHECKING:
-    from more_lib.recipes import Recipe
+    from more_lib.sections import Recipe
 
 THREADS = 16  # the disk is waited for, not the processor
 TAIL = 4096  # bytes in which a format's end is looked for; cameras write notes behind it

@@ -27,7 +27,7 @@ from more_lib.vit import MINI_WIDTHS
 
 
 class Study(NamedTuple):
-    """A question, the trainings that answer it, and the one that the others are held against."""
+    """A question, the trainings that answer it, and which one the others are held against."""
 
     question: str
     trials: Callable[[Recipe], dict[str, Recipe]]
@@ -66,7 +66,7 @@ STUDIES = {
     "variants": Study(
         "Which differences between paper and released code matter?", switches.trials, "release"
     ),
-    "backbones": Study("Do the effects hold on other backbones?", backbones, ""),
+    "backbones": Study("Do the effects hold on other backbones?", backbones, "baseline"),
 }
 
 
@@ -137,11 +137,7 @@ def format_study(found: Mapping) -> str:
     lines += [f"trained on: {each}" for each in found["hardware"]]
     table = compared(found["rows"], study.reference)
     width = max(len(row["trial"]) for row in table)
-    lines.append(
-        f"{'LAM':{width}}  seeds       mIoU %   confusion"
-        + "   against " * bool(study.reference)
-        + study.reference
-    )
+    lines.append(f"{'LAM':{width}}  seeds       mIoU %   confusion   against {study.reference}")
     for row in table:
         line = f"{row['trial']:{width}}{row['seeds']:7}{with_spread(row, 'miou', 100, '.1f'):>13}"
         line += f"{with_spread(row, 'confusion_ratio', 1, '.2f'):>12}"
@@ -154,17 +150,22 @@ def format_study(found: Mapping) -> str:
 def compared(rows: Sequence[Mapping], reference: str, kind: str = "LAM") -> list[dict]:
     """One map's rows over seeds, each held against the trial ``reference`` seed by seed.
 
-    Of ``over_seeds`` each row has trial, seeds, the means and deviations; and, where the reference
-    has the same seeds, ``miou_gain`` and ``confusion_ratio_gain``: the mean of the differences, and
-    their deviation as ``..._std`` with two seeds or more. Networks of one seed share data order and
+    A trial called ``name, size`` is held against the reference of its own size. Of ``over_seeds``
+    each row has trial, seeds, the means and deviations; and, where the reference has the same
+    seeds, ``miou_gain`` and ``confusion_ratio_gain``: the mean of the differences, and their
+    deviation as ``..._std`` with two seeds or more. Networks of one seed share data order and
     heads, so differences within a seed are less noisy than those of means.
     """
     of_map = [row for row in rows if row["map"] == kind]
-    base = {row["seed"]: row for row in of_map if row["trial"] == reference}
+    by_trial: dict[str, dict] = {}
+    for row in of_map:
+        by_trial.setdefault(row["trial"], {})[row["seed"]] = row
     table = []
     for row in over_seeds(of_map):
-        mine = {r["seed"]: r for r in of_map if r["trial"] == row["trial"]}
-        if row["trial"] != reference and set(mine) <= set(base):
+        _, comma, size = row["trial"].partition(", ")
+        against, mine = reference + comma + size, by_trial[row["trial"]]
+        base = by_trial.get(against, {})
+        if row["trial"] != against and set(mine) <= set(base):
             row |= _gains(mine, base)
         table.append(row)
     return table
