@@ -205,7 +205,7 @@ def pretrain(
         "batch_size": batch_size,
         "seed": seed,
         "minutes": round(minutes, 1),
-        "hardware": f"{torch.get_num_threads()} CPU threads ({platform.machine()}), "
+        "hardware": f"cpu ({platform.machine()}), threads: {torch.get_num_threads()}, "
         f"{resolved_precision('auto')}",
         "parameters": sum(p.numel() for p in model.vit.parameters()),
         "curve": curve,

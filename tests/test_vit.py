@@ -560,8 +560,10 @@ def test_mini_weights_are_small_half_precision_and_load(name, width):
         assert state[key].dtype == torch.float32 and torch.equal(state[key], tensor.float()), key
 
 
-@pytest.mark.parametrize("name", MINI_WIDTHS)
-def test_mini_weights_come_with_the_record_of_their_making(name):
+@pytest.mark.parametrize(
+    ("name", "least"), [("mini", 0.90), ("mini_w96", 0.80), ("mini_w48", 0.70)]
+)
+def test_mini_weights_come_with_the_record_of_their_making(name, least):
     file = mini_weights(name)
     record = json.loads(file.with_suffix(".json").read_text())
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
@@ -571,7 +573,7 @@ def test_mini_weights_come_with_the_record_of_their_making(name):
     assert len(record["curve"]) >= 20
     assert record["curve"][-1]["loss"] < record["curve"][0]["loss"]
     validation = record["validation"]
-    assert max(validation["token_map"], validation["patch_map"]) >= 0.90
+    assert max(validation["token_map"], validation["patch_map"]) >= least
     assert 0 < validation["cam_miou"] <= 1
     assert record["parameters"] == sum(p.numel() for p in build_backbone(name).parameters())
 
