@@ -168,7 +168,8 @@ def weights(recipe) -> Row:
     if file.is_file():
         return Row(name, "ok", f"{backbone.name}: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
     own = backbone.name in MINI_WIDTHS and not backbone.weights
-    cure = "data_scripts/pretrain_mini_vit.py makes it" if own else "check it"
+    script = f"data_scripts/pretrain_mini_vit.py --backbone {backbone.name}"
+    cure = f"{script} makes it" if own else "check it"
     cost = f"without it: does not run; {cure}"
     return Row(name, "missing", f"{backbone.name}: no {file}", cost)
 
