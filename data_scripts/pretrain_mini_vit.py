@@ -184,7 +184,7 @@ def run_stage(
 
 
 def pretrain(
-    stages: tuple[Stage, ...], batch_size: int, seed: int, backbone: str = "mini"
+    stages: tuple[Stage, ...], batch_size: int, seed: int, backbone: str
 ) -> tuple[ReadOut, dict]:
     """Train from scratch; returns the model, rounded to what fp16 can hold, and its record."""
     torch.manual_seed(seed)

@@ -12,7 +12,7 @@ from pathlib import Path
 from more_lib.errors import InputError
 from more_lib.manifest import CHECKOUT, write_json
 from more_lib.paper.studies import STUDIES, Study, compared, recorded, trial_titles
-from more_lib.paper.trials import SCORES, with_spread
+from more_lib.paper.trials import SCORES, over_seeds, with_spread
 from more_lib.protocols import MAP_NAMES
 from more_lib.recipes import load_recipe
 from more_lib.recording import TRAINING_AHEAD
@@ -190,7 +190,7 @@ def _study_sentence(found: Mapping, study: Study) -> str:
 def _study_table(found: Mapping, study: Study) -> str:
     """One row a trial: LAM's scores, and mIoU of CAM and decoder."""
     others = {
-        kind: {row["trial"]: row for row in compared(found["rows"], "", kind)}
+        kind: {row["trial"]: row for row in over_seeds(found["rows"]) if row["map"] == kind}
         for kind in ("CAM", "decoder")
     }
     titles = trial_titles(found["study"], load_recipe(found["profile"]))

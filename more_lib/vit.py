@@ -27,7 +27,7 @@ from more_lib.errors import InputError
 from more_lib.storage import sha256
 from more_lib.weight_files import load_weights
 
-MINI_WIDTHS = {"mini": 192, "mini_w96": 96, "mini_w48": 48}  # what ships, by width
+MINI_WIDTHS = {"mini": 192, "mini_w96": 96, "mini_w48": 48}  # what ships, and its width
 CLASSIFIERS = ("head.", "head_dist.")  # of published weights; the backbone has none
 
 

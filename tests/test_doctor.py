@@ -196,3 +196,11 @@ def test_extras_and_git_say_what_works_without_them(monkeypatch):
 def test_nothing_is_written(tmp_path):
     doctor.report()
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_missing_shipped_backbone_is_named_with_the_command_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("more_lib.vit.mini_weights", lambda name: tmp_path / f"{name}.safetensors")
+    row = doctor.weights(load_recipe("mini", ["backbone.name=mini_w48"]))
+    assert row.status == "missing" and "pretrain_mini_vit.py --backbone mini_w48" in str(row)
+    own = load_recipe("mini", [f"backbone.weights={tmp_path / 'mine.safetensors'}"])
+    assert "pretrain" not in str(doctor.weights(own))  # no script makes another's file

@@ -61,6 +61,13 @@ def test_a_shipped_backbone_is_also_set_beside_narrower_ones():
     narrow = backbones(recipe)["baseline, 6 blocks of 48"]
     assert (narrow.backbone.name, narrow.backbone.depth) == ("mini_w48", 0)
     assert not narrow.graph.use
+    half = {
+        name.split(" of ")[1] for name in backbones(changed(recipe, ["backbone.name=mini_w96"]))
+    }
+    assert half == {"96", "48"}  # none that is wider
+    cut = changed(recipe, ["backbone.depth=4"])
+    assert backbones(cut)["more, 4 blocks of 192"] == cut
+    assert backbones(cut)["more, 4 blocks of 96"].backbone.depth == 4
     own = changed(recipe, ["backbone.weights=mine.safetensors"])  # nothing is pretrained like it
     assert [name for name in backbones(own) if "192" not in name] == []
 

@@ -43,7 +43,8 @@ def backbones(recipe: Recipe) -> dict[str, Recipe]:
     encoder = MoRe.from_recipe(recipe, pretrained=False).encoder
     blocks, width = len(encoder.blocks), encoder.embed_dim
     depths = sorted({max(blocks // 2, 3), max(2 * blocks // 3, 3), blocks})
-    sizes = {(depth, width): [f"backbone.depth={depth % blocks}"] for depth in depths}
+    sizes = {(depth, width): [f"backbone.depth={depth}"] for depth in depths}
+    sizes[blocks, width] = []  # as it is, whether the recipe cuts it or not
     if recipe.backbone.name in MINI_WIDTHS and not recipe.backbone.weights:
         sizes |= {
             (blocks, narrower): [f"backbone.name={name}"]
