@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from more_lib.constants import IGNORE_INDEX
 from more_lib.errors import InputError
 from more_lib.localization import lam, min_max
 from more_lib.precision import at_least_float32
-from more_lib.pseudo_labels import IGNORE_INDEX
 from more_lib.vit import ClassTokenViT
 
 AROUND = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])

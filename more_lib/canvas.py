@@ -16,7 +16,9 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
-from more_lib.data.voc import IGNORE, PALETTE, VOC_CLASSES
+from more_lib.classes import VOC_CLASSES
+from more_lib.constants import IGNORE_INDEX
+from more_lib.data.voc import PALETTE
 from more_lib.errors import InputError
 
 Array = Tensor | ArrayLike
@@ -69,11 +71,11 @@ def colorize(mask: Array, classes: Names) -> np.ndarray:
     Any other value is an ``InputError``.
     """
     mask = as_array(mask)
-    allowed = (mask == IGNORE) | ((mask >= 0) & (mask <= len(classes)))
+    allowed = (mask == IGNORE_INDEX) | ((mask >= 0) & (mask <= len(classes)))
     if not is_mask(mask) or not allowed.all():
         raise InputError(
             f"a mask of {mask.dtype} with values from {mask.min()} to {mask.max()}: give integers "
-            f"from 0 to {len(classes)}, and {IGNORE} for what is left open"
+            f"from 0 to {len(classes)}, and {IGNORE_INDEX} for what is left open"
         )
     colors = PALETTE.copy()
     colors[: len(classes) + 1] = class_colors(classes)
@@ -155,7 +157,7 @@ def share_scale(figure: Figure, overlays: Sequence[AxesImage], axes: np.ndarray)
 
 def class_legend(figure: Figure, masks: Sequence[Array], classes: Names) -> None:
     """Names of the classes that the masks hold, below the panels."""
-    names = dict(enumerate(("background", *classes))) | {IGNORE: "not counted"}
+    names = dict(enumerate(("background", *classes))) | {IGNORE_INDEX: "not counted"}
     present = sorted(set().union(*(np.unique(as_array(mask)).tolist() for mask in masks)))
     handles = [
         Patch(facecolor=color / 255, edgecolor="grey", linewidth=0.5, label=names[value])

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from more_lib.constants import IGNORE_INDEX
 from more_lib.errors import InputError
 from more_lib.gaussian import bilateral_features, gaussian_sum
 from more_lib.precision import at_least_float32
-from more_lib.pseudo_labels import IGNORE_INDEX
 
 # What the released code's filter gives for 1 of the exact Gaussian sum. It filters on a
 # permutohedral lattice, whose output follows the exact sum (correlation 0.99) but is smaller: 1.64

@@ -34,12 +34,7 @@ from more_lib.protocols import (
 )
 from more_lib.recipes import Recipe, fingerprint
 from more_lib.results import PER_CENT, Evaluation, Result, format_table, rows
-from more_lib.segmentation import (
-    SplitImages,
-    check_protocols,
-    evaluation_mode,
-    segment,
-)
+from more_lib.segmentation import SplitImages, check_protocols, evaluation_mode, segment
 from more_lib.shards import Shards
 from more_lib.storage import atomic_file
 from more_lib.tally import Tally

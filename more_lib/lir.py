@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from more_lib.constants import IGNORE_INDEX
 from more_lib.errors import InputError
 from more_lib.precision import at_least_float32, no_autocast
 from more_lib.whole_batch import mean_over_batch, random_numbers
 
-UNCERTAIN = 255
 RELEASED_EPSILON = 1e-4
 
 
@@ -154,7 +154,7 @@ def uncertain_patches(mask: Tensor, kernel_size: int, phi: float, token: str = "
         raise InputError(f"kernel_size is {kernel_size}; give at least 1")
     if token not in ("centre", "corner"):
         raise InputError(f"token is {token!r}; choose centre or corner")
-    uncertain, before = mask == UNCERTAIN, kernel_size // 2
+    uncertain, before = mask == IGNORE_INDEX, kernel_size // 2
     after = kernel_size - 1 - before
     value = torch.where(uncertain, 1.0, 2.0 * (mask > 0))
     padded = F.pad(value, (before, after, before, after))
@@ -186,7 +186,7 @@ def sample_patches(
     kept, mask = kept.flatten(1), mask.flatten(1)
     num_kept = kept.sum(1, keepdim=True)
     extra = (num_tokens - num_kept).clamp(min=0) // 4
-    foreground = (mask > 0) & (mask != UNCERTAIN)
+    foreground = (mask > 0) & (mask != IGNORE_INDEX)
     foreground &= foreground.sum(1, keepdim=True) >= extra
     rank = torch.where(kept, 2, foreground.long()) + luck
     best = rank.topk(min(num_tokens, rank.shape[1]), dim=1).indices

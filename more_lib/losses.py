@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from more_lib.constants import IGNORE_INDEX
 from more_lib.energy import DenseEnergyLoss as DenseEnergyLoss
 from more_lib.errors import InputError
 from more_lib.precision import at_least_float32, no_autocast
-from more_lib.pseudo_labels import IGNORE_INDEX
 from more_lib.whole_batch import mean_over_batch
 
 

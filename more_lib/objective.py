@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from more_lib.data.transforms import denormalize
+from more_lib.constants import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 from more_lib.energy import LATTICE_CALIBRATION, DenseEnergyLoss
 from more_lib.lir import UncertainSwitches, confident_relation_loss, uncertain_relation_loss
 from more_lib.localization import lam, min_max, multiscale_cam
@@ -29,12 +29,7 @@ from more_lib.losses import (
     token_discrepancy_loss,
 )
 from more_lib.model import MoRe, MoReOutput
-from more_lib.pseudo_labels import (
-    IGNORE_INDEX,
-    PixelAdaptiveRefinement,
-    refine_cam,
-    three_way_mask,
-)
+from more_lib.pseudo_labels import PixelAdaptiveRefinement, refine_cam, three_way_mask
 from more_lib.recipes import Recipe
 
 MINED = (  # terms that learn from masks
@@ -79,6 +74,7 @@ class Objective(nn.Module):
         output: MoReOutput,
         iteration: int,
         box: Tensor | None = None,
+        pictures: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every term that counts at ``iteration``, by its recipe name, not yet weighted.
 
@@ -86,7 +82,12 @@ class Objective(nn.Module):
         best left on the CPU: there, counting them makes nobody wait. output: ``model(images)``.
         box: (B, 4) int64, the part of each image that is no padding as (left, top, right, bottom);
         the mined terms learn nothing from the rest. All of the image without it.
+        pictures: the images in [0, 1], whose edges the pixel labels follow; where they are not at
+        hand, the normalisation of ``images`` is undone.
         """
+        if pictures is None:
+            mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+            pictures = (images * std + mean).clamp(0, 1)
         padding = None if box is None else padding_mask(box, images.shape[-2:])
         counted, labels = labels, labels.to(images.device, non_blocking=True)
         losses, active = image_losses(output, labels, self.recipe), self.active(iteration)
@@ -95,7 +96,7 @@ class Objective(nn.Module):
             cam, aux_cam = multiscale_cam(model, images, self.recipe.masks.scales, straight)
             losses |= self._patch_losses(output, labels, cam, aux_cam, iteration, active, padding)
         if active & {"segmentation", "dense_energy"}:
-            losses |= self._pixel_losses(output, counted, images, cam, active, box, padding)
+            losses |= self._pixel_losses(output, counted, pictures, cam, active, box, padding)
         return losses
 
     def _patch_losses(
@@ -150,17 +151,17 @@ class Objective(nn.Module):
         self,
         output: MoReOutput,
         labels: Tensor,
-        images: Tensor,
+        pictures: Tensor,
         cam: Tensor,
         active: set[str],
         box: Tensor | None,
         padding: Tensor | None,
     ) -> dict[str, Tensor]:
         """The decoder's losses, on labels refined along the image's edges; none on padding."""
-        pictures, masks = denormalize(images), self.recipe.masks
+        masks = self.recipe.masks
         if masks.decoder_map == "lam":
             maps = lam(output.features.detach(), output.class_tokens.detach(), masks.lam_similarity)
-            cam = min_max(F.interpolate(maps.float(), images.shape[-2:], mode="bilinear"))
+            cam = min_max(F.interpolate(maps.float(), pictures.shape[-2:], mode="bilinear"))
         with torch.no_grad():
             # Beyond its border a padded image goes on as its border, as it would without padding.
             seen = (pictures, cam) if box is None else (_extended(m, box) for m in (pictures, cam))

@@ -20,9 +20,10 @@ from PIL import Image
 
 from more_lib import training
 from more_lib.canvas import class_colors
+from more_lib.classes import VOC_CLASSES
 from more_lib.crf import choose_method
 from more_lib.data.folder import read_labels
-from more_lib.data.voc import PALETTE, VOC_CLASSES
+from more_lib.data.voc import PALETTE
 from more_lib.errors import InputError
 from more_lib.hardware import best_device
 from more_lib.image_files import find_images, image_size, unreadable

@@ -6,10 +6,7 @@ scripts and training logs show them; ours, chosen here.
 
 from dataclasses import replace
 
-from more_lib.data.coco import COCO_CLASSES
-from more_lib.data.emoji import EMOJI_CLASSES
-from more_lib.data.pets import PET_BREEDS
-from more_lib.data.voc import VOC_CLASSES
+from more_lib.classes import COCO_CLASSES, EMOJI_CLASSES, PET_BREEDS, VOC_CLASSES
 from more_lib.sections import (
     BackboneRecipe,
     DataRecipe,

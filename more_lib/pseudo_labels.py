@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from more_lib.constants import IGNORE_INDEX
 from more_lib.crf import dense_crf as dense_crf
 from more_lib.errors import InputError
 from more_lib.localization import resized
 from more_lib.precision import at_least_float32
-
-IGNORE_INDEX = 255
 
 
 def three_way_mask(

@@ -30,8 +30,9 @@ from more_lib.canvas import (
     new_panels,
     share_scale,
 )
+from more_lib.constants import IGNORE_INDEX
 from more_lib.errors import InputError
-from more_lib.lir import UNCERTAIN, uncertain_patches
+from more_lib.lir import uncertain_patches
 
 WINDOW, TESTED, TAKEN = "#D55E00", "#0072B2", "#CC79A7"  # Okabe, Ito
 GREYS = ("#444444", "#A6A6A6", "#F2F2F2")  # of 0, 1 and 2, so that the colours above stand out
@@ -226,7 +227,7 @@ def kernel_values(mask: Array) -> np.ndarray:
     mask = as_array(mask)
     if mask.ndim != 2 or not is_mask(mask):
         raise InputError(f"a mask of shape {mask.shape}, {mask.dtype}: give (h, w) integers")
-    return np.where(mask == UNCERTAIN, 1, 2 * (mask > 0)).astype(np.int64)
+    return np.where(mask == IGNORE_INDEX, 1, 2 * (mask > 0)).astype(np.int64)
 
 
 def window_mean(mask: Array, patch: tuple[int, int], kernel_size: int = 6) -> float:
@@ -299,7 +300,7 @@ def _window_legend(figure: Picture, kernel_size: int) -> None:
 
 
 def _three_way_legend(figure: Picture, masks: Sequence[Array], classes: Names) -> None:
-    names = dict(enumerate(("background", *classes))) | {UNCERTAIN: "uncertain"}
+    names = dict(enumerate(("background", *classes))) | {IGNORE_INDEX: "uncertain"}
     present = sorted(set().union(*(np.unique(as_array(mask)).tolist() for mask in masks)))
     colors = colorize(present, classes) / 255
     _legend(

@@ -12,9 +12,6 @@ from functools import cache
 from typing import get_args, get_origin, get_type_hints
 
 from more_lib.errors import InputError
-from more_lib.gcr import VARIANTS as GRAPH_VARIANTS
-from more_lib.gcr import GraphSwitches
-from more_lib.lir import CONFIDENT_VARIANTS, UNCERTAIN_VARIANTS, UncertainSwitches
 
 
 class Checked:
@@ -107,10 +104,10 @@ class GraphRecipe(Checked):
 
     def _check_ranges(self) -> None:
         self._require("num_neighbors", self.num_neighbors >= 0, "0 or more")
-        for name in GraphSwitches._fields:
-            self._require_choice(
-                name, {getattr(preset, name) for preset in GRAPH_VARIANTS.values()}
-            )
+        self._require_choice("tails", ("tokens_and_patches", "patches"))
+        self._require_choice("similarity", ("scaled_dot", "cosine"))
+        self._require_choice("edge_weights", ("product_of_sums", "sum_of_products"))
+        self._require_choice("update", ("residual", "plain"))
 
 
 @dataclass(frozen=True)
@@ -131,10 +128,10 @@ class LirRecipe(Checked):
         for name in ("kernel_size", "num_tokens"):
             self._require(name, getattr(self, name) >= 1, "1 or more")
         self._require("phi", 0 <= self.phi <= 2, "between 0 and 2")
-        self._require_choice("confident", CONFIDENT_VARIANTS)
-        for name in UncertainSwitches._fields:
-            presets = UNCERTAIN_VARIANTS.values()
-            self._require_choice(name, {getattr(preset, name) for preset in presets})
+        self._require_choice("confident", ("release", "paper"))
+        self._require_choice("form", ("absolute_cosine", "cosine"))
+        self._require_choice("token", ("corner", "centre"))
+        self._require_choice("sampling", ("some", "all"))
 
 
 @dataclass(frozen=True)

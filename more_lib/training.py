@@ -27,19 +27,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from more_lib.batches import Batches
 from more_lib.data import open_tree
 from more_lib.data.scan import require_readable
-from more_lib.data.transforms import training_transform
+from more_lib.data.transforms import denormalize, training_transform
 from more_lib.data.voc import VocImages
 from more_lib.errors import InputError
 from more_lib.hardware import peak_memory, precision_of, say, start_accelerator
 from more_lib.model import MoRe
 from more_lib.objective import Objective
-from more_lib.recipes import (
-    Recipe,
-    fingerprint,
-    to_dict,
-    training_fingerprint,
-    training_values,
-)
+from more_lib.recipes import Recipe, fingerprint, to_dict, training_fingerprint, training_values
 from more_lib.resume import RunState, checkpoints, newest_checkpoint
 from more_lib.sections import OptimizerRecipe
 from more_lib.storage import atomic_file, data_folder, sha256
@@ -277,7 +271,7 @@ def _losses(
     box = batch["box"].to(device, non_blocking=True) if "box" in batch else None
     output = network(images)
     with accelerator.autocast():
-        losses = objective(model, images, batch["labels"], output, step, box)
+        losses = objective(model, images, batch["labels"], output, step, box, denormalize(images))
     weights = objective.recipe.loss
     total = sum(getattr(weights, name) * loss for name, loss in losses.items())
     return {**losses, "total": total}

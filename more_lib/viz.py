@@ -32,7 +32,6 @@ from more_lib.canvas import (
     share_scale,
 )
 from more_lib.errors import InputError
-from more_lib.evaluation import Result
 
 
 def summary(array: Array) -> str:
@@ -176,22 +175,26 @@ def plot_training(log: Sequence[Mapping[str, float]], title: str = "Training") -
     return figure
 
 
-def plot_iou_per_class(results: Sequence[Result], title: str = "IoU of each class") -> Picture:
-    """Horizontal bars, one group a class and one bar a result; dashed lines are the means.
+def plot_iou_per_class(
+    ious: Mapping[str, Array], classes: Names, title: str = "IoU of each class"
+) -> Picture:
+    """Horizontal bars, one group a class and one bar a name; dashed lines are the means.
 
+    ious: by name, (C + 1,) fractions, background first, nan where a class has none.
     Look for the classes in which two maps part: they decide the mIoU.
     """
-    if len({result.classes for result in results}) != 1:
-        raise InputError("give results of the same classes, at least one")
-    names = ("background", *results[0].classes)
-    figure = new_figure((WIDTH, 0.8 + 0.11 * len(names) * (len(results) + 1.5)), title)
+    names = ("background", *classes)
+    rows = {name: as_array(values) for name, values in ious.items()}
+    if not rows or any(row.shape != (len(names),) for row in rows.values()):
+        raise InputError(f"give the IoU of {len(names)} classes, background first, at least once")
+    figure = new_figure((WIDTH, 0.8 + 0.11 * len(names) * (len(rows) + 1.5)), title)
     ax = figure.subplots()
-    height = 0.8 / len(results)
-    for index, result in enumerate(results):
-        color, miou = LINES[index % len(LINES)], 100 * result.scores.miou
+    height = 0.8 / len(rows)
+    for index, (name, row) in enumerate(rows.items()):
+        color, miou = LINES[index % len(LINES)], 100 * np.nanmean(row)
         places = np.arange(len(names)) + (index + 0.5) * height - 0.4
-        label = f"{result.name}: mIoU {miou:.1f}"
-        ax.barh(places, 100 * result.scores.iou, height, color=color, label=label)
+        label = f"{name}: mIoU {miou:.1f}"
+        ax.barh(places, 100 * row, height, color=color, label=label)
         ax.axvline(miou, color=color, linestyle="--", linewidth=1)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     ax.set(xlabel="IoU (%)", xlim=(0, 100))
@@ -218,17 +221,17 @@ def plot_confusion(
 
 
 def plot_threshold_sweep(
-    sweeps: Mapping[str, Sequence[Result]], title: str = "mIoU against the threshold"
+    sweeps: Mapping[str, Mapping[float, float]], title: str = "mIoU against the threshold"
 ) -> Picture:
-    """mIoU over the threshold, one line a map, its best point marked.
+    """mIoU, a fraction, by threshold: one line a map, its best point marked.
 
     Look for a flat top: a map whose mIoU hangs on the exact threshold will not carry over. The best
     point was chosen on the very masks that judge it.
     """
     figure = new_figure((WIDTH * 0.8, 3.6), title)
     ax = figure.subplots()
-    for index, (name, results) in enumerate(sweeps.items()):
-        points = [(result.protocol.threshold, 100 * result.scores.miou) for result in results]
+    for index, (name, sweep) in enumerate(sweeps.items()):
+        points = [(threshold, 100 * miou) for threshold, miou in sweep.items()]
         best = max(points, key=lambda point: point[1])
         label = f"{name}: best {best[1]:.1f} at {best[0]:g}"
         ax.plot(*zip(*points, strict=True), **line_style(index), label=label)

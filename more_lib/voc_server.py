@@ -17,19 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from more_lib.classes import VOC_CLASSES
 from more_lib.data import open_tree
-from more_lib.data.voc import PALETTE, VOC_CLASSES
+from more_lib.data.voc import PALETTE
 from more_lib.errors import InputError
 from more_lib.hardware import best_device
 from more_lib.progress import progress_bar
 from more_lib.protocols import Protocol
 from more_lib.recipes import fingerprint
-from more_lib.segmentation import (
-    SplitImages,
-    check_protocols,
-    evaluation_mode,
-    segment,
-)
+from more_lib.segmentation import SplitImages, check_protocols, evaluation_mode, segment
 from more_lib.shards import Shards
 from more_lib.storage import atomic_file
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
+from more_lib.classes import COCO_CLASSES
 from more_lib.data import coco, plain
-from more_lib.data.coco import CATEGORY_IDS, COCO_CLASSES, Canvas, Shape, paint
+from more_lib.data.coco import CATEGORY_IDS, Canvas, Shape, paint
 from more_lib.data.folder import FolderTree
 from more_lib.data.voc import PALETTE
 from more_lib.errors import InputError

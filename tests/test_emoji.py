@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from more_lib.classes import VOC_CLASSES
 from more_lib.data import emoji
-from more_lib.data.voc import PALETTE, VOC_CLASSES, VocTree
+from more_lib.data.voc import PALETTE, VocTree
 from more_lib.errors import InputError
 
 COUNTS = {"train": 12, "val": 6}

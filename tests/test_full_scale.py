@@ -20,10 +20,11 @@ from PIL import Image
 from scipy.io import savemat
 from typer.testing import CliRunner
 
+from more_lib.classes import COCO_CLASSES, VOC_CLASSES
 from more_lib.cli import app
 from more_lib.data import coco, emoji, voc_prepare
-from more_lib.data.coco import CATEGORY_IDS, COCO_CLASSES
-from more_lib.data.voc import VOC_CLASSES, VocTree
+from more_lib.data.coco import CATEGORY_IDS
+from more_lib.data.voc import VocTree
 from more_lib.vit import mini_vit
 from more_lib.weight_files import save_weights
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from more_lib.classes import PET_BREEDS
 from more_lib.data import pets
 from more_lib.data.folder import FolderTree
-from more_lib.data.pets import PET_BREEDS, Trimap, paint
+from more_lib.data.pets import Trimap, paint
 from more_lib.errors import InputError
 
 WIDTH, HEIGHT = 6, 5

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import yaml
 
-from more_lib.data.voc import VOC_CLASSES
+from more_lib.classes import VOC_CLASSES
 from more_lib.errors import InputError
 from more_lib.objective import MINED, Objective
 from more_lib.recipes import (

@@ -14,13 +14,7 @@ from more_lib.data import emoji
 from more_lib.errors import InputError
 from more_lib.model import MoRe
 from more_lib.recipes import PROFILES, changed, load_recipe
-from more_lib.training import (
-    learning_rate_factor,
-    load_trained,
-    provenance,
-    train,
-    train_or_load,
-)
+from more_lib.training import learning_rate_factor, load_trained, provenance, train, train_or_load
 from more_lib.vit import mini_vit
 from more_lib.weight_files import load_weights, save_weights
 

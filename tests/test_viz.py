@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from more_lib import canvas, viz
-from more_lib.data.voc import PALETTE, VOC_CLASSES
+from more_lib.classes import VOC_CLASSES
+from more_lib.data.voc import PALETTE
 from more_lib.errors import InputError
-from more_lib.evaluation import Protocol, Result
 
 CLASSES = ("cat", "dog")
 CAT, DOG, CREAM = (64, 0, 0), (64, 0, 128), (224, 224, 192)  # VOC's colours
@@ -34,15 +34,9 @@ def mask(*values, size=(16, 24)):
     return filled
 
 
-def result(matrix, map="cam", labels="true", threshold=0.5, classes=CLASSES):
-    protocol = Protocol(
-        dataset="voc", split="val", map=map, labels=labels, scales=(1.0,), threshold=threshold
-    )
-    return Result(protocol, np.array(matrix), classes)
-
-
-GOOD = result([[8, 0, 0], [0, 6, 2], [2, 0, 6]])  # IoU 80, 75, 60 %
-BAD = result([[8, 2, 2], [4, 4, 0], [0, 0, 0]], map="lam")
+MATRIX = [[8, 2, 2], [4, 4, 0], [0, 0, 0]]
+IOUS = {"CAM": [0.8, 0.75, 0.6], "LAM": [0.5, 0.4, np.nan]}
+SWEEP = {0.2: 0.3, 0.4: 0.7, 0.6: 0.3}
 LOG = [
     {"iteration": 10, "lr": 1e-4, "classification": 0.7, "total": 3.0, "images_per_second": 9.0},
     {"iteration": 20, "lr": 2e-4, "classification": 0.4, "total": 2.0, "images_per_second": 8.0},
@@ -58,9 +52,9 @@ FIGURES = {
     "plot_attention_heads": lambda: viz.plot_attention_heads(image(), maps(3, 2, 3)),
     "plot_patch_grid": lambda: viz.plot_patch_grid(image(), 8),
     "plot_training": lambda: viz.plot_training(LOG),
-    "plot_iou_per_class": lambda: viz.plot_iou_per_class([GOOD, BAD]),
-    "plot_confusion": lambda: viz.plot_confusion(BAD.matrix, CLASSES),
-    "plot_threshold_sweep": lambda: viz.plot_threshold_sweep({"CAM": [GOOD]}),
+    "plot_iou_per_class": lambda: viz.plot_iou_per_class(IOUS, CLASSES),
+    "plot_confusion": lambda: viz.plot_confusion(MATRIX, CLASSES),
+    "plot_threshold_sweep": lambda: viz.plot_threshold_sweep({"CAM": SWEEP}),
     "plot_token_similarity": lambda: viz.plot_token_similarity(torch.eye(2), CLASSES),
 }
 
@@ -254,21 +248,21 @@ def test_training_curves():
 
 
 def test_iou_bars():
-    figure = viz.plot_iou_per_class([GOOD, BAD])
+    figure = viz.plot_iou_per_class(IOUS, CLASSES)
     (ax,) = figure.axes
     good, bad = ([bar.get_width() for bar in bars] for bars in ax.containers)
     np.testing.assert_allclose(good, [80, 75, 60])
-    np.testing.assert_allclose(bad, [50, 40, 0])
+    np.testing.assert_allclose(bad, [50, 40, np.nan])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["background", *CLASSES]
-    assert [line.get_xdata()[0] for line in ax.lines] == pytest.approx([215 / 3, 30])
+    assert [line.get_xdata()[0] for line in ax.lines] == pytest.approx([215 / 3, 45])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "CAM, true labels: mIoU 71.7",
-        "LAM, true labels: mIoU 30.0",
+        "CAM: mIoU 71.7",
+        "LAM: mIoU 45.0",
     ]
-    with pytest.raises(InputError, match="same classes"):
-        viz.plot_iou_per_class([GOOD, result(np.eye(2), classes=("cat",))])
-    with pytest.raises(InputError, match="at least one"):
-        viz.plot_iou_per_class([])
+    with pytest.raises(InputError, match="3 classes"):
+        viz.plot_iou_per_class({"CAM": [0.5, 0.5]}, CLASSES)
+    with pytest.raises(InputError, match="at least once"):
+        viz.plot_iou_per_class({}, CLASSES)
 
 
 def test_confusion_is_normalised_by_row():
@@ -282,15 +276,11 @@ def test_confusion_is_normalised_by_row():
 
 
 def test_sweep_marks_the_best_threshold():
-    sweep = [
-        result(matrix, threshold=threshold)
-        for matrix, threshold in ((BAD.matrix, 0.2), (GOOD.matrix, 0.4), (BAD.matrix, 0.6))
-    ]
-    (ax,) = viz.plot_threshold_sweep({"CAM": sweep}).axes
+    (ax,) = viz.plot_threshold_sweep({"CAM": SWEEP}).axes
     curve, best = ax.lines
-    np.testing.assert_allclose(curve.get_xydata(), [[0.2, 30], [0.4, 215 / 3], [0.6, 30]])
-    np.testing.assert_allclose(best.get_xydata(), [[0.4, 215 / 3]])
-    assert ax.get_legend().get_texts()[0].get_text() == "CAM: best 71.7 at 0.4"
+    np.testing.assert_allclose(curve.get_xydata(), [[0.2, 30], [0.4, 70], [0.6, 30]])
+    np.testing.assert_allclose(best.get_xydata(), [[0.4, 70]])
+    assert ax.get_legend().get_texts()[0].get_text() == "CAM: best 70.0 at 0.4"
 
 
 def test_similarity_keeps_the_cosines_scale():

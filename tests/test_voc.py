@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from more_lib.classes import VOC_CLASSES
 from more_lib.data.scan import require_readable
 from more_lib.data.transforms import evaluation_transform
-from more_lib.data.voc import PALETTE, VOC_CLASSES, VocImages, VocMasks, VocTree
+from more_lib.data.voc import PALETTE, VocImages, VocMasks, VocTree
 from more_lib.errors import InputError
 
 WIDTH, HEIGHT = 12, 10

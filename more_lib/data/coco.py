@@ -19,25 +19,12 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as rle
 
+from more_lib.classes import COCO_CLASSES
+from more_lib.constants import IGNORE_INDEX
 from more_lib.data.folder import IMAGE_ENDINGS
 from more_lib.data.plain import Item, is_prepared, obtain, require_counts, write_folder
 from more_lib.data.sources import COCO_ANNOTATIONS, COCO_TRAIN, COCO_VAL
-from more_lib.data.tree import IGNORE
 from more_lib.errors import InputError
-
-COCO_CLASSES = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
-    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
-    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
-    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
-    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
-    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
-    "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
-    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
-    "teddy bear", "hair drier", "toothbrush",
-)  # fmt: skip
-"""The 80 classes in COCO's order: the mask value of ``COCO_CLASSES[i]`` is ``i + 1``."""
 
 GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in GAPS)
@@ -107,7 +94,7 @@ def paint(canvas: Canvas) -> np.ndarray:
     """
     mask = np.zeros((canvas.height, canvas.width), np.uint8)
     for shape in sorted(canvas.shapes, key=lambda s: (not s.crowd, -s.area, -s.annotation_id)):
-        mask[_covered(shape, canvas)] = IGNORE if shape.crowd else shape.value
+        mask[_covered(shape, canvas)] = IGNORE_INDEX if shape.crowd else shape.value
     return mask
 
 

@@ -17,14 +17,12 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from more_lib.data.voc import PALETTE, VOC_CLASSES
+from more_lib.classes import EMOJI_CLASSES, VOC_CLASSES
+from more_lib.constants import IGNORE_INDEX
+from more_lib.data.voc import PALETTE
 from more_lib.errors import InputError
 from more_lib.progress import progress_bar
 from more_lib.storage import atomic_file, atomic_folder, data_folder
-
-EMOJI_CLASSES = (
-    "aeroplane", "bird", "bottle", "bus", "car", "cat", "cow", "dog", "person", "train",
-)  # fmt: skip
 
 # Code points per class. Left out, as label noise: boats (they bring their water), planes on a
 # runway, riders, trains in scenery, and all but one of the near-identical cat faces.
@@ -69,7 +67,6 @@ Glyphs were rotated, scaled, mirrored, tinted and pasted on crops of the photogr
 OpenMoji is share-alike, the composed images are under CC BY-SA 4.0 as well.
 """
 FORMAT = 1  # raise it when the bytes that a seed gives change
-VOID = 255
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def mask_of(objects: Iterable[Pasted], size: int) -> np.ndarray:
     """VOC ids (H,W) uint8; pixels that a soft edge only half covers are 255, as VOC's borders."""
     mask = np.zeros((size, size), np.uint8)
     for item in objects:
-        mask[item.alpha > 0.15] = VOID
+        mask[item.alpha > 0.15] = IGNORE_INDEX
     for item in objects:
         mask[item.alpha > 0.75] = VOC_CLASSES.index(item.name) + 1
     return mask

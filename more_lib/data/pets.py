@@ -10,23 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from more_lib.classes import PET_BREEDS, PET_SPECIES
+from more_lib.constants import IGNORE_INDEX
 from more_lib.data.plain import Item, is_prepared, obtain, require_counts, write_folder
 from more_lib.data.sources import PET_ANNOTATIONS, PET_IMAGES
-from more_lib.data.tree import DAMAGED_IMAGE, IGNORE, unreadable
+from more_lib.data.tree import DAMAGED_IMAGE, unreadable
 from more_lib.errors import InputError
 
-PET_BREEDS = (
-    "Abyssinian", "american_bulldog", "american_pit_bull_terrier", "basset_hound", "beagle",
-    "Bengal", "Birman", "Bombay", "boxer", "British_Shorthair", "chihuahua", "Egyptian_Mau",
-    "english_cocker_spaniel", "english_setter", "german_shorthaired", "great_pyrenees", "havanese",
-    "japanese_chin", "keeshond", "leonberger", "Maine_Coon", "miniature_pinscher", "newfoundland",
-    "Persian", "pomeranian", "pug", "Ragdoll", "Russian_Blue", "saint_bernard", "samoyed",
-    "scottish_terrier", "shiba_inu", "Siamese", "Sphynx", "staffordshire_bull_terrier",
-    "wheaten_terrier", "yorkshire_terrier",
-)  # fmt: skip
-"""The 37 breeds in the order of their class ids, which count from 1."""
-
-PET_SPECIES = ("cat", "dog")
 CLASSES = {"breed": PET_BREEDS, "species": PET_SPECIES}
 PARTS = {"annotations": PET_ANNOTATIONS, "images": PET_IMAGES}
 COUNTS = {"trainval": 3_680, "test": 3_669, "breeds": 37}
@@ -100,7 +90,7 @@ def paint(trimap: Trimap) -> np.ndarray:
         raise unreadable(trimap.path, error) from error
     if mode not in ("P", "L") or not np.isin(values, (1, 2, 3)).all():
         raise InputError(f"{trimap.path} is no trimap of the values 1, 2 and 3: restore it")
-    return np.array([0, trimap.value, 0, IGNORE], np.uint8)[values]
+    return np.array([0, trimap.value, 0, IGNORE_INDEX], np.uint8)[values]
 
 
 def _listed(path: Path) -> dict[str, Entry]:

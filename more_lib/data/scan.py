@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from more_lib.data import open_tree
-from more_lib.data.tree import (
-    DAMAGED_IMAGE,
-    ImageTree,
-    check_mask_header,
-    image_header,
-    unreadable,
-)
+from more_lib.data.tree import DAMAGED_IMAGE, ImageTree, check_mask_header, image_header, unreadable
 from more_lib.errors import InputError
 from more_lib.progress import progress_bar
 from more_lib.storage import atomic_file, data_folder

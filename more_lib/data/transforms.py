@@ -9,12 +9,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from more_lib.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.sections import DataRecipe
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""ImageNet's channel statistics of RGB in [0, 1]. The released run feeds them to a backbone that
-was pretrained with 0.5 and 0.5; we keep what it does."""
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 

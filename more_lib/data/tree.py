@@ -12,10 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from more_lib.constants import IGNORE_INDEX
 from more_lib.errors import InputError
-
-IGNORE = 255
-"""Mask value of pixels that no score counts: borders, crowds, hard regions."""
 
 DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow raises for a file that is missing, cut short or no image."""
@@ -38,9 +36,9 @@ class ImageTree(ABC):
         # Mask value on disk -> class 1..C, for the values that may occur.
         self._known = np.zeros(256, dtype=bool)
         self._class_of = np.zeros(256, dtype=np.uint8)
-        self._known[[0, IGNORE, *values]] = True
+        self._known[[0, IGNORE_INDEX, *values]] = True
         self._class_of[list(values)] = np.arange(1, len(values) + 1)
-        self._class_of[IGNORE] = IGNORE
+        self._class_of[IGNORE_INDEX] = IGNORE_INDEX
 
     @abstractmethod
     def split_ids(self, split: str) -> list[str]:

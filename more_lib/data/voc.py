@@ -21,16 +21,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from more_lib.data.tree import IGNORE as IGNORE  # VOC's borders; part of this module's names
+from more_lib.classes import VOC_CLASSES
 from more_lib.data.tree import ImageTree, unreadable
 from more_lib.errors import InputError
-
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
-"""The 20 classes in VOC's order: the mask value of ``VOC_CLASSES[i]`` on disk is ``i + 1``."""
 
 AUGMENTED = "SegmentationClassAug"
 """Folder of the masks that data_scripts/prepare_voc.py makes of SBD's."""

@@ -23,9 +23,10 @@ from PIL import Image
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
+from more_lib.classes import VOC_CLASSES
 from more_lib.data.fetch import check_counts, downloads_folder, extract, fetch, fetch_plan
 from more_lib.data.sources import SBD_BENCHMARK, VOC_TRAINVAL, Source
-from more_lib.data.voc import AUGMENTED, PALETTE, VOC_CLASSES, VocTree
+from more_lib.data.voc import AUGMENTED, PALETTE, VocTree
 from more_lib.errors import InputError
 from more_lib.progress import progress_bar
 from more_lib.storage import atomic_file, atomic_folder, readable_disk_errors
