@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from more_lib.data import emoji
-from more_lib.errors import clear_errors
+from more_lib.data.prepare import emoji
+from more_lib.system.errors import clear_errors
 
 
 def main(

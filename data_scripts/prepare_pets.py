@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from more_lib.data import pets
-from more_lib.data.plain import plan
-from more_lib.data.sources import PETS
-from more_lib.errors import clear_errors
-from more_lib.storage import data_folder
+from more_lib.data.prepare import pets
+from more_lib.data.prepare.plain import plan
+from more_lib.data.prepare.sources import PETS
+from more_lib.system.errors import clear_errors
+from more_lib.system.files import data_folder
 
 
 def main(

@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
-from more_lib.data import sources, tree_root, voc_prepare
-from more_lib.errors import clear_errors
-from more_lib.recipes import PROFILES
+from more_lib.data import tree_root
+from more_lib.data.prepare import sources
+from more_lib.data.prepare import voc as voc_prepare
+from more_lib.recipes.profiles import PROFILES
+from more_lib.system.errors import clear_errors
 
 
 def main(

@@ -28,19 +28,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from more_lib.data import emoji
+from more_lib.data.prepare import emoji
 from more_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.data.voc import VocTree
-from more_lib.errors import InputError, clear_errors
-from more_lib.hardware import resolved_precision
-from more_lib.localization import multiscale_cam
-from more_lib.losses import classification_loss
-from more_lib.metrics import average_precision, confusion_matrix, scores
-from more_lib.progress import progress_bar
-from more_lib.pseudo_labels import foreground_mask
-from more_lib.storage import atomic_file, data_folder, sha256
-from more_lib.vit import MINI_WIDTHS, build_backbone, mini_weights
-from more_lib.weight_files import save_weights
+from more_lib.evaluation.metrics import average_precision, confusion_matrix, scores
+from more_lib.method.backbones import MINI_WIDTHS, build_backbone, mini_weights
+from more_lib.method.localization import multiscale_cam
+from more_lib.method.losses import classification_loss
+from more_lib.method.pseudo_labels import foreground_mask
+from more_lib.system.devices import resolved_precision
+from more_lib.system.errors import InputError, clear_errors
+from more_lib.system.files import atomic_file, data_folder, sha256
+from more_lib.system.progress import progress_bar
+from more_lib.system.weights import save_weights
 
 CAM_THRESHOLD = 0.5
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from more_lib.data import emoji
+from more_lib.data.prepare import emoji
 from more_lib.data.voc import VocTree
-from more_lib.errors import InputError
-from more_lib.storage import sha256
-from more_lib.vit import load_backbone
+from more_lib.method.backbones import load_backbone
+from more_lib.system.errors import InputError
+from more_lib.system.files import sha256
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
 

@@ -20,13 +20,14 @@ from PIL import Image
 from scipy.io import savemat
 from typer.testing import CliRunner
 
-from more_lib.classes import COCO_CLASSES, VOC_CLASSES
-from more_lib.cli import app
-from more_lib.data import coco, emoji, voc_prepare
-from more_lib.data.coco import CATEGORY_IDS
+from more_lib.cli.commands import app
+from more_lib.data.prepare import coco, emoji
+from more_lib.data.prepare import voc as voc_prepare
+from more_lib.data.prepare.coco import CATEGORY_IDS
 from more_lib.data.voc import VocTree
-from more_lib.vit import mini_vit
-from more_lib.weight_files import save_weights
+from more_lib.method.backbones import mini_vit
+from more_lib.recipes.classes import COCO_CLASSES, VOC_CLASSES
+from more_lib.system.weights import save_weights
 
 ITERATIONS = 6
 IN_COCO = {"aeroplane": "airplane"}  # VOC and COCO spell one of EmojiVOC's classes differently
@@ -42,7 +43,7 @@ def killed_at_the_second(state, path):
         os.kill(os.getpid(), signal.SIGKILL)
 
 torch.save = killed_at_the_second
-from more_lib.cli import app
+from more_lib.cli.commands import app
 app(sys.argv[1:])
 """
 

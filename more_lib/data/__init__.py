@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from more_lib.data import emoji
 from more_lib.data.folder import FolderTree
+from more_lib.data.prepare import emoji
 from more_lib.data.tree import ImageTree
 from more_lib.data.voc import VocTree
-from more_lib.errors import InputError
-from more_lib.storage import data_folder
+from more_lib.system.errors import InputError
+from more_lib.system.files import data_folder
 
 if TYPE_CHECKING:
-    from more_lib.sections import DataRecipe
+    from more_lib.recipes.schema import DataRecipe
 
 _VOC_LAYOUT = ("emoji", "voc")
 _FOLDERS = {"voc": "VOC2012", "coco": "COCO2014", "pets": "OxfordPets"}  # in the data folder

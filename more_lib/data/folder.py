@@ -25,10 +25,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from more_lib.data.tree import ImageTree, unreadable
-from more_lib.errors import InputError
+from more_lib.system.errors import InputError
 
 if TYPE_CHECKING:
-    from more_lib.sections import Recipe
+    from more_lib.recipes.schema import Recipe
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 MOST_CLASSES = 254  # mask values are bytes; 0 and 255 are taken

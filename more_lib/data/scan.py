@@ -15,12 +15,12 @@ from PIL import Image
 
 from more_lib.data import open_tree
 from more_lib.data.tree import DAMAGED_IMAGE, ImageTree, check_mask_header, image_header, unreadable
-from more_lib.errors import InputError
-from more_lib.progress import progress_bar
-from more_lib.storage import atomic_file, data_folder
+from more_lib.system.errors import InputError
+from more_lib.system.files import atomic_file, data_folder
+from more_lib.system.progress import progress_bar
 
 if TYPE_CHECKING:
-    from more_lib.sections import Recipe
+    from more_lib.recipes.schema import Recipe
 
 THREADS = 16  # the disk is waited for, not the processor
 TAIL = 4096  # bytes in which a format's end is looked for; cameras write notes behind it

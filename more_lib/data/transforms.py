@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from more_lib.constants import IMAGENET_MEAN, IMAGENET_STD
-from more_lib.sections import DataRecipe
+from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
+from more_lib.recipes.schema import DataRecipe
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from more_lib.constants import IGNORE_INDEX
-from more_lib.errors import InputError
+from more_lib.recipes.constants import IGNORE_INDEX
+from more_lib.system.errors import InputError
 
 DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow raises for a file that is missing, cut short or no image."""

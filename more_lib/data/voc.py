@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from more_lib.classes import VOC_CLASSES
 from more_lib.data.tree import ImageTree, unreadable
-from more_lib.errors import InputError
+from more_lib.recipes.classes import VOC_CLASSES
+from more_lib.system.errors import InputError
 
 AUGMENTED = "SegmentationClassAug"
 """Folder of the masks that data_scripts/prepare_voc.py makes of SBD's."""
@@ -32,24 +32,6 @@ _WHERE_TREES_COME_FROM = (
     "`python data_scripts/make_emoji_voc.py` makes EmojiVOC, `python data_scripts/prepare_voc.py` "
     "fetches VOC 2012 or takes yours (--voc VOCdevkit/VOC2012); data.root names a tree elsewhere"
 )
-
-
-def voc_palette() -> np.ndarray:
-    """VOC's colour of each mask value, (256, 3) uint8.
-
-    The bits of the value, three at a time from the lowest, fill red, green and blue from the
-    highest bit down, so that neighbouring ids get colours far apart.
-    """
-    values = np.arange(256)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for triple in range(8):
-        for channel in range(3):
-            bit = (values >> (3 * triple + channel)) & 1
-            palette[:, channel] |= (bit << (7 - triple)).astype(np.uint8)
-    return palette
-
-
-PALETTE = voc_palette()
 
 
 class VocTree(ImageTree):

@@ -7,9 +7,10 @@ the objective's other terms included, stays as it is.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from more_lib.errors import InputError
 from more_lib.paper.trials import MAPS, over_seeds, score_each
-from more_lib.recipes import Recipe, changed
+from more_lib.recipes.loading import changed
+from more_lib.recipes.schema import Recipe
+from more_lib.system.errors import InputError
 
 _NO_CRE, _NO_URE, _NO_GCR = (
     "loss.confident_relation=0",
@@ -75,7 +76,10 @@ def run(
 ) -> list[dict]:
     """Train (or load) and score every condition with every seed; one row a condition and map.
 
-    A row holds the condition and what ``trials.over_seeds`` says of it.
+    A row holds the condition, its title and what ``trials.over_seeds`` says of it.
     """
     rows = over_seeds(score_each(trials(recipe, names), seeds, maps))
-    return [{"condition": row.pop("trial"), **row} for row in rows]
+    return [
+        {"condition": (name := row.pop("trial")), "title": CONDITIONS[name].title, **row}
+        for row in rows
+    ]

@@ -5,11 +5,14 @@ seeds a difference counts when it exceeds the standard deviations of both sides 
 when it has the right sign: then it is an indication, and says so.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from math import hypot
 
 from more_lib.paper.trials import with_spread
-from more_lib.reports.runs import NOT_RUN, NOT_SHOWN, SHOWN
+
+VERDICT_COLUMNS = ("claim", "paper", "ours", "verdict", "protocol")
+SHOWN, NOT_SHOWN, NOT_RUN = VERDICTS = ("shown", "not shown", "not run here")
 
 SHORT = {"lir": "LIR", "more": "MoRe", "without_cre": "without CRE", "without_ure": "without URE"}
 
@@ -83,6 +86,14 @@ def verdicts(
         _segmentation(found),
         _cost(costs),
     ]
+
+
+def verdict_counts(verdicts: Sequence[Mapping]) -> str:
+    """How many claims came to which verdict: ``7 shown, 1 not shown``; "" without any."""
+    counts = Counter(row["verdict"] for row in verdicts)
+    known = [verdict for verdict in VERDICTS if counts[verdict]]
+    others = [verdict for verdict in counts if verdict not in VERDICTS]
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in [*known, *others])
 
 
 def _artifacts(

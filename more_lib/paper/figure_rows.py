@@ -12,16 +12,16 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from more_lib.constants import IGNORE_INDEX
 from more_lib.data import open_tree
 from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocMasks
-from more_lib.errors import InputError
-from more_lib.evaluation import check_masks
-from more_lib.localization import fuse, multiscale_maps
-from more_lib.protocols import Protocol
-from more_lib.recipes import Recipe
-from more_lib.segmentation import Batch, SplitImages, evaluation_mode, segment
+from more_lib.evaluation.masks import Batch, SplitImages, evaluation_mode, segment
+from more_lib.evaluation.protocols import Protocol
+from more_lib.evaluation.scoring import check_masks
+from more_lib.method.localization import fuse, multiscale_maps
+from more_lib.recipes.constants import IGNORE_INDEX
+from more_lib.recipes.schema import Recipe
+from more_lib.system.errors import InputError
 
 Device = torch.device | str | None
 

@@ -13,8 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
-from more_lib.artifacts import artifact_patches, class_share
-from more_lib.canvas import (
+from more_lib.figures.canvas import (
     LINES,
     WIDTH,
     Array,
@@ -28,9 +27,10 @@ from more_lib.canvas import (
     new_figure,
     new_grid,
 )
-from more_lib.errors import InputError
+from more_lib.method.artifacts import artifact_patches, class_share
 from more_lib.paper.figure_rows import image_iou
 from more_lib.paper.token_map import TokenMap
+from more_lib.system.errors import InputError
 
 MARKERS = "osD^v*PX<>dp"
 """12 shapes and 7 colours have no divisor in common: 84 classes differ in one or both."""

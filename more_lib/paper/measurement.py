@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import torch
 
-from more_lib.crf import has_lattice
-from more_lib.evaluation import evaluate_or_load, evaluate_protocols
+from more_lib.evaluation.protocols import map_protocol, named_protocols
+from more_lib.evaluation.results import rows
+from more_lib.evaluation.scoring import evaluate_or_load, evaluate_protocols
+from more_lib.method.crf import has_lattice
 from more_lib.paper import ablation
-from more_lib.protocols import map_protocol, named_protocols
-from more_lib.recipes import Recipe
-from more_lib.results import rows
-from more_lib.training import Trained, train_or_load
+from more_lib.recipes.schema import Recipe
+from more_lib.training.cache import Trained, train_or_load
 
 NAMED = ("paper-val", "decoder-val", "decoder-log", "lam-log", "cam-log")
 PSEUDO_LABELS = ("lam-train", "lam-train-crf", "cam-train", "cam-train-crf")

@@ -9,8 +9,9 @@ from dataclasses import replace
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from more_lib.errors import InputError
-from more_lib.model import MoRe
+from more_lib.evaluation.protocols import map_protocol
+from more_lib.method.backbones import MINI_WIDTHS
+from more_lib.method.model import MoRe
 from more_lib.paper import ablation, records, switches
 from more_lib.paper.trials import (
     is_trained,
@@ -20,10 +21,10 @@ from more_lib.paper.trials import (
     with_seeds,
     with_spread,
 )
-from more_lib.protocols import map_protocol
-from more_lib.recipes import Recipe, changed, training_fingerprint
-from more_lib.training import train_or_load
-from more_lib.vit import MINI_WIDTHS
+from more_lib.recipes.loading import changed, training_fingerprint
+from more_lib.recipes.schema import Recipe
+from more_lib.system.errors import InputError
+from more_lib.training.cache import train_or_load
 
 
 class Study(NamedTuple):

@@ -6,8 +6,9 @@ one row at a time, so that a training can say what the row is worth.
 
 from typing import NamedTuple
 
-from more_lib.model import MoRe
-from more_lib.recipes import Recipe, changed
+from more_lib.method.model import MoRe
+from more_lib.recipes.loading import changed
+from more_lib.recipes.schema import Recipe
 
 
 class Switch(NamedTuple):

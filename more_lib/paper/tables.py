@@ -8,8 +8,8 @@ on other images it would mean nothing.
 from collections.abc import Mapping, Sequence
 
 from more_lib.paper.ablation import CONDITIONS
+from more_lib.paper.claims import NOT_RUN
 from more_lib.paper.published import published
-from more_lib.reports.runs import NOT_RUN
 
 PAPER_CONDITIONS = {  # rows of the paper's Table 3
     "baseline": "baseline ViT-B",

@@ -15,8 +15,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 from torch import nn
 
-from more_lib.errors import InputError
-from more_lib.segmentation import evaluation_mode
+from more_lib.evaluation.masks import evaluation_mode
+from more_lib.system.errors import InputError
 
 PERPLEXITY = 30.0
 """About how many neighbours t-SNE gives each token; fewer where there are few tokens."""

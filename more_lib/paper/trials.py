@@ -14,9 +14,11 @@ from statistics import mean, stdev
 import torch
 
 from more_lib.data import open_tree
-from more_lib.evaluation import MAP_NAMES, evaluate_or_load
-from more_lib.recipes import Recipe, training_fingerprint
-from more_lib.training import Trained, cached_folder, train_or_load
+from more_lib.evaluation.protocols import MAP_NAMES
+from more_lib.evaluation.scoring import evaluate_or_load
+from more_lib.recipes.loading import training_fingerprint
+from more_lib.recipes.schema import Recipe
+from more_lib.training.cache import Trained, cached_folder, train_or_load
 
 SCORES = ("miou", "precision", "recall", "confusion_ratio")
 MAPS = ("lam", "cam", "fused", "decoder")

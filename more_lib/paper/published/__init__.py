@@ -7,7 +7,7 @@ notebook 06 the protocols, the report the tables. Percentages are in per cent.
 import csv
 from importlib import resources
 
-from more_lib.errors import InputError
+from more_lib.system.errors import InputError
 
 TABLES = {
     "table1": "paper, Table 1: pseudo labels on VOC 2012 train, mIoU of seed and mask",

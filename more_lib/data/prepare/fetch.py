@@ -1,0 +1,287 @@
+"""Getting archives here whole, and unpacking them without trusting them.
+
+A download resumes where it stopped, goes on with the next mirror where one fails, and bears its
+name only once its checksum is right.
+"""
+
+import gzip
+import lzma
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PureWindowsPath
+
+import pooch
+import requests
+
+from more_lib.data.prepare.sources import Source
+from more_lib.system.errors import InputError
+from more_lib.system.files import atomic_folder, data_folder, readable_disk_errors
+from more_lib.system.progress import progress_bar
+
+TIMEOUT = 60  # seconds without a byte
+CHUNK = 2**20  # bytes
+EXPANSION = 50  # an archive that grows by more is no data set; the real ones grow by 4 at most
+ALWAYS_ALLOWED = 2**28  # bytes, for small archives
+
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    RuntimeError,  # a zip with a password, or packed by a method that Python lacks
+)
+
+
+def downloads_folder() -> Path:
+    """Where archives are kept; none is needed once its data set is prepared."""
+    return data_folder() / "downloads"
+
+
+def fetch(source: Source, folder: str | Path, given: str | Path | None = None) -> Path:
+    """The file of ``source``, downloaded unless it is there.
+
+    Args:
+        source: a row of ``more_lib.data.sources``.
+        folder: where downloads go; the file keeps its name.
+        given: an archive or a folder that the user has: taken as it is, without a download.
+
+    A download that was cut off is kept as ``.<name>.part`` and resumed. Bytes of a wrong size or
+    checksum are thrown away.
+
+    Raises ``InputError`` when ``given`` does not exist, when a file in ``folder`` has another
+    checksum, and when no address works: it lists each with its reason, and the place where a file
+    fetched by hand is found.
+    """
+    if given is not None:
+        given = Path(given).expanduser()
+        if not given.exists():
+            raise InputError(f"{given} does not exist: give the path of {source.file}, or of the "
+                             "folder unpacked from it")  # fmt: skip
+        return given
+    path = Path(folder).expanduser().absolute() / source.file
+    with readable_disk_errors(path):
+        if path.exists():
+            _check_file(path, source)
+            return path
+        reasons = []
+        for url in source.urls:
+            try:
+                downloader = _Resuming(source, path.with_name(f".{path.name}.part"))
+                pooch.retrieve(url, source.checksum, path.name, path.parent, downloader=downloader)
+                return path
+            except (requests.RequestException, ValueError) as error:
+                reasons.append(f"{url} ({_short(error)})")
+    raise InputError(
+        f"{source.file} could not be downloaded from {'; '.join(reasons)}. Try again later (what "
+        f"has arrived is kept), or get the file ({source.size / 1e9:.2f} GB) by other means from "
+        f"{source.data_set.homepage} and put it at {path}"
+    )
+
+
+def fetch_plan(source: Source, folder: str | Path, given: str | Path | None = None) -> str:
+    """What ``fetch`` with the same arguments would do, in one line. Touches nothing."""
+    if given is not None:
+        return f"take {given}"
+    path = Path(folder).expanduser().absolute() / source.file
+    if path.exists():
+        return f"take {path}, once its checksum is verified"
+    size, data_set = f"{source.size / 1e9:.2f} GB", source.data_set
+    return (
+        f"download {source.urls[0]} ({size}; {source.holds}; mirrors: {len(source.urls) - 1}) to "
+        f"{path}. {data_set.name}: {data_set.licence} ({data_set.homepage})"
+    )
+
+
+def extract(
+    archive: str | Path, folder: str | Path, members: Callable[[str], bool] | None = None
+) -> Path:
+    """Unpack a tar, compressed or not, or a zip into ``folder``; whole or not at all.
+
+    ``members`` is asked with each file's name in the archive which to unpack; None takes all.
+    An existing ``folder`` is taken for the work of an earlier call and left as it is.
+
+    Raises ``InputError`` for an archive that is missing, damaged or of another kind, that holds an
+    absolute path, one with ``..``, a link or a device, that grows beyond ``EXPANSION`` times its
+    size, and that has nothing to unpack.
+    """
+    archive, folder = Path(archive).expanduser(), Path(folder).expanduser()
+    if folder.exists():
+        return folder
+    if not archive.is_file():
+        raise InputError(f"the archive {archive} is missing")
+    allowed = max(ALWAYS_ALLOWED, EXPANSION * archive.stat().st_size)
+    with atomic_folder(folder) as temporary, _named_damage(archive):
+        written = 0
+        with progress_bar(description=f"unpacking {archive.name}", unit="B") as bar:
+            for name, size, unpack in _files(archive):
+                if members is not None and not members(name):
+                    continue
+                if not _stays_inside(name):
+                    raise InputError(f"{archive} holds {name!r}, which leads out of its folder: "
+                                     "get the archive from its publisher")  # fmt: skip
+                if unpack is None:
+                    raise InputError(f"{archive} holds the link or device {name!r}, which no data "
+                                     "set needs: get the archive from its publisher")  # fmt: skip
+                written += size
+                if written > allowed:
+                    raise InputError(f"{archive} unpacks to over {allowed / 1e9:.1f} GB, far too "
+                                     "much for its size: get it from its publisher")  # fmt: skip
+                unpack(path=temporary)
+                bar.update(size)
+        if not any(temporary.iterdir()):
+            raise InputError(f"{archive} holds none of the files it should: is it another archive?")
+    return folder
+
+
+def check_counts(found: Mapping[str, int], expected: Mapping[str, int], where: str | Path) -> None:
+    """Compare what was counted with what the data set has, for each name in ``found``.
+
+    Raises ``InputError`` that names every difference.
+    """
+    off = differing_counts(found, expected)
+    if off:
+        raise InputError(f"{where} is not complete: {off}: restore it from its archive, or remove "
+                         "it and prepare it again")  # fmt: skip
+
+
+def differing_counts(found: Mapping[str, int], expected: Mapping[str, int]) -> str:
+    """Each count in ``found`` that is not the expected one, in words; "" where all are."""
+    return ", ".join(
+        f"{name} has {count:,} instead of {expected[name]:,}"
+        for name, count in found.items()
+        if count != expected[name]
+    )
+
+
+class _Resuming:
+    """A downloader for pooch that goes on with a partial file, which outlives a broken download."""
+
+    def __init__(self, source: Source, part: Path):
+        self.source, self.part = source, part
+
+    def __call__(self, url: str, output_file: str, pooch: object) -> None:
+        """Bring the file at ``url`` to ``output_file``.
+
+        A connection that breaks is taken up again for as long as each brings something.
+        """
+        if self._arrived() > self.source.size:
+            self.part.unlink()
+        while True:
+            before = self._arrived()
+            try:
+                self._receive(url, before)
+                break
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                if self._arrived() <= before:
+                    raise
+        if self._arrived() != self.source.size:
+            size = self._arrived()
+            self.part.unlink()
+            raise ValueError(f"sent {size:,} bytes instead of {self.source.size:,}")
+        self.part.replace(output_file)
+
+    def _receive(self, url: str, start: int) -> None:
+        """Append to the partial file what follows its ``start`` bytes."""
+        if start == self.source.size:
+            return
+        # The bytes as they are stored: of what is packed for the way, ranges mean nothing.
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                self.part.unlink()  # longer than the file there: start again elsewhere
+            response.raise_for_status()
+            # A server without ranges answers 200 and sends the file from its beginning.
+            resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+            offered = int(response.headers.get("Content-Length", self.source.size))
+            if not resumed and offered != self.source.size:  # a page, which must not cost the rest
+                raise ValueError(f"offers {offered:,} bytes instead of {self.source.size:,}")
+            with (
+                open(self.part, "ab" if resumed else "wb") as file,
+                progress_bar(total=self.source.size, description=self.source.file, unit="B") as bar,
+            ):
+                bar.update(file.tell())
+                for chunk in response.iter_content(CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+                    if file.tell() > self.source.size:
+                        break
+
+    def _arrived(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+
+def _check_file(path: Path, source: Source) -> None:
+    """Refuse a file that is not ``source``, for instance one cut short on its way."""
+    size = path.stat().st_size
+    right = size == source.size
+    if right and source.checksum:
+        algorithm, _, digest = source.checksum.partition(":")
+        right = pooch.file_hash(str(path), alg=algorithm) == digest
+    if not right:
+        raise InputError(f"{path} ({size:,} bytes) is not the published file ({source.size:,} "
+                         "bytes, or another checksum): remove it to download it again")  # fmt: skip
+
+
+def _files(archive: Path) -> Iterator[tuple[str, int, Callable[..., object] | None]]:
+    """Name, size and a function that unpacks it into a folder, of each file in the archive.
+
+    The function takes ``path=``, the folder, and is None for links and devices. Folders come with
+    their files.
+    """
+    # A tar may end with a zip that it holds, so it is asked first.
+    if tarfile.is_tarfile(archive):
+        if not hasattr(tarfile, "data_filter"):
+            raise InputError(f"{archive}: unpacking a tar safely needs Python 3.11.4 or newer")
+        with tarfile.open(archive) as opened:
+            for item in opened:
+                if not item.isdir():
+                    unpack = partial(opened.extract, item, filter="data") if item.isreg() else None
+                    yield item.name, item.size, unpack
+            while opened.fileobj.read(CHUNK):  # to the end, where a compressed stream's checksum is
+                pass
+    elif zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            for item in opened.infolist():
+                if not item.is_dir():
+                    kind = stat.S_IFMT(item.external_attr >> 16)  # 0 where none was recorded
+                    unpack = partial(opened.extract, item) if kind in (0, stat.S_IFREG) else None
+                    yield item.filename, item.file_size, unpack
+    else:
+        raise InputError(f"{archive} is neither a tar nor a zip archive: was it cut short?")
+
+
+def _stays_inside(name: str) -> bool:
+    path = PureWindowsPath(name)  # splits at both kinds of slash and knows drives
+    return bool(path.parts) and not path.anchor and ".." not in path.parts
+
+
+@contextmanager
+def _named_damage(archive: Path) -> Iterator[None]:
+    """Say which archive it is that cannot be unpacked."""
+    try:
+        yield
+    except _DAMAGED as error:
+        cure = "remove it and fetch it again"
+        raise InputError(f"{archive} cannot be unpacked ({_short(error)}): {cure}") from error
+
+
+def _short(error: Exception) -> str:
+    """The gist of an error, without the layers that it came through."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{response.status_code} {response.reason}"
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {TIMEOUT} s"
+    text = " ".join(str(error).split()) or type(error).__name__
+    from_system = re.search(r"\[Errno -?\d+\] ([^)'\"]+)", text)  # requests wraps it thrice
+    return from_system[1] if from_system else text.split(". ")[0]

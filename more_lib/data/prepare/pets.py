@@ -1,0 +1,118 @@
+"""Oxford-IIIT Pet in the plain layout: a cat or dog a photograph, its class the breed or species.
+
+Trimaps become masks: 1 (pet) the class's value, 2 (background) 0, 3 (border, also whatever was
+hard to tell) 255. ``trainval`` and ``test`` are the data set's own lists.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from more_lib.data.prepare.plain import Item, is_prepared, obtain, require_counts, write_folder
+from more_lib.data.prepare.sources import PET_ANNOTATIONS, PET_IMAGES
+from more_lib.data.tree import DAMAGED_IMAGE, unreadable
+from more_lib.recipes.classes import PET_BREEDS, PET_SPECIES
+from more_lib.recipes.constants import IGNORE_INDEX
+from more_lib.system.errors import InputError
+
+CLASSES = {"breed": PET_BREEDS, "species": PET_SPECIES}
+PARTS = {"annotations": PET_ANNOTATIONS, "images": PET_IMAGES}
+COUNTS = {"trainval": 3_680, "test": 3_669, "breeds": 37}
+
+
+class Entry(NamedTuple):
+    """What a split list says of a photograph."""
+
+    breed: int  # 1..37
+    species: int  # 1 cat, 2 dog
+
+
+class Trimap(NamedTuple):
+    """All that a mask is painted from."""
+
+    path: Path
+    value: int  # the class's mask value
+
+
+def prepare(
+    folder: str | Path,
+    source: str | Path | None = None,
+    kind: str = "breed",
+    partial: bool = False,
+) -> Path:
+    """Write Oxford-IIIT Pet to ``folder`` in the plain layout unless it is there, and return it.
+
+    Args:
+        source: the folder with the data set's ``images`` and ``annotations``; None downloads them.
+            Photographs are linked, not copied.
+        kind: which class a photograph has, "breed" (37) or "species" (2).
+        partial: take the photographs that are there, however few.
+
+    Raises ``InputError`` for missing or malformed files, a folder in use, and, unless ``partial``,
+    counts other than ``COUNTS``.
+    """
+    if kind not in CLASSES:
+        raise InputError(f"the kind of class {kind!r} is unknown: take {' or '.join(CLASSES)}")
+    folder = Path(folder).expanduser().absolute()
+    record = {"data": "Oxford-IIIT Pet", "format": 1, "class": kind, "partial": partial}
+    if is_prepared(folder, record):
+        return folder
+    images, annotations = map(obtain(PARTS, source).get, ("images", "annotations"))
+    listed = {split: _listed(annotations / f"{split}.txt") for split in ("trainval", "test")}
+    splits = {
+        split: [name for name in names if (images / f"{name}.jpg").is_file()]
+        for split, names in listed.items()
+    }
+    entries = listed["trainval"] | listed["test"]
+    there = sorted(name for ids in splits.values() for name in ids)
+    counts = {split: len(ids) for split, ids in splits.items()}
+    counts["breeds"] = len({entries[name].breed for name in there})
+    require_counts(counts, COUNTS, annotations.parent, partial)
+    if not there:
+        raise InputError(f"{images} holds none of the photographs that {annotations} lists")
+    classes, items = CLASSES[kind], []
+    for name in there:
+        value = getattr(entries[name], kind)
+        trimap = Trimap(annotations / "trimaps" / f"{name}.png", value)
+        items.append(Item(images / f"{name}.jpg", (classes[value - 1],), trimap))
+    write_folder(folder, classes, items, splits, paint, record)
+    return folder
+
+
+def paint(trimap: Trimap) -> np.ndarray:
+    """The mask of a photograph, (H, W) uint8: 0 background, the class's value, 255 the border."""
+    try:
+        with Image.open(trimap.path) as file:
+            mode, values = file.mode, np.asarray(file)
+    except DAMAGED_IMAGE as error:
+        raise unreadable(trimap.path, error) from error
+    if mode not in ("P", "L") or not np.isin(values, (1, 2, 3)).all():
+        raise InputError(f"{trimap.path} is no trimap of the values 1, 2 and 3: restore it")
+    return np.array([0, trimap.value, 0, IGNORE_INDEX], np.uint8)[values]
+
+
+def _listed(path: Path) -> dict[str, Entry]:
+    """What a split list says, by the photograph's name."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: unpack annotations.tar.gz there") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: restore it from its archive") from error
+    entries = {}
+    for line in lines:
+        name, *numbers = line.split() or ["#"]
+        if name.startswith("#"):
+            continue
+        breed, species = map(int, numbers[:2]) if _are_two(numbers[:2]) else (0, 0)
+        if not (1 <= breed <= len(PET_BREEDS) and species in (1, 2)) or "/" in name:
+            raise InputError(f"{path} has the line {line!r}: it must be a name, its breed 1 to 37 "
+                             "and its species 1 or 2; restore it from its archive")  # fmt: skip
+        entries[name] = Entry(breed, species)
+    return entries
+
+
+def _are_two(texts: list[str]) -> bool:
+    return len(texts) == 2 and all(text.isdecimal() for text in texts)

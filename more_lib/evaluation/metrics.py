@@ -1,0 +1,163 @@
+"""From masks to numbers: confusion matrix, IoU, the paper's confusion ratio, mAP (notebook 06)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+from more_lib.system.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a confusion matrix says; K classes, index 0 is the background.
+
+    iou (K,): TP / (TP + FP + FN); nan for a class in neither target nor prediction, hence 0 for
+        one that is predicted although it never occurs.
+    precision (K,): TP / (TP + FP); nan for a class never predicted.
+    recall (K,): TP / (TP + FN); nan for a class that never occurs in the target.
+    confusion_ratio (K,): FP / TP, the paper's measure of false activation (notebook 02);
+        inf without hits (TP = 0, FP > 0), nan when FP = TP = 0.
+    miou: mean of ``iou`` over the classes that have one, background included.
+    pixel_accuracy: share of the counted pixels whose class is right; nan without any.
+    Arrays are float64; all values are fractions, not per cent.
+    """
+
+    iou: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    confusion_ratio: np.ndarray
+    miou: float
+    pixel_accuracy: float
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Single numbers, fit for JSON: a mean that nothing enters is None.
+
+        ``precision`` and ``recall`` are means over all classes that have one, background included.
+        ``confusion_ratio`` is the mean over the foreground classes with TP > 0, for a class
+        without hits has no finite ratio. How many classes that hides is
+        ``classes_without_hits``: foreground classes in target or prediction whose TP is 0.
+        """
+        ratio, iou = self.confusion_ratio[1:], self.iou[1:]
+        without_hits = ~np.isfinite(ratio) & ~np.isnan(iou)
+        means = {
+            "miou": self.miou,
+            "precision": _mean_of_finite(self.precision),
+            "recall": _mean_of_finite(self.recall),
+            "confusion_ratio": _mean_of_finite(ratio),
+            "pixel_accuracy": self.pixel_accuracy,
+        }
+        numbers = {name: None if np.isnan(mean) else mean for name, mean in means.items()}
+        return {**numbers, "classes_without_hits": int(without_hits.sum())}
+
+
+def confusion_matrix(
+    prediction: Tensor | ArrayLike,
+    target: Tensor | ArrayLike,
+    num_classes: int,
+    ignore_index: int = 255,
+) -> Tensor:
+    """Count pixels by true class (rows) and predicted class (columns): (K, K) int64.
+
+    prediction, target: integer masks of one shape, any shape, on one device; values
+    0..num_classes-1, background being 0. Pixels whose target is ``ignore_index`` are left out, and
+    only there may the prediction be ``ignore_index``: to drop the pixels that a prediction leaves
+    open would flatter it. Matrices of several images add up.
+
+    Raises ``InputError`` for shapes that differ, masks that are not integer and any other value.
+    """
+    prediction = _integer_mask("prediction", prediction)
+    target = _integer_mask("target", target)
+    if prediction.shape != target.shape:
+        raise InputError(
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} "
+            "differ in shape; resize one of them"
+        )
+    counted = target != ignore_index
+    judged = counted | (prediction != ignore_index)
+    _check_classes("target", target[counted], num_classes, ignore_index)
+    _check_classes("prediction", prediction[judged], num_classes, ignore_index)
+    # torchmetrics counts the same way, but mistakes a prediction out of range for another class
+    # and needs (pixels, K * K) memory once deterministic algorithms are switched on.
+    pairs = target[counted] * num_classes + prediction[counted]
+    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def scores(matrix: Tensor | ArrayLike) -> Scores:
+    """Per-class and mean scores of a (K, K) confusion matrix with the targets in rows.
+
+    Raises ``InputError`` when the matrix is not square or holds negative or non-finite counts.
+    """
+    counts = torch.as_tensor(matrix).cpu().numpy().astype(np.float64)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise InputError(f"a confusion matrix is square (K, K), this one is {counts.shape}")
+    if not np.all(np.isfinite(counts) & (counts >= 0)):
+        raise InputError("the confusion matrix holds negative or non-finite counts; count again")
+    hits = counts.diagonal()
+    false_positives = counts.sum(axis=0) - hits
+    false_negatives = counts.sum(axis=1) - hits
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is nan and n/0 inf, as documented
+        iou = hits / (hits + false_positives + false_negatives)
+        return Scores(
+            iou=iou,
+            precision=hits / (hits + false_positives),
+            recall=hits / (hits + false_negatives),
+            confusion_ratio=false_positives / hits,
+            miou=_mean_of_finite(iou),
+            pixel_accuracy=float(hits.sum() / counts.sum()),
+        )
+
+
+def average_precision(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> np.ndarray:
+    """Average precision of image-level scores, class by class: (C,) float64, nan without positives.
+
+    scores: (N, C) real, larger means more likely; logits will do. labels: (N, C) of 0 and 1.
+    The mean over the classes that are not nan is the mAP. It is the area under the
+    precision-recall steps, without VOC 2007's interpolation.
+
+    Raises ``InputError`` for shapes that differ, labels other than 0 and 1, non-finite scores.
+    """
+    scores, labels = (
+        torch.as_tensor(values).detach().cpu().double().numpy() for values in (scores, labels)
+    )
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise InputError(
+            f"scores {scores.shape} and labels {labels.shape} must both be (images, classes)"
+        )
+    if not np.isfinite(scores).all():
+        raise InputError("scores hold nan or inf; check the model's logits")
+    if not np.isin(labels, (0, 1)).all():
+        raise InputError("labels hold values other than 0 and 1; give multi-hot image labels")
+    return np.array(
+        [
+            average_precision_score(truth, score) if truth.any() else np.nan
+            for truth, score in zip(labels.T, scores.T, strict=True)
+        ],
+        dtype=np.float64,
+    )
+
+
+def _integer_mask(name: str, values: Tensor | ArrayLike) -> Tensor:
+    mask = torch.as_tensor(values)
+    if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
+        raise InputError(f"{name} is {mask.dtype}; give a mask of integer class numbers")
+    return mask.long()
+
+
+def _check_classes(name: str, values: Tensor, num_classes: int, ignore_index: int) -> None:
+    if values.numel() == 0:
+        return
+    for value in (int(values.min()), int(values.max())):
+        if not 0 <= value < num_classes:
+            raise InputError(
+                f"{name} holds {value}; expected 0 to {num_classes - 1}, or {ignore_index} where "
+                "the target is ignored; check the mask's source and num_classes"
+            )
+
+
+def _mean_of_finite(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")

@@ -1,0 +1,216 @@
+"""How a mask was made and judged: the protocol, without which a score means nothing (notebook 06).
+
+The same network gives another mIoU for each of them. That is why 72.1, 73.4, 74.6 and 76.4 are all
+"MoRe on VOC val"; ``PROTOCOLS`` has the one that each published number belongs to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from more_lib.recipes.schema import Recipe
+from more_lib.system.errors import InputError
+
+MAP_NAMES = {
+    "attention": "attention",  # ViT-LAM: the last block's class-patch scores
+    "cam": "CAM",
+    "lam": "LAM",
+    "fused": "LAM × CAM",
+    "decoder": "decoder",  # scores every class at every pixel: no labels, no threshold
+}
+MAPS = tuple(MAP_NAMES)
+LABELS = ("true", "predicted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a score was measured.
+
+    labels: "true" takes the classes of an image from its annotation, "predicted" those with a
+        positive logit (probability above 0.5), so that **an image in which no class is predicted
+        is background altogether**; "none" for the decoder, which asks for neither.
+    scales, flip: factors of the input's size, and whether each came with its mirror image. At
+        scale 1 an image has its own size, rounded to whole patches; maps go back to the mask's.
+    threshold: a pixel is background where no map of a class exceeds it. None lets the background
+        compete with a score of its own: for a map 1 - the largest one, which alone is much the
+        same as a threshold of 0.5; the decoder has a channel for it.
+    crf: "released" refines those scores by a dense CRF with the released parameters
+        (``more_lib.crf``), or "none".
+    """
+
+    dataset: str
+    split: str
+    map: str  # one of MAPS
+    labels: str
+    scales: tuple[float, ...]
+    flip: bool = True
+    threshold: float | None
+    crf: str = "none"
+
+    def describe(self) -> str:
+        """The whole protocol on one line."""
+        labels = self.labels.replace("none", "no")
+        crf = "no CRF" if self.crf == "none" else f"CRF {self.crf}"
+        what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}, {labels} image labels"
+        return f"{what}, scales {self.views}, {self._background}, {crf}"
+
+    @property
+    def views(self) -> str:
+        """Scales and mirror images in short."""
+        return " ".join(f"{scale:g}" for scale in self.scales) + (" + flip" if self.flip else "")
+
+    @property
+    def _background(self) -> str:
+        if self.threshold is not None:
+            return f"threshold {self.threshold:g}"
+        return "no threshold" if self.map == "decoder" else "background 1 - largest map"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedProtocol:
+    """A protocol that a published number belongs to; scales and threshold are the recipe's.
+
+    published: the number, its data set and where it stands. multiscale: the recipe's scales, each
+    with its mirror image, or the image as it is.
+    """
+
+    published: str
+    split: str  # "val", or "train": the paper's pseudo labels
+    map: str
+    labels: str
+    multiscale: bool = True
+    crf: str = "none"
+
+    def of(self, recipe: Recipe, split: str = "") -> Protocol:
+        """The protocol under ``recipe``, on another ``split`` of its data if one is named."""
+        # Of train_aug the paper scores VOC's own 1,464 images, without those of SBD.
+        train_split = recipe.data.train_split.removesuffix("_aug")
+        own_background = self.map == "decoder" or self.crf != "none"
+        return Protocol(
+            dataset=recipe.data.dataset,
+            split=split or (train_split if self.split == "train" else recipe.data.val_split),
+            map=self.map,
+            labels=self.labels,
+            scales=recipe.evaluation.scales if self.multiscale else (1.0,),
+            flip=self.multiscale,
+            threshold=None if own_background else recipe.evaluation.threshold,
+            crf=self.crf,
+        )
+
+
+PROTOCOLS = {
+    "paper-val": NamedProtocol(
+        published="76.4 on VOC val, 75.0 on VOC test, 47.4 on COCO val (paper, Table 2), "
+        "by the released script: LAM as segmentation",
+        split="val",
+        map="lam",
+        labels="predicted",
+        crf="released",
+    ),
+    "decoder-val": NamedProtocol(
+        published="about 74.6 on VOC val (a user's report, no paper)",
+        split="val",
+        map="decoder",
+        labels="none",
+        crf="released",
+    ),
+    "decoder-log": NamedProtocol(
+        published="72.1 on VOC val where the released log ends, 73.6 at its best",
+        split="val",
+        map="decoder",
+        labels="none",
+        multiscale=False,
+    ),
+    "lam-log": NamedProtocol(
+        published="73.4 on VOC val where the released log ends",
+        split="val",
+        map="lam",
+        labels="true",
+    ),
+    "cam-log": NamedProtocol(
+        published="75.0 on VOC val where the released log ends",
+        split="val",
+        map="cam",
+        labels="true",
+    ),
+    "lam-train": NamedProtocol(
+        published="77.0 on VOC train, pseudo labels (paper, Table 1)",
+        split="train",
+        map="lam",
+        labels="true",
+    ),
+    "lam-train-crf": NamedProtocol(
+        published="80.0 on VOC train, pseudo labels (paper, Table 1)",
+        split="train",
+        map="lam",
+        labels="true",
+        crf="released",
+    ),
+    "cam-train": NamedProtocol(
+        published="76.9 on VOC train, pseudo labels (paper, Table 1)",
+        split="train",
+        map="cam",
+        labels="true",
+    ),
+    "cam-train-crf": NamedProtocol(
+        published="79.7 on VOC train, pseudo labels (paper, Table 1)",
+        split="train",
+        map="cam",
+        labels="true",
+        crf="released",
+    ),
+}
+
+
+def named_protocol(name: str, recipe: Recipe, split: str = "") -> Protocol:
+    """The protocol of that name in ``PROTOCOLS`` under a recipe; ``InputError`` for another name.
+
+    ``split`` takes the place of the split that the protocol names.
+    """
+    if name not in PROTOCOLS:
+        raise InputError(f"protocol {name!r} is unknown; choose from {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name].of(recipe, split)
+
+
+def named_protocols(names: Sequence[str], recipe: Recipe, split: str = "") -> dict[str, Protocol]:
+    """``named_protocol`` of each name, by name."""
+    return {name: named_protocol(name, recipe, split) for name in names}
+
+
+def table_protocols(
+    recipe: Recipe, maps: Sequence[str] = MAPS, labels: Sequence[str] = LABELS
+) -> list[Protocol]:
+    """Every map with every kind of labels on ``recipe.data.val_split``, without CRF.
+
+    The decoder, at one scale, has one row. Raises ``InputError`` for unknown maps or labels.
+    """
+    check_choice("maps", maps, MAPS)
+    check_choice("labels", labels, LABELS)
+    return [
+        map_protocol(recipe, kind, given)
+        for kind in maps
+        for given in (("none",) if kind == "decoder" else labels)
+    ]
+
+
+def map_protocol(recipe: Recipe, kind: str, labels: str) -> Protocol:
+    """One row of that table."""
+    row = NamedProtocol(
+        published="", split="val", map=kind, labels=labels, multiscale=kind != "decoder"
+    )
+    return row.of(recipe, recipe.data.val_split)
+
+
+def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ``InputError`` unless ``chosen`` is a selection of ``known``."""
+    strange = [str(choice) for choice in chosen if choice not in known]
+    if strange or not chosen:
+        wrong = f"holds {', '.join(strange)}" if strange else "is empty"
+        raise InputError(f"{name} {wrong}; choose from {', '.join(known)}")
+
+
+def listing(recipe: Recipe) -> str:
+    """Every named protocol under a recipe, and the published number that it belongs to."""
+    return "\n".join(
+        f"{name}\n    {named.of(recipe).describe()}\n    published: {named.published}"
+        for name, named in PROTOCOLS.items()
+    )

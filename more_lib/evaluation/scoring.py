@@ -1,0 +1,245 @@
+"""Maps against pixel masks: every score with the protocol it was measured by (notebook 06).
+
+One pass over a split scores any number of protocols. It runs on one process or several, remembers
+where it was, and keeps no mask: of each image stay C logits and C labels.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from more_lib.data import open_tree
+from more_lib.data.scan import require_readable
+from more_lib.data.tree import ImageTree
+from more_lib.evaluation.masks import SplitImages, check_protocols, evaluation_mode, segment
+from more_lib.evaluation.metrics import average_precision
+from more_lib.evaluation.protocols import (
+    LABELS,
+    MAPS,
+    Protocol,
+    table_protocols,
+)
+from more_lib.evaluation.results import Evaluation, Result
+from more_lib.evaluation.tally import Tally
+from more_lib.recipes.loading import fingerprint
+from more_lib.recipes.schema import Recipe
+from more_lib.system.devices import best_device
+from more_lib.system.errors import InputError
+from more_lib.system.files import atomic_file
+from more_lib.system.processes import Shards
+from more_lib.system.progress import progress_bar
+
+if TYPE_CHECKING:
+    from more_lib.training.cache import Trained
+
+
+SCORING_VERSION = 2
+"""Part of the key of every kept evaluation: raise it when the same protocol gives other numbers."""
+
+SAVE_EVERY = 100
+"""Images between two notes of how far a pass has got."""
+
+Device = torch.device | str | None
+
+
+def evaluate(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    tree: ImageTree | None = None,
+    maps: Sequence[str] = MAPS,
+    labels: Sequence[str] = LABELS,
+    device: Device = None,
+) -> Evaluation:
+    """Score every map with every kind of labels on ``recipe.data.val_split``, in one pass.
+
+    Args:
+        model, recipe, tree, device: as for ``score``.
+        maps, labels: which of ``MAPS`` and ``LABELS``; the decoder has one row without labels.
+
+    Raises ``InputError`` as ``score`` does, and for unknown maps or labels.
+    """
+    protocols = table_protocols(recipe, maps, labels)
+    return score(model, recipe, protocols, tree=tree, device=device)
+
+
+def evaluate_or_load(trained: "Trained") -> Evaluation:
+    """``evaluate`` of a trained network: kept in its folder, or made now and kept there.
+
+    The file's name covers the protocols, the data, masks included, and ``SCORING_VERSION``. Runs
+    on a GPU where there is one. A pass that was killed goes on where it last noted its counts.
+    Raises what ``evaluate`` raises, and ``InputError`` for a damaged file.
+    """
+    return _kept_or_scored(trained, [table_protocols(trained.recipe)])[0]
+
+
+def evaluate_protocols(trained: "Trained", protocols: Sequence[Protocol]) -> list[Evaluation]:
+    """One evaluation for each protocol, with a single result, kept like ``evaluate_or_load``'s.
+
+    Protocols of one split share a pass. Raises what ``score`` raises.
+    """
+    return _kept_or_scored(trained, [[protocol] for protocol in protocols])
+
+
+def score(
+    model: nn.Module,
+    recipe: Recipe,
+    protocols: Sequence[Protocol],
+    *,
+    tree: ImageTree | None = None,
+    device: Device = None,
+    notes: Path | None = None,
+) -> Evaluation:
+    """Score protocols that share a split, in one pass over its images.
+
+    Under `accelerate launch` or `torchrun` every process must call this; each takes every n-th
+    image and gets the whole result, the same to the last pixel as from one process.
+
+    Args:
+        model: as ``MoRe``; put in evaluation mode for the pass and then back in its own.
+        recipe, tree: how, and on what; the data set is the recipe's, if no other is given.
+        device: where to run, by default where the model is; it returns there.
+        notes: a file name beside which every process notes its counts from time to time; a pass
+            over the same that was killed, by as many processes, goes on from there. They are
+            deleted at the end. Its name must tell apart whatever gives other counts.
+
+    Memory does not grow with the number of images N, but for the 2 N C numbers of the image-level
+    scores. Raises ``InputError`` for protocols that say no mask or not one split, a split without
+    masks, unusable data, and images of several sizes in one batch.
+    """
+    tree, split = tree or open_tree(recipe.data), _shared_split(protocols)
+    check_masks(tree, split)
+    ids = tree.ids(split)
+    shards = Shards()
+    note = notes and notes.with_name(f"{notes.name}.{shards.index}-of-{shards.count}.npz")
+    mine, tally = shards.of(ids), Tally(len(protocols), len(tree.classes), note)
+    images = SplitImages(tree, mine[tally.num_images :], labels=True, masks=True)
+    with evaluation_mode(model, device) as place, _bar(shards, len(mine)) as bar:
+        bar.update(tally.num_images)
+        with closing(segment(model, recipe, protocols, images, place)) as batches:
+            for batch in batches:
+                tally.add(batch)
+                bar.update(len(batch.ids))
+                if note and tally.num_images % SAVE_EVERY < len(batch.ids):
+                    tally.save(note)
+    whole = Tally.together(shards.gather(tally.arrays()))
+    if note:
+        note.unlink(missing_ok=True)
+    return _evaluation(recipe, protocols, tree.classes, whole)
+
+
+def _kept_or_scored(trained: "Trained", wanted: Sequence[Sequence[Protocol]]) -> list[Evaluation]:
+    """An evaluation for each list of protocols, which share a split; what is missing is scored."""
+    recipe, tree = trained.recipe, open_tree(trained.recipe.data)
+    splits = dict.fromkeys(_shared_split(protocols) for protocols in wanted)
+    data = {split: _data_fingerprint(tree, split) for split in splits}
+    similarity = recipe.masks.lam_similarity
+
+    def place(protocols: Sequence[Protocol]) -> Path:
+        described = [asdict(protocol) for protocol in protocols]
+        rest = [SCORING_VERSION, similarity, data[protocols[0].split]]
+        return trained.folder / f"evaluation-{fingerprint([described, *rest])}.json"
+
+    missing = [protocols for protocols in wanted if not place(protocols).is_file()]
+    for split in dict.fromkeys(protocols[0].split for protocols in missing):
+        lists = [protocols for protocols in missing if protocols[0].split == split]
+        together = list(dict.fromkeys(protocol for protocols in lists for protocol in protocols))
+        require_readable(tree, split, masks=True)
+        found = score(
+            trained.model, recipe, together, tree=tree, device=best_device(), notes=place(together)
+        )
+        results = dict(zip(together, found.results, strict=True))
+        for protocols in lists:
+            chosen = tuple(results[protocol] for protocol in protocols)
+            _keep(replace(found, results=chosen), place(protocols))
+    return [_load(place(protocols)) for protocols in wanted]
+
+
+def _keep(evaluation: Evaluation, path: Path) -> None:
+    shards = Shards()
+    if shards.is_main:
+        with atomic_file(path) as temporary:
+            temporary.write_text(evaluation.to_json())
+    shards.gather(None)  # nobody may look for the file before it is there
+
+
+def _load(path: Path) -> Evaluation:
+    try:
+        return Evaluation.from_json(path.read_text())
+    except InputError as error:
+        raise InputError(f"{path} is damaged: delete it and evaluate again") from error
+
+
+def _shared_split(protocols: Sequence[Protocol]) -> str:
+    check_protocols(protocols)
+    splits = {protocol.split for protocol in protocols}
+    if len(splits) != 1:
+        there = ", ".join(sorted(splits)) or "none"
+        raise InputError(f"protocols of one pass share a split, these have: {there}")
+    return splits.pop()
+
+
+def check_masks(tree: ImageTree, split: str) -> None:
+    """Raise ``InputError`` unless every image of the split has a mask."""
+    ids = tree.ids(split)
+    missing = [image_id for image_id in ids if not tree.mask_path(image_id).is_file()]
+    if len(missing) == len(ids):
+        raise InputError(
+            f"the split {split!r} of {tree.root} has no pixel masks, and a score needs them: "
+            "choose another split, or write masks instead, for VOC's test server by `evaluate "
+            "--protocol NAME --export FILE`, else by `predict`"
+        )
+    if missing:
+        more = f" (and {len(missing) - 1} more masks)" if len(missing) > 1 else ""
+        raise InputError(
+            f"{tree.mask_path(missing[0])} is missing{more}: restore it, or take its id out of the "
+            "split"
+        )
+
+
+def _data_fingerprint(tree: ImageTree, split: str) -> str:
+    """What scores depend on of the data: what a training does, and the masks."""
+    check_masks(tree, split)
+    sizes = [tree.mask_path(image_id).stat().st_size for image_id in tree.ids(split)]
+    masks = hashlib.sha256(repr(sizes).encode()).hexdigest()
+    return f"{split} {tree.fingerprint((split,))} {masks}"
+
+
+def _bar(shards: Shards, total: int):
+    return progress_bar(total=total, description="evaluation", shown=shards.is_main)
+
+
+def _evaluation(
+    recipe: Recipe, protocols: Sequence[Protocol], classes: tuple[str, ...], tally: Tally
+) -> Evaluation:
+    results = tuple(
+        Result(protocol, matrix, classes, _note(protocol, recipe, tally))
+        for protocol, matrix in zip(protocols, tally.matrices, strict=True)
+    )
+    image_map = float(np.nanmean(average_precision(tally.logits, tally.labels)))
+    return Evaluation(results, image_map, tally.num_images)
+
+
+def _note(protocol: Protocol, recipe: Recipe, tally: Tally) -> str:
+    """What a reader of the number must know, or ""."""
+    notes = []
+    if protocol.map == "decoder":  # before its loss sets in, it stays at its random start
+        starts = recipe.schedule.segmentation if recipe.loss.segmentation else float("inf")
+        if starts >= recipe.optimizer.iterations:
+            notes.append("not trained by this recipe")
+    empty = int((tally.logits <= 0).all(1).sum())
+    if protocol.labels == "predicted" and empty:
+        notes.append(f"images without a predicted class, all background: {empty}")
+    if protocol.crf != "none":
+        lattice = tally.num_images - tally.num_exact
+        ways = {"exact sums": tally.num_exact, "pydensecrf2's lattice": lattice}
+        used = [f"{way} ({count} images)" for way, count in ways.items() if count]
+        notes.append(f"CRF by {', '.join(used)}")
+    return "; ".join(notes)

@@ -1,0 +1,1 @@
+"""Figures: arrays or tensors in, a matplotlib figure out that shows itself."""

@@ -1,0 +1,143 @@
+"""Every figure of the notebooks: arrays or tensors in, a matplotlib figure out, nothing shown.
+
+A notebook displays the figure that ends its cell, a script calls ``savefig``. Maps are drawn in
+viridis, which colour-blind readers can read, masks in VOC's colours with a legend. Images are RGB:
+PIL, or (H, W, 3) or (3, H, W), uint8 or float in [0, 1] (``denormalize`` brings the network's input
+there). Maps and masks are (H, W) of any size, drawn over the whole image.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from more_lib.figures.canvas import (
+    Array,
+    Names,
+    Picture,
+    as_array,
+    as_rgb,
+    class_legend,
+    colorize,
+    draw_overlay,
+    is_mask,
+    new_grid,
+    new_panels,
+    share_scale,
+)
+from more_lib.system.errors import InputError
+
+
+def summary(array: Array) -> str:
+    """What a figure was drawn from, in a line that any machine prints alike, for checked cells.
+
+    ``shape (12, 12), min 0.00, mean 0.31, max 1.00``; nan where a value is nan.
+    """
+    values = as_array(array).astype(np.float64)
+    numbers = {"min": values.min(), "mean": values.mean(), "max": values.max()}
+    rounded = (f"{name} {round(value, 2) + 0.0:.2f}" for name, value in numbers.items())
+    return ", ".join((f"shape {values.shape}", *rounded))
+
+
+def show_images(images: Sequence, titles: Names = (), title: str = "") -> Picture:
+    """Images in rows, each under its own title."""
+    figure, panels = new_panels(titles or [""] * len(images), title)
+    for ax, image in zip(panels, images, strict=True):
+        ax.imshow(as_rgb(image))
+    return figure
+
+
+def show_dataset(
+    images: Sequence, masks: Sequence, classes: Names, ids: Names = (), title: str = "The data"
+) -> Picture:
+    """Up to eight images, their masks below, a legend of the classes in them.
+
+    Look for what a mask says and an image label does not: where, how large, which one is in front.
+    """
+    figure, axes = new_grid(["image", "mask"], ids or [""] * len(images), title)
+    for image, mask, (above, below) in zip(images, masks, axes.T, strict=True):
+        above.imshow(as_rgb(image))
+        below.imshow(colorize(mask, classes))
+    class_legend(figure, masks, classes)
+    return figure
+
+
+def show_maps(
+    image: object, maps: Mapping[str, Array], title: str = "Where each map looks"
+) -> Picture:
+    """An image beside its maps laid over it, all on one colour scale.
+
+    Look for bright patches off the object: false activation, which becomes false foreground.
+    """
+    figure, panels = new_panels(["image", *maps], title)
+    panels[0].imshow(as_rgb(image))
+    pairs = zip(panels[1:], maps.values(), strict=True)
+    share_scale(figure, [draw_overlay(ax, image, values) for ax, values in pairs], panels)
+    return figure
+
+
+def compare_localization(
+    images: Sequence,
+    masks: Sequence,
+    columns: Mapping[str, Sequence],
+    classes: Names,
+    class_indices: Sequence[int],
+    title: str = "The same class, as each map localizes it",
+) -> Picture:
+    """One row an image, one column a kind of map, between the image and the ground truth.
+
+    ``columns`` holds maps (B, C, h, w), of which each row shows the class 0..C-1 that
+    ``class_indices`` gives it, and integer masks (B, h, w) of all classes, by title.
+
+    Look for a map that is bright on the whole object of the class on the left, and dark elsewhere.
+    """
+    truths = list(map(as_array, masks))
+    shown = {
+        name: [
+            item if is_mask(item) else item[index]
+            for item, index in zip(map(as_array, column), class_indices, strict=True)
+        ]
+        for name, column in columns.items()
+    }
+    names = [classes[index] for index in class_indices]
+    figure, axes = new_grid(names, ["image", *shown, "ground truth"], title)
+    overlays = []
+    for row, image, *items in zip(axes, images, *shown.values(), truths, strict=True):
+        row[0].imshow(as_rgb(image))
+        for ax, item in zip(row[1:], items, strict=True):
+            if is_mask(item):
+                ax.imshow(colorize(item, classes))
+            else:
+                overlays.append(draw_overlay(ax, image, item))
+    if overlays:
+        share_scale(figure, overlays, axes)
+    drawn = [item for column in (truths, *shown.values()) for item in column if is_mask(item)]
+    class_legend(figure, drawn, classes)
+    return figure
+
+
+def plot_attention_heads(
+    image: object, attention: Array, title: str = "What each head looks at"
+) -> Picture:
+    """Attention of one token, (heads, h, w), over the image. Look for heads that disagree."""
+    heads = {f"head {number}": each for number, each in enumerate(as_array(attention), start=1)}
+    return show_maps(image, heads, title)
+
+
+def plot_patch_grid(image: object, patch: int, title: str = "") -> Picture:
+    """An image, and the same image cut into the patches that become the ViT's tokens.
+
+    Look for how little of a thing one patch shows: a raw map can be no finer than this grid.
+    Raises ``InputError`` when the patch does not divide the image.
+    """
+    picture = as_rgb(image)
+    height, width = picture.shape[:2]
+    if patch < 1 or height % patch or width % patch:
+        raise InputError(f"a patch of {patch} does not divide an image of {height}x{width}")
+    rows, columns = height // patch, width // patch
+    title = title or f"{rows} × {columns} = {rows * columns} patches of {patch} × {patch} pixels"
+    figure, axes = new_grid([""], ["image", "patches"], title, side=3)
+    for ax in axes[0]:
+        ax.imshow(picture)
+    axes[0, 1].vlines(np.arange(patch, width, patch) - 0.5, -0.5, height - 0.5, "white")
+    axes[0, 1].hlines(np.arange(patch, height, patch) - 0.5, -0.5, width - 0.5, "white")
+    return figure

@@ -1,0 +1,317 @@
+"""Figures of notebook 04: three-way masks, the uncertain kernel on them, and what CRE does to LAM.
+
+As in ``viz``, each function takes arrays or tensors and returns a figure that shows itself. Masks
+are three-way: 0 background, 1..C the classes, 255 uncertain, one value a patch.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from more_lib.figures.canvas import (
+    WIDTH,
+    Array,
+    Names,
+    Picture,
+    as_array,
+    as_rgb,
+    colorize,
+    draw_overlay,
+    is_mask,
+    line_style,
+    new_figure,
+    new_grid,
+    new_panels,
+    share_scale,
+)
+from more_lib.method.lir import uncertain_patches
+from more_lib.recipes.constants import IGNORE_INDEX
+from more_lib.system.errors import InputError
+
+WINDOW, TESTED, TAKEN = "#D55E00", "#0072B2", "#CC79A7"  # Okabe, Ito
+GREYS = ("#444444", "#A6A6A6", "#F2F2F2")  # of 0, 1 and 2, so that the colours above stand out
+MEANINGS = {"background": 0, "uncertain": 1, "foreground": 2}  # what a patch counts in Eq. 8
+
+
+def plot_three_way(
+    image: object,
+    masks: Mapping[str, Array],
+    classes: Names,
+    maps: Mapping[str, Array] | None = None,
+    title: str = "What the map is sure of",
+) -> Picture:
+    """An image, maps over it, and three-way masks (h, w) with a line between patches (Eq. 6).
+
+    Look for a ring of uncertain patches between a class and the background, and for classes that
+    claim a patch of something else.
+    Raises ``InputError`` for values that are no class, and without masks.
+    """
+    maps = maps or {}
+    if not masks:
+        raise InputError("there is nothing to draw: give at least one mask")
+    figure, panels = new_panels(["image", *maps, *masks], title)
+    panels[0].imshow(as_rgb(image))
+    overlays = [
+        draw_overlay(ax, image, values)
+        for ax, values in zip(panels[1:], maps.values(), strict=False)
+    ]
+    for ax, mask in zip(panels[1 + len(maps) :], masks.values(), strict=True):
+        ax.imshow(colorize(mask, classes))
+        _lines_between(ax, as_array(mask).shape)
+    if overlays:
+        share_scale(figure, overlays, panels)
+    _three_way_legend(figure, masks.values(), classes)
+    return figure
+
+
+def plot_windows(
+    mask: Array,
+    patch: tuple[int, int],
+    kernel_size: int = 6,
+    phi: float = 1.2,
+    title: str = "The uncertain kernel: paper and released code",
+) -> Picture:
+    """The kernel around one patch with the value of every cell, as in the paper and as released.
+
+    mask: (h, w) integers. patch: row and column of the uncertain patch that is tested. Cells
+    outside of the map count 0 in the paper's search; the released one does not test patches so near
+    to the border, which the title of its panel then says. Rings mark the tokens that are taken.
+
+    Look for the same window in both panels and another token taken from it.
+    Raises ``InputError`` when the patch is not an uncertain patch of the mask.
+    """
+    values, (row, column) = kernel_values(mask), patch
+    inside = 0 <= row < values.shape[0] and 0 <= column < values.shape[1]
+    if not inside or values[row, column] != MEANINGS["uncertain"]:
+        raise InputError(f"patch {patch} is not uncertain in this mask; choose one that is 255")
+    tensor = torch.as_tensor(as_array(mask))[None]
+    reach = kernel_size // 2
+    top, left = row - reach, column - reach
+    mean = window_mean(mask, patch, kernel_size)
+    centre = bool(uncertain_patches(tensor, kernel_size, phi)[0, row, column])
+    corners = uncertain_patches(tensor, kernel_size, phi, "corner")[0]
+    corner = top >= 0 and left >= 0 and bool(corners[top, left])
+    tested = reach <= row < values.shape[0] - reach and reach <= column < values.shape[1] - reach
+    verdicts = [f"mean {mean:.2f} {'>' if kept else '≤'} φ = {phi:g}" for kept in (centre, corner)]
+    if not tested:
+        verdicts[1] = "too near to the border, not tested"
+    figure, axes = new_grid([""], ["", ""], title, side=4)
+    for ax, name, kept, token, verdict in zip(
+        axes[0],
+        ("paper", "released code"),
+        (centre, corner),
+        (patch, (top, left)),
+        verdicts,
+        strict=True,
+    ):
+        _draw_values(ax, values)
+        ax.set_title(f"{name}: {verdict}{', kept' if kept else ''}", fontsize=10)
+        if name == "paper" or tested:
+            _frame(ax, (top, left), kernel_size, WINDOW)
+        _frame(ax, patch, 1, TESTED)
+        if kept:
+            _ring(ax, token)
+        ax.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(values.shape[0] - 0.5, -0.5))
+    _window_legend(figure, kernel_size)
+    return figure
+
+
+def plot_kept_patches(
+    mask: Array, chosen: Mapping[str, Array], title: str = "Patches for the uncertain relation"
+) -> Picture:
+    """What every patch counts, a panel for each choice (h, w) bool, a ring on what is chosen.
+
+    Look for where the rings lie: on the border of a class, inside it, or on the background.
+    Raises ``InputError`` for choices of another size than the mask, and without any.
+    """
+    values = kernel_values(mask)
+    if not chosen:
+        raise InputError("there is nothing to draw: give at least one choice of patches")
+    figure, panels = new_panels(list(chosen), title)
+    for ax, (name, patches) in zip(panels, chosen.items(), strict=True):
+        patches = as_array(patches).astype(bool)
+        if patches.shape != values.shape:
+            raise InputError(f"{name} is {patches.shape}, the mask {values.shape}: give one grid")
+        _draw_values(ax, values, digits=False)
+        for place in np.argwhere(patches):
+            _ring(ax, place)
+        ax.set_title(f"{name}: {patches.sum()}", fontsize=10)
+    _legend(figure, [*_value_handles(), _ring_handle("chosen")])
+    return figure
+
+
+def plot_lam_steps(
+    image: object,
+    mask: Array,
+    steps: Mapping[str, Array],
+    classes: Names,
+    class_indices: Sequence[int],
+    title: str = "What CRE teaches the class tokens",
+) -> Picture:
+    """One row a class, one column a stage of its LAM, its confident patches framed in all.
+
+    mask: (h, w) integers. steps: maps (C, h, w) in [0, 1] by name. class_indices: of 0..C-1.
+    Look for rows that begin alike and end apart, each brightest inside its own frame.
+    Raises ``InputError`` when mask and maps do not fit.
+    """
+    mask = as_array(mask)
+    if not is_mask(mask):
+        raise InputError(f"a mask of {mask.dtype}: give integers from 0 to C, and 255")
+    names = [classes[index] for index in class_indices]
+    figure, axes = new_grid(names, ["image", *steps], title)
+    overlays = []
+    for row, index in zip(axes, class_indices, strict=True):
+        row[0].imshow(as_rgb(image))
+        for ax, (name, maps) in zip(row[1:], steps.items(), strict=True):
+            values = as_array(maps)[index]
+            if values.shape != mask.shape:
+                raise InputError(f"{name} is {values.shape}, the mask {mask.shape}: give one grid")
+            overlays.append(draw_overlay(ax, image, values))
+        for ax in row:
+            _outline(ax, mask == index + 1, as_rgb(image).shape[:2])
+    share_scale(figure, overlays, axes)
+    return figure
+
+
+def plot_log_terms(
+    logs: Mapping[str, Sequence[Mapping[str, float]]],
+    terms: Mapping[str, str],
+    levels: Mapping[str, Mapping[str, float]],
+    together: bool = False,
+    title: str = "",
+) -> Picture:
+    """Terms of training logs over the iterations: one column a term, one row a log.
+
+    logs: lines as ``Trained.log()`` returns them, by name; a line without the term is left out.
+    terms: titles by name in the log. levels: for each log, the value of a term that a dashed line
+    marks. together: all logs in one row, as lines of their own. Look for where a curve leaves its
+    dashed line. Raises ``InputError`` for a term that no line of a log has, and without logs.
+    """
+    if not logs or not terms:
+        raise InputError("there is nothing to draw: give at least one log and one term")
+    num_rows = 1 if together else len(logs)
+    figure = new_figure((WIDTH, 0.7 + 2.3 * num_rows), title)
+    axes = figure.subplots(num_rows, len(terms), squeeze=False)
+    for index, (name, log) in enumerate(logs.items()):
+        for ax, (term, label) in zip(axes[0 if together else index], terms.items(), strict=True):
+            points = [(line["iteration"], line[term]) for line in log if term in line]
+            if not points:
+                held = ", ".join(log[0]) if log else "nothing"
+                raise InputError(f"{name} has no {term}; its lines hold: {held}")
+            ax.plot(*zip(*points, strict=True), **line_style(index if together else 0), label=name)
+            level = levels.get(name, {}).get(term)
+            if level is not None:
+                ax.axhline(level, color="0.3", linestyle="--", linewidth=1)
+            highest = max(level or 0, ax.get_ylim()[1], *(value for _, value in points))
+            ax.set(xlabel="iteration", ylabel="loss", ylim=(0, 1.05 * highest))
+            ax.set_title(label if together else f"{name}: {label}", fontsize=10)
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            ax.grid(alpha=0.3)
+    if together:
+        handles, _ = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(logs), fontsize=9)
+    return figure
+
+
+def kernel_values(mask: Array) -> np.ndarray:
+    """What each patch counts in Eq. 8: 2 foreground, 1 uncertain, 0 background; (h, w) int64.
+
+    mask: (h, w) integers, three-way. Anything else is an ``InputError``.
+    """
+    mask = as_array(mask)
+    if mask.ndim != 2 or not is_mask(mask):
+        raise InputError(f"a mask of shape {mask.shape}, {mask.dtype}: give (h, w) integers")
+    return np.where(mask == IGNORE_INDEX, 1, 2 * (mask > 0)).astype(np.int64)
+
+
+def window_mean(mask: Array, patch: tuple[int, int], kernel_size: int = 6) -> float:
+    """Mean of ``kernel_values`` over the kernel around a patch (row, column); outside counts 0.
+
+    The kernel covers ``kernel_size`` rows from ``kernel_size // 2`` above the patch on, columns
+    alike (Eq. 8, notebook 04 §3).
+    """
+    reach = kernel_size // 2
+    padded = np.pad(kernel_values(mask), kernel_size)
+    top, left = (place + kernel_size - reach for place in patch)
+    return float(padded[top : top + kernel_size, left : left + kernel_size].mean())
+
+
+def _draw_values(ax: Axes, values: np.ndarray, digits: bool = True) -> None:
+    ax.imshow(values, ListedColormap(GREYS), vmin=0, vmax=2)
+    _lines_between(ax, values.shape, "#808080")
+    for place, value in np.ndenumerate(values) if digits else ():
+        ax.text(*place[::-1], value, ha="center", va="center", color="k" if value else "w")
+
+
+def _lines_between(ax: Axes, shape: tuple[int, int], color: str = "white") -> None:
+    rows, columns = shape
+    ax.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color, linewidth=0.4)
+    ax.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color, linewidth=0.4)
+
+
+def _frame(ax: Axes, corner: Sequence[int], side: int, color: str) -> None:
+    """A square of ``side`` patches whose upper left one is ``corner`` (row, column)."""
+    place = (corner[1] - 0.5, corner[0] - 0.5)
+    ax.add_patch(Rectangle(place, side, side, fill=False, edgecolor=color, linewidth=3))
+
+
+def _ring(ax: Axes, place: Sequence[int]) -> None:
+    for color, width in (("black", 4), (TAKEN, 2.5)):
+        circle = Circle((place[1], place[0]), 0.36, fill=False, edgecolor=color, linewidth=width)
+        ax.add_patch(circle)
+
+
+def _outline(ax: Axes, inside: np.ndarray, size: tuple[int, int]) -> None:
+    """Edges of the patches ``inside`` (h, w), on an image of ``size`` pixels."""
+    step = np.divide(size, inside.shape)
+    padded = np.pad(inside, 1)
+    for axis, (near, far) in enumerate(((1, 0), (0, 1))):
+        changes = np.argwhere(np.diff(padded.astype(int), axis=axis) != 0)
+        for row, column in changes:
+            start = np.array([row - (axis == 1), column - (axis == 0)])
+            end = start + (far, near)
+            (y0, x0), (y1, x1) = start * step - 0.5, end * step - 0.5
+            ax.plot([x0, x1], [y0, y1], color="white", linewidth=3, solid_capstyle="round")
+            ax.plot([x0, x1], [y0, y1], color=WINDOW, linewidth=1.6, solid_capstyle="round")
+
+
+def _value_handles() -> list[Patch]:
+    return [
+        Patch(facecolor=GREYS[value], edgecolor="grey", label=f"{value} {name}")
+        for name, value in MEANINGS.items()
+    ]
+
+
+def _ring_handle(label: str) -> Line2D:
+    style = {"marker": "o", "markersize": 9, "markeredgewidth": 2.5, "linestyle": ""}
+    return Line2D([], [], fillstyle="none", color=TAKEN, label=label, **style)
+
+
+def _window_legend(figure: Picture, kernel_size: int) -> None:
+    frames = {f"window, {kernel_size} × {kernel_size}": WINDOW, "patch tested": TESTED}
+    handles = [Patch(fill=False, edgecolor=c, linewidth=2, label=n) for n, c in frames.items()]
+    _legend(figure, [*_value_handles(), *handles, _ring_handle("token taken")])
+
+
+def _three_way_legend(figure: Picture, masks: Sequence[Array], classes: Names) -> None:
+    names = dict(enumerate(("background", *classes))) | {IGNORE_INDEX: "uncertain"}
+    present = sorted(set().union(*(np.unique(as_array(mask)).tolist() for mask in masks)))
+    colors = colorize(present, classes) / 255
+    _legend(
+        figure,
+        [
+            Patch(facecolor=color, edgecolor="grey", linewidth=0.5, label=names[value])
+            for value, color in zip(present, colors, strict=True)
+        ],
+    )
+
+
+def _legend(figure: Picture, handles: list) -> None:
+    columns = min(len(handles), max(int(figure.get_figwidth() / 1.4), 1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)

@@ -1,0 +1,144 @@
+"""Figures of numbers: losses, IoU, confusions, thresholds, the likeness of tokens.
+
+Numbers in, a matplotlib figure out that shows itself.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from more_lib.figures.canvas import (
+    LINES,
+    MAPS,
+    WIDTH,
+    Array,
+    Names,
+    Picture,
+    as_array,
+    line_style,
+    new_figure,
+)
+from more_lib.system.errors import InputError
+
+
+def plot_training(log: Sequence[Mapping[str, float]], title: str = "Training") -> Picture:
+    """Every loss and the learning rate over the iterations, from the lines of a training log.
+
+    Look for the losses that fall, and for the one that waits: while all class tokens are alike,
+    the token discrepancy stays at ln C.
+    """
+    figure = new_figure((WIDTH, 3.6), title)
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    iterations = [line["iteration"] for line in log]
+    names = dict.fromkeys(name for line in log for name in line)  # some losses set in later
+    losses = [name for name in names if name not in ("iteration", "lr", "images_per_second")]
+    for index, name in enumerate(losses):
+        left.plot(
+            iterations, [line.get(name, np.nan) for line in log], **line_style(index), label=name
+        )
+    right.plot(iterations, [line["lr"] for line in log], **line_style(0))
+    left.set(xlabel="iteration", ylabel="loss", title="losses")
+    right.set(xlabel="iteration", ylabel="learning rate", title="learning rate of the backbone")
+    right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    left.legend(fontsize=7, ncols=2)
+    for ax in (left, right):
+        ax.grid(alpha=0.3)
+    return figure
+
+
+def plot_iou_per_class(
+    ious: Mapping[str, Array], classes: Names, title: str = "IoU of each class"
+) -> Picture:
+    """Horizontal bars, one group a class and one bar a name; dashed lines are the means.
+
+    ious: by name, (C + 1,) fractions, background first, nan where a class has none.
+    Look for the classes in which two maps part: they decide the mIoU.
+    """
+    names = ("background", *classes)
+    rows = {name: as_array(values) for name, values in ious.items()}
+    if not rows or any(row.shape != (len(names),) for row in rows.values()):
+        raise InputError(f"give the IoU of {len(names)} classes, background first, at least once")
+    figure = new_figure((WIDTH, 0.8 + 0.11 * len(names) * (len(rows) + 1.5)), title)
+    ax = figure.subplots()
+    height = 0.8 / len(rows)
+    for index, (name, row) in enumerate(rows.items()):
+        color, miou = LINES[index % len(LINES)], 100 * np.nanmean(row)
+        places = np.arange(len(names)) + (index + 0.5) * height - 0.4
+        label = f"{name}: mIoU {miou:.1f}"
+        ax.barh(places, 100 * row, height, color=color, label=label)
+        ax.axvline(miou, color=color, linestyle="--", linewidth=1)
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    ax.set(xlabel="IoU (%)", xlim=(0, 100))
+    ax.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, title="dashed: the mean over the classes")
+    return figure
+
+
+def plot_confusion(
+    matrix: Array, classes: Names, title: str = "Which class the pixels of a class become"
+) -> Picture:
+    """A confusion matrix (C + 1, C + 1), each row in per cent of its class's pixels.
+
+    Look at the first row for background taken for objects (false activation), at the first column
+    for objects missed, and between them for classes taken for one another.
+    """
+    counts = as_array(matrix).astype(np.float64)
+    totals = counts.sum(axis=1, keepdims=True)
+    share = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    figure = _heatmap(share, ("background", *classes), (0, 100), MAPS, ".0f", title)
+    figure.axes[0].set(xlabel="predicted class", ylabel="true class")
+    figure.axes[1].set_ylabel("% of the true class's pixels")
+    return figure
+
+
+def plot_threshold_sweep(
+    sweeps: Mapping[str, Mapping[float, float]], title: str = "mIoU against the threshold"
+) -> Picture:
+    """mIoU, a fraction, by threshold: one line a map, its best point marked.
+
+    Look for a flat top: a map whose mIoU hangs on the exact threshold will not carry over. The best
+    point was chosen on the very masks that judge it.
+    """
+    figure = new_figure((WIDTH * 0.8, 3.6), title)
+    ax = figure.subplots()
+    for index, (name, sweep) in enumerate(sweeps.items()):
+        points = [(threshold, 100 * miou) for threshold, miou in sweep.items()]
+        best = max(points, key=lambda point: point[1])
+        label = f"{name}: best {best[1]:.1f} at {best[0]:g}"
+        ax.plot(*zip(*points, strict=True), **line_style(index), label=label)
+        ax.plot(*best, "o", color=line_style(index)["color"])
+    ax.set(xlabel="threshold", ylabel="mIoU (%)", ylim=(0, None))
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return figure
+
+
+def plot_token_similarity(
+    similarity: Array, classes: Names, title: str = "Cosine similarity of the class tokens"
+) -> Picture:
+    """Cosines (C, C) between class tokens, from -1 to 1.
+
+    Look off the diagonal: at the start every pair is near 1, and training has to part them.
+    """
+    figure = _heatmap(as_array(similarity), classes, (-1, 1), "PuOr_r", ".2f", title)
+    figure.axes[1].set_ylabel("cosine")
+    return figure
+
+
+def _heatmap(
+    values: np.ndarray, names: Names, limits: tuple[int, int], colors: str, fmt: str, title: str
+) -> Picture:
+    """A square matrix with its numbers; the figure's axes are the matrix and its colour bar."""
+    import seaborn
+
+    if values.shape != (len(names), len(names)):
+        raise InputError(f"the matrix is {values.shape}, but there are {len(names)} names for it")
+    side = min(2.2 + 0.5 * len(names), WIDTH - 0.6)
+    figure = new_figure((side + 0.6, side), title)
+    ax = figure.subplots()
+    scale = {"vmin": limits[0], "vmax": limits[1], "cmap": colors, "cbar_kws": {"shrink": 0.8}}
+    text = {"annot": True, "fmt": fmt, "annot_kws": {"size": 7}, "xticklabels": names}
+    seaborn.heatmap(values, ax=ax, square=True, yticklabels=names, **scale, **text)
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="y", rotation=0)
+    return figure

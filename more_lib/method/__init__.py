@@ -1,0 +1,1 @@
+"""The paper, one file an idea: encoder, maps, GCR, LIR, losses, the objective."""

@@ -1,0 +1,145 @@
+"""Pretrained backbones by name: the shipped mini ViTs, timm's plain ViTs, and their weights.
+
+Whatever cannot be had is an error that says what to do; random weights never stand in for it.
+"""
+
+from difflib import get_close_matches
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+import timm
+from huggingface_hub import try_to_load_from_cache
+from timm.layers import Attention, HybridEmbed
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem
+from torch import nn
+
+from more_lib.system.errors import InputError
+from more_lib.system.files import sha256
+from more_lib.system.weights import load_weights
+
+MINI_WIDTHS = {"mini": 192, "mini_w96": 96, "mini_w48": 48}  # what ships, and its width
+CLASSIFIERS = ("head.", "head_dist.")  # of published weights; the backbone has none
+
+
+def mini_weights(name: str = "mini") -> Path:
+    """The safetensors file that ships for a name of ``MINI_WIDTHS``; its record lies beside it."""
+    file = name.replace("mini", "mini_vit", 1) + ".safetensors"
+    return Path(str(resources.files("more_lib.method") / "weights" / file))
+
+
+def mini_vit(width: int = 192) -> VisionTransformer:
+    """The kit's stand-in for an ImageNet ViT: 96 px, patch 8, depth 6, 2.9 M weights at width 192.
+
+    A convolutional stem learns several times faster on a CPU than one linear patch embedding. The
+    three heads share ``width``, a multiple of 12. Random weights; ``load_backbone("mini")`` brings
+    the pretrained ones.
+    """
+    stem = partial(
+        HybridEmbed,
+        backbone=ConvStem(channels=(width // 4, width // 2, width), norm_layer="layernorm2d"),
+        proj=False,
+    )
+    return VisionTransformer(
+        img_size=96,
+        patch_size=1,
+        embed_layer=stem,
+        embed_dim=width,
+        depth=6,
+        num_heads=3,
+        num_classes=0,
+        dynamic_img_size=True,
+    )
+
+
+def build_backbone(name: str) -> VisionTransformer:
+    """The architecture of this name with random weights. ``InputError`` when timm has no such."""
+    if name in MINI_WIDTHS:
+        return mini_vit(MINI_WIDTHS[name])
+    if not timm.is_model(name):
+        near = get_close_matches(name.split(".")[0], timm.list_models(), 3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise InputError(f"backbone.name {name!r} is no timm model{hint}")
+    try:
+        return timm.create_model(name, num_classes=0)
+    except RuntimeError as error:  # an unknown tag after the dot
+        raise InputError(f"backbone.name {name!r}: {error}") from error
+
+
+def backbone_file(name: str, weights: str = "") -> Path | None:
+    """The local weights file that ``load_backbone`` will read; ``None`` for timm's own download."""
+    if weights:
+        return Path(weights).expanduser()
+    return mini_weights(name) if name in MINI_WIDTHS else None
+
+
+def downloaded_weights(name: str) -> Path | None:
+    """The file of a timm model that an earlier use left in the Hugging Face cache, if any."""
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None or not config.hf_hub_id:
+        return None
+    wanted = config.hf_hub_filename
+    for file in [wanted] if wanted else ["model.safetensors", "pytorch_model.bin"]:
+        found = try_to_load_from_cache(config.hf_hub_id, file)
+        if isinstance(found, str):  # else nothing is known, or the file is known not to exist
+            return Path(found)
+    return None
+
+
+def backbone_identity(name: str, weights: str = "") -> str:
+    """What tells these pretrained weights from others: their file's sha256, or timm's source."""
+    file = backbone_file(name, weights)
+    if file is None:
+        return f"timm:{name}"
+    if not file.is_file():
+        raise InputError(f"backbone.weights {file} does not exist; give a safetensors file")
+    return sha256(file)
+
+
+def load_backbone(name: str, weights: str = "") -> VisionTransformer:
+    """A pretrained plain ViT: a shipped mini one, timm's weights, or a local safetensors file.
+
+    ``weights`` names a file in timm's key names. Never returns random weights: raises
+    ``InputError`` when they cannot be had, and says what to do.
+    """
+    file = backbone_file(name, weights)
+    vit = build_backbone(name)
+    if file is not None:
+        load_weights(vit, file, ignored=CLASSIFIERS)
+        return vit
+    check_plain(vit)  # before anything is downloaded
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise InputError(
+            f"the pretrained weights of backbone.name {name!r} could not be loaded "
+            f"({type(error).__name__}: {reason}); connect to the network once, or set "
+            "backbone.weights to a local safetensors file of this model"
+        ) from error
+
+
+def check_plain(model: nn.Module) -> None:
+    """Raise ``InputError`` unless ``ClassTokenViT`` can wrap this model."""
+    kind = type(model)
+    if kind not in (VisionTransformer, VisionTransformerDistilled):
+        raise InputError(
+            f"backbone is a {kind.__name__}; supported are timm's plain VisionTransformer models, "
+            "such as vit_*, deit_* and DINOv2 (vit_*_patch14_*dinov2)"
+        )
+    if model.cls_token is None:
+        raise InputError("backbone has no class token; take a ViT that was trained with one")
+    height, width = model.patch_embed.feat_ratio(as_scalar=False)
+    if height != width:
+        raise InputError(f"backbone has {height}x{width} patches; supported are square ones")
+    if model.pos_embed is None:
+        raise InputError("backbone has no learned position embedding; supported are ViTs with one")
+    block = model.blocks[-1]
+    if type(block) is not Block or type(block.attn) is not Attention:
+        attention = type(getattr(block, "attn", None)).__name__
+        raise InputError(
+            f"backbone's blocks are of kind {type(block).__name__} with attention {attention}; "
+            "supported are timm's standard pre-norm blocks with one fused qkv projection"
+        )

@@ -1,0 +1,227 @@
+"""Localization-informed Regularization (LIR): what CAM knows, taught to class and patch tokens.
+
+Two relations are mined from a three-way mask of the CAM (Eq. 6): class tokens and the patches that
+surely show their class (confident relation, Eq. 7), and class tokens and patches between foreground
+and background (uncertain relation, Eq. 8-9). Notebook 04. Mask values: 0 background, 1..C the
+classes, 255 uncertain. In a distributed training "the batch" is that of all processes, and a loss
+averaged over them is the whole batch's.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from more_lib.recipes.constants import IGNORE_INDEX
+from more_lib.system.errors import InputError
+from more_lib.system.precision import at_least_float32, no_autocast
+from more_lib.system.processes import mean_over_batch, random_numbers
+
+RELEASED_EPSILON = 1e-4
+
+
+class UncertainSwitches(NamedTuple):
+    """Where paper and released code differ in URE; ``UNCERTAIN_VARIANTS`` has both presets.
+
+    form: "cosine" as Eq. 9, class tokens trained, or "absolute_cosine": both halves weighted 0.5,
+        denominators + 1, class tokens detached (released).
+    token: the patch that stands for its window, its "centre" (paper) or its upper left "corner",
+        ``kernel_size // 2`` patches away (released).
+    sampling: "all" patches that are kept (paper), or "some": ``num_tokens`` an image at random,
+        and filled up with a few confident foreground patches where fewer are kept (released).
+    """
+
+    form: str
+    token: str
+    sampling: str
+
+
+UNCERTAIN_VARIANTS = {
+    "release": UncertainSwitches("absolute_cosine", "corner", "some"),
+    "paper": UncertainSwitches("cosine", "centre", "all"),
+}
+CONFIDENT_VARIANTS = ("release", "paper")
+
+
+def confident_relation_loss(
+    class_tokens: Tensor,
+    features: Tensor,
+    mask: Tensor,
+    labels: Tensor,
+    temperature: float,
+    variant: str = "release",
+) -> Tensor:
+    """Pull each present class's token to the patches that surely show the class (Eq. 7).
+
+    Cross-entropy over all patches of an image, the confident ones being the right answers: ln N
+    when the token looks everywhere alike.
+
+    Args:
+        class_tokens: (B, C, D), after GCR where there is one. features: (B, D, h, w).
+        mask: (B, h, w) int64, three-way, at the features' size. labels: (B, C) of 0 and 1.
+        temperature: divides the similarities; 0.5 on VOC.
+        variant: "paper": cosine similarity, mean over all pairs of class and confident patch in the
+            batch. "release": patches enter neither normalised nor trained; mean over each class's
+            patches, with 1e-4 in both denominators, summed over classes, averaged over images.
+
+    Returns a scalar in float32 at least, 0 when no class has a confident patch. Raises
+    ``InputError`` for shapes that do not fit, another variant, and a temperature not above 0.
+    """
+    _check(class_tokens, features, mask, labels)
+    if variant not in CONFIDENT_VARIANTS:
+        raise InputError(
+            f"variant {variant!r} is unknown; choose {' or '.join(CONFIDENT_VARIANTS)}"
+        )
+    if not temperature > 0:
+        raise InputError(f"temperature is {temperature}; it must be positive")
+    tokens, patches = _tokens_and_patches(class_tokens, features)
+    with no_autocast(tokens):
+        tokens = F.normalize(tokens, dim=2)
+        patches = patches.detach() if variant == "release" else F.normalize(patches, dim=2)
+        scores = tokens @ patches.mT / temperature  # (B, C, N)
+        total = scores.logsumexp(2, keepdim=True)
+        if variant == "release":
+            total = torch.logaddexp(total, total.new_tensor(RELEASED_EPSILON).log())
+        pairs = _pairs(mask, labels).to(scores.dtype)  # (B, C, N)
+        surprise = (pairs * (total - scores)).sum(2)  # (B, C)
+        if variant == "release":
+            return (surprise / (pairs.sum(2) + RELEASED_EPSILON)).sum(1).mean()
+        return mean_over_batch(surprise.sum(), pairs.sum())
+
+
+def uncertain_relation_loss(
+    class_tokens: Tensor,
+    features: Tensor,
+    mask: Tensor,
+    labels: Tensor,
+    kernel_size: int = 6,
+    phi: float = 1.2,
+    num_tokens: int = 8,
+    variant: str | UncertainSwitches = "release",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw uncertain patches near foreground to the present classes, off the absent ones (Eq. 9).
+
+    Args:
+        class_tokens, features, mask, labels: as for ``confident_relation_loss``.
+        kernel_size, phi: which uncertain patches are kept (Eq. 8); see ``uncertain_patches``.
+        num_tokens: patches an image, under sampling "some".
+        variant: "release", "paper" or ``UncertainSwitches``; "paper" takes means over all pairs of
+            class and kept patch in the batch.
+        generator: of the random choice; the device's default one without it.
+
+    Returns a scalar in float32 at least, 0 when no patch is kept; 0.5 under "absolute_cosine" for
+    patches orthogonal to all class tokens. Raises ``InputError`` for shapes that do not fit,
+    another variant, and sizes below 1.
+    """
+    _check(class_tokens, features, mask, labels)
+    if num_tokens < 1:
+        raise InputError(f"num_tokens is {num_tokens}; give at least 1")
+    switches = _resolve(variant)
+    chosen = uncertain_patches(mask, kernel_size, phi, switches.token)
+    if switches.sampling == "some":
+        chosen = sample_patches(chosen, mask, num_tokens, generator)
+    tokens, patches = _tokens_and_patches(class_tokens, features)
+    with no_autocast(tokens):
+        weight = chosen.flatten(1)[:, None].to(patches.dtype)  # (B, 1, N)
+        present = labels[:, :, None].to(patches.dtype)  # (B, C, 1)
+        if switches.form == "absolute_cosine":
+            cosine = (F.normalize(tokens.detach(), dim=2) @ F.normalize(patches, dim=2).mT).abs()
+            near = (cosine * present).sum(1, keepdim=True) / (present.sum(1, keepdim=True) + 1)
+            absent = 1 - present
+            far = (cosine * absent).sum(1, keepdim=True) / (absent.sum(1, keepdim=True) + 1)
+            cost = weight * (0.5 * (1 - near) + 0.5 * far)  # (B, 1, N)
+            return mean_over_batch(cost.sum(), weight.sum())
+        cosine = F.normalize(tokens, dim=2) @ F.normalize(patches, dim=2).mT
+        near, far = weight * present, weight * (1 - present)  # pairs, (B, C, N)
+        attraction = mean_over_batch((near * (1 - cosine)).sum(), near.sum())
+        return attraction + mean_over_batch((far * cosine).sum(), far.sum())
+
+
+def uncertain_patches(mask: Tensor, kernel_size: int, phi: float, token: str = "centre") -> Tensor:
+    """Uncertain patches that border on foreground, (B, h, w) bool (Eq. 8, notebook 04).
+
+    Foreground counts 2, uncertain 1, background 0; an uncertain patch is kept when the mean over
+    the kernel around it exceeds ``phi``. An even kernel reaches one patch farther up and left.
+
+    mask: (B, h, w) int64, three-way. token: "centre" marks the kept patches, outside of the map
+    counting as background; "corner" tests only patches ``kernel_size // 2`` away from the border
+    and marks the upper left corner of each kept one's kernel, as released.
+    Raises ``InputError`` for a kernel below 1 or another token.
+    """
+    if kernel_size < 1:
+        raise InputError(f"kernel_size is {kernel_size}; give at least 1")
+    if token not in ("centre", "corner"):
+        raise InputError(f"token is {token!r}; choose centre or corner")
+    uncertain, before = mask == IGNORE_INDEX, kernel_size // 2
+    after = kernel_size - 1 - before
+    value = torch.where(uncertain, 1.0, 2.0 * (mask > 0))
+    padded = F.pad(value, (before, after, before, after))
+    # Whole numbers add up exactly, so a mean that equals phi is not kept, as the equation says.
+    sums = F.avg_pool2d(padded[:, None], kernel_size, stride=1, divisor_override=1)[:, 0]
+    kept = uncertain & (sums > phi * kernel_size**2)
+    if token == "centre" or before == 0:
+        return kept
+    tested = kept[:, before:-before, before:-before]
+    height, width = mask.shape[1:]
+    return F.pad(tested, (0, width - tested.shape[2], 0, height - tested.shape[1]))
+
+
+def sample_patches(
+    kept: Tensor, mask: Tensor, num_tokens: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """At most ``num_tokens`` patches an image, (B, h, w) bool, as the released code draws them.
+
+    Of more kept patches, a random choice. Of fewer, all, and a quarter of what is missing (rounded
+    down) from the confident foreground, or from anywhere when there is too little of it.
+
+    kept: (B, h, w) bool. mask: (B, h, w) int64, three-way. The choice is the rank of one random
+    number a patch, so nothing waits for the device. Several processes choose what one would with
+    all of their images (``whole_batch.random_numbers``).
+    """
+    shape, device = mask.shape, mask.device if generator is None else generator.device
+    luck = random_numbers(shape, generator, device)
+    luck = luck.to(mask.device, non_blocking=True).flatten(1)
+    kept, mask = kept.flatten(1), mask.flatten(1)
+    num_kept = kept.sum(1, keepdim=True)
+    extra = (num_tokens - num_kept).clamp(min=0) // 4
+    foreground = (mask > 0) & (mask != IGNORE_INDEX)
+    foreground &= foreground.sum(1, keepdim=True) >= extra
+    rank = torch.where(kept, 2, foreground.long()) + luck
+    best = rank.topk(min(num_tokens, rank.shape[1]), dim=1).indices
+    wanted = num_kept.clamp(max=num_tokens) + extra
+    taken = torch.arange(best.shape[1], device=best.device) < wanted
+    return torch.zeros_like(kept).scatter(1, best, taken).view(shape)
+
+
+def _resolve(variant: str | UncertainSwitches) -> UncertainSwitches:
+    if isinstance(variant, UncertainSwitches):
+        return variant
+    if variant not in UNCERTAIN_VARIANTS:
+        raise InputError(
+            f"variant {variant!r} is unknown; choose {' or '.join(UNCERTAIN_VARIANTS)}"
+        )
+    return UNCERTAIN_VARIANTS[variant]
+
+
+def _tokens_and_patches(class_tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C, D) and (B, N, D), in float32 at least."""
+    return at_least_float32(class_tokens), at_least_float32(features).flatten(2).mT
+
+
+def _pairs(mask: Tensor, labels: Tensor) -> Tensor:
+    """(B, C, N) bool: the patch is confident foreground of the class, and the class is present."""
+    numbers = torch.arange(1, labels.shape[1] + 1, device=mask.device)[:, None]
+    return (mask.flatten(1)[:, None] == numbers) & (labels[:, :, None] > 0)
+
+
+def _check(class_tokens: Tensor, features: Tensor, mask: Tensor, labels: Tensor) -> None:
+    shapes = [tuple(part.shape) for part in (class_tokens, features, mask, labels)]
+    if [len(shape) for shape in shapes] == [3, 4, 3, 2]:
+        (batch, classes, dim), (_, _, *grid) = shapes[:2]
+        if shapes[1:] == [(batch, dim, *grid), (batch, *grid), (batch, classes)]:
+            return
+    names = ("class_tokens", "features", "mask", "labels")
+    given = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
+    raise InputError(f"{given}: they must be (B, C, D), (B, D, h, w), (B, h, w) and (B, C)")

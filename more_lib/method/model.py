@@ -1,0 +1,157 @@
+"""MoRe, put together: the encoder, two classifiers that give CAM, the graph and a decoder.
+
+Notebook 01 §4 takes it apart; notebook 05 trains it.
+"""
+
+from typing import NamedTuple
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from more_lib.method.backbones import build_backbone, load_backbone
+from more_lib.method.gcr import GraphCategoryRepresentation, GraphSwitches
+from more_lib.method.vit import ClassTokenViT
+from more_lib.recipes.schema import Recipe
+from more_lib.system.errors import InputError
+
+
+class MoReOutput(NamedTuple):
+    """Everything one forward pass knows about images (B, 3, H, W); (h, w) is the patch grid."""
+
+    class_logits: Tensor  # (B, C), from the final feature map
+    aux_logits: Tensor  # (B, C), from the auxiliary feature map
+    seg_logits: Tensor  # (B, C + 1, h, w), from the decoder; channel 0 is the background
+    features: Tensor  # (B, D, h, w), the patch tokens as a map
+    class_tokens: Tensor  # (B, C, D), after the graph where there is one
+    attention_scores: Tensor  # (B, C, h, w), raw class-patch attention of the last block
+    cam: Tensor  # (B, C, h, w), no ReLU
+    aux_cam: Tensor  # (B, C, h, w), no ReLU
+
+
+class LargeFOV(nn.Sequential):
+    """DeepLab's LargeFOV decoder: two dilated 3x3 convolutions and a 1x1 one, without biases."""
+
+    def __init__(self, dim: int, num_outputs: int, width: int = 512, dilation: int = 5) -> None:
+        super().__init__(
+            nn.Conv2d(dim, width, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, num_outputs, 1, bias=False),
+        )
+
+
+class MoRe(nn.Module):
+    """The network: class-token ViT, classifiers on its two feature maps, graph, LargeFOV decoder.
+
+    ``encoder`` carries C class tokens; the decoder gets ``decoder_width`` channels inside. Without
+    a ``graph`` the class tokens stay as the encoder gives them.
+    """
+
+    def __init__(
+        self,
+        encoder: ClassTokenViT,
+        decoder_width: int = 512,
+        graph: GraphCategoryRepresentation | None = None,
+    ) -> None:
+        super().__init__()
+        dim, num_classes = encoder.embed_dim, encoder.num_classes
+        self.encoder = encoder
+        self.classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
+        self.aux_classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
+        self.decoder = LargeFOV(dim, num_classes + 1, decoder_width)
+        self.graph = graph
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, pretrained: bool = True) -> "MoRe":
+        """Build the network of a recipe on its pretrained backbone.
+
+        ``pretrained=False`` leaves the backbone random, for weights that are loaded next. Raises
+        ``InputError`` when the backbone is unsupported or its weights cannot be had.
+        """
+        wanted = recipe.backbone
+        vit = (
+            load_backbone(wanted.name, wanted.weights)
+            if pretrained
+            else build_backbone(wanted.name)
+        )
+        encoder = ClassTokenViT(
+            _first_blocks(vit, wanted.depth),
+            len(recipe.data.classes),
+            wanted.num_registers,
+            wanted.aux_layer,
+        )
+        model = cls(encoder, wanted.decoder_width)
+        # Last, so that under one seed the heads begin alike with a graph and without.
+        model.graph = _graph(recipe, encoder.embed_dim)
+        return model
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels; image sides must be multiples of it."""
+        return self.encoder.patch_size
+
+    def forward(self, images: Tensor, with_gcr: bool = True) -> MoReOutput:
+        """``images`` (B, 3, H, W), normalised; raises ``InputError`` if the patch does not fit.
+
+        ``with_gcr=False`` leaves the graph out and gives the class tokens as they enter it.
+        """
+        encoded = self.encoder(images)
+        tokens = encoded.class_tokens
+        if with_gcr and self.graph is not None:
+            tokens = self.graph(tokens, encoded.patch_tokens)
+        features = encoded.patch_tokens.mT.unflatten(2, encoded.grid)
+        aux_features = encoded.aux_patch_tokens.mT.unflatten(2, encoded.grid)
+        return MoReOutput(
+            class_logits=image_logits(features, self.classifier),
+            aux_logits=image_logits(aux_features, self.aux_classifier),
+            seg_logits=self.decoder(features),
+            features=features,
+            class_tokens=tokens,
+            attention_scores=encoded.attention_scores,
+            cam=self.classifier(features),
+            aux_cam=self.aux_classifier(aux_features),
+        )
+
+    def cams(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class activation maps (B, C, h, w) of both classifiers, no ReLU, and nothing else."""
+        features, aux_features = self.encoder.feature_maps(images)
+        return self.classifier(features), self.aux_classifier(aux_features)
+
+    def parameter_groups(
+        self, lr: float, head_lr_factor: float, token_lr_factor: float = 1.0
+    ) -> list[dict]:
+        """Optimizer groups: the encoder at ``lr``, its class tokens and all that is new faster."""
+        tokens = [self.encoder.class_tokens]
+        encoder = [p for p in self.encoder.parameters() if p is not tokens[0]]
+        known = set(map(id, [*tokens, *encoder]))
+        new = [p for p in self.parameters() if id(p) not in known]
+        return [
+            {"params": encoder, "lr": lr},
+            {"params": tokens, "lr": lr * token_lr_factor},
+            {"params": new, "lr": lr * head_lr_factor},
+        ]
+
+
+def _first_blocks(vit: VisionTransformer, depth: int) -> VisionTransformer:
+    """The backbone cut after its first ``depth`` blocks, its last norm kept; 0 leaves it whole."""
+    blocks = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
+    if depth > len(blocks) > 0:
+        raise InputError(f"backbone.depth is {depth}, but there are {len(blocks)} blocks")
+    if depth and len(blocks):
+        vit.blocks = blocks[:depth]
+    return vit
+
+
+def image_logits(features: Tensor, classifier: nn.Conv2d) -> Tensor:
+    """Image-level logits (B, C): each channel's maximum over the map, then the classifier."""
+    return F.linear(features.amax((2, 3)), classifier.weight.flatten(1))
+
+
+def _graph(recipe: Recipe, dim: int) -> GraphCategoryRepresentation | None:
+    settings = recipe.graph
+    if not settings.use:
+        return None
+    switches = GraphSwitches(*(getattr(settings, name) for name in GraphSwitches._fields))
+    return GraphCategoryRepresentation(dim, settings.num_neighbors or None, switches)

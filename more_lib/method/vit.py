@@ -1,0 +1,171 @@
+"""A plain timm ViT whose class token is repeated, one for each class.
+
+The encoder of the method (paper Sec. 3.1; notebook 01 §2 and §3): the single class token of a
+pretrained ViT becomes C class tokens and a few register-like ones, and the scores with which the
+class tokens look at the patches in the last block are kept as raw material of the localization
+attention map.
+"""
+
+from math import prod
+from typing import NamedTuple
+
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from more_lib.method.backbones import build_backbone, check_plain
+from more_lib.system.errors import InputError
+
+
+class ViTOutput(NamedTuple):
+    """What the encoder gives for images (B, 3, H, W), with N = h * w patches of width D."""
+
+    class_tokens: Tensor  # (B, C, D), after the final norm
+    patch_tokens: Tensor  # (B, N, D), after the final norm
+    aux_patch_tokens: Tensor  # (B, N, D), from the auxiliary block, not normed
+    attention_scores: Tensor  # (B, C, h, w), query-key products of the last block, unscaled
+    grid: tuple[int, int]  # (h, w)
+
+
+class ClassTokenViT(nn.Module):
+    """Wrap a plain timm ViT so that it carries C class tokens (notebook 01 §3).
+
+    ``backbone`` is a timm name (built without pretrained weights; ``load_backbone`` loads them) or
+    a timm ``VisionTransformer``, distilled and register-token models included: their own extra
+    tokens stay in the sequence. The class token and its position embedding are repeated
+    ``num_classes + num_registers`` times; the registers get position embeddings of their own, while
+    **the class tokens all start identical**. ``aux_layer`` indexes the block whose output is the
+    auxiliary feature map.
+
+    Raises ``InputError`` for a model of another kind or one without a class token.
+    """
+
+    def __init__(
+        self,
+        backbone: str | VisionTransformer,
+        num_classes: int,
+        num_registers: int = 4,
+        aux_layer: int = -3,
+    ) -> None:
+        super().__init__()
+        vit = build_backbone(backbone) if isinstance(backbone, str) else backbone
+        check_plain(vit)
+        if not -len(vit.blocks) <= aux_layer < len(vit.blocks):
+            raise InputError(
+                f"backbone.aux_layer {aux_layer} is outside the {len(vit.blocks)} blocks of the ViT"
+            )
+        self.num_classes, self.num_registers = num_classes, num_registers
+        self.aux_block = aux_layer % len(vit.blocks)
+        self.embed_dim = vit.embed_dim
+        self.patch_size = vit.patch_embed.feat_ratio()
+        self.grid_size = vit.patch_embed.grid_size
+
+        self.patch_embed = vit.patch_embed
+        self.patch_embed.strict_img_size = False
+        class_token, other_tokens, patch_position = _split_prefix(vit)
+        self.class_tokens = nn.Parameter(class_token.repeat(1, num_classes, 1))
+        registers = class_token.detach().repeat(1, num_registers, 1)
+        noise = nn.init.trunc_normal_(torch.empty_like(registers), std=0.02)
+        self.register_tokens = nn.Parameter(registers + noise)
+        self.other_tokens = nn.Parameter(other_tokens) if other_tokens.shape[1] else None
+        self.patch_position = nn.Parameter(patch_position)
+        self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
+
+    def forward(self, images: Tensor) -> ViTOutput:
+        """``images`` (B, 3, H, W) float, normalised; H and W multiples of the patch.
+
+        Raises ``InputError`` when the patch does not divide the image.
+        """
+        before, after, aux, grid = self._blocks(images)
+        scores = class_attention_scores(self.blocks[-1], before, self.num_classes, prod(grid))
+        patches = slice(after.shape[1] - prod(grid), None)
+        return ViTOutput(
+            class_tokens=after[:, : self.num_classes],
+            patch_tokens=after[:, patches],
+            aux_patch_tokens=aux[:, patches],
+            attention_scores=scores.unflatten(2, grid),
+            grid=grid,
+        )
+
+    def feature_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Final and auxiliary patch tokens as maps (B, D, h, w), without the attention scores."""
+        _, after, aux, grid = self._blocks(images)
+        return tuple(x[:, -prod(grid) :].mT.unflatten(2, grid) for x in (after, aux))
+
+    def _blocks(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid."""
+        grid = self._grid(images)
+        x = self.norm_pre(self._embed(images, grid))
+        for index, block in enumerate(self.blocks):
+            before, x = x, block(x)
+            if index == self.aux_block:
+                aux = x
+        return before, self.norm(x), aux, grid
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        (height, width), side = images.shape[-2:], self.patch_size
+        if height % side or width % side or not height * width:
+            raise InputError(
+                f"image size {height}x{width} is not a multiple of the patch {side}x{side}; "
+                "resize or crop the images"
+            )
+        return height // side, width // side
+
+    def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The token sequence: classes, registers, the backbone's other tokens, patches."""
+        patches = self.patch_embed(images)
+        if patches.ndim == 4:  # (B, h, w, D), as timm's models for any image size embed
+            patches = patches.flatten(1, 2)
+        patches = patches + resize_position(self.patch_position, self.grid_size, grid)
+        prefix = [self.class_tokens, self.register_tokens]
+        if self.other_tokens is not None:
+            prefix.append(self.other_tokens)
+        prefix = torch.cat(prefix, 1).expand(len(images), -1, -1)
+        return torch.cat((prefix.to(patches.dtype), patches), 1)
+
+
+def class_attention_scores(block: Block, x: Tensor, num_classes: int, num_patches: int) -> Tensor:
+    """Query-key products of class tokens with patches in one block, summed over the heads.
+
+    ``x`` (B, L, D) enters the block; its first ``num_classes`` rows are the class tokens, its last
+    ``num_patches`` rows the patches. Returns (B, C, N): logits before the scaling and the softmax.
+    The block itself runs on fused attention, which never shows its scores; only these few rows are
+    computed again. Notebook 01 §2.
+    """
+    attention, normed = block.attn, block.norm1(x)
+    weight_q, weight_k, _ = attention.qkv.weight.chunk(3)
+    bias_q, bias_k = (None, None) if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[:2]
+    heads = (attention.num_heads, attention.head_dim)
+    queries = F.linear(normed[:, :num_classes], weight_q, bias_q).unflatten(2, heads)
+    keys = F.linear(normed[:, -num_patches:], weight_k, bias_k).unflatten(2, heads)
+    queries, keys = attention.q_norm(queries).flatten(2), attention.k_norm(keys).flatten(2)
+    return queries @ keys.mT  # heads share out the channels: one product sums over them
+
+
+def resize_position(position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Bicubic resize of patch position embeddings (1, N, D) from one grid to another.
+
+    As the method was released: by the scale (new + 0.1) / old, not by the ratio of the sizes.
+    """
+    if old == new:
+        return position
+    maps = position.unflatten(1, old).permute(0, 3, 1, 2).float()
+    scale = [(length + 0.1) / before for length, before in zip(new, old, strict=True)]
+    maps = F.interpolate(maps, scale_factor=scale, mode="bicubic")
+    return maps.flatten(2).mT.to(position.dtype)
+
+
+def _split_prefix(vit: VisionTransformer) -> tuple[Tensor, Tensor, Tensor]:
+    """Class token, other prefix tokens (positions added to both), and the patches' positions."""
+    others = [
+        token
+        for token in (getattr(vit, "dist_token", None), getattr(vit, "reg_token", None))
+        if token is not None
+    ]
+    prefix = torch.cat([vit.cls_token, *others], 1).detach()
+    position = vit.pos_embed.detach()
+    if not vit.no_embed_class:  # DeiT-3 and DINOv2 with registers give positions to patches alone
+        prefix = prefix + position[:, : prefix.shape[1]]
+        position = position[:, prefix.shape[1] :]
+    return prefix[:, :1].clone(), prefix[:, 1:].clone(), position.clone()

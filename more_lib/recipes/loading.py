@@ -1,0 +1,192 @@
+"""A recipe is everything that decides a result; a profile is a recipe with a name.
+
+Values come from a profile, then a YAML file, then single overrides. Each is checked when its
+section is built, so a recipe that exists is a valid one. Notebook 05 §1 reads one aloud.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+
+import yaml
+
+from more_lib.recipes.profiles import PROFILES as PROFILES
+from more_lib.recipes.schema import DataRecipe as DataRecipe
+from more_lib.recipes.schema import Recipe, types_of
+from more_lib.system.errors import InputError
+
+_ADDED = {"data": ("crop",), "backbone": ("depth",), "optimizer": ("accumulate",)}
+"""Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
+
+
+def load_recipe(
+    profile: str, overrides: Iterable[str] = (), file: str | Path | None = None
+) -> Recipe:
+    """The recipe of ``profile``, changed by a YAML file, then by overrides.
+
+    Args:
+        profile: a key of ``PROFILES``.
+        overrides: texts such as ``optimizer.iterations=10``; the value is YAML, so a list is
+            ``evaluation.scales=[1.0, 0.5]``.
+        file: YAML with the recipe's own nesting; it need only name what it changes.
+
+    Raises ``InputError`` for an unknown profile or key (naming the nearest that exists), a wrong
+    type, a value out of range, and a file that cannot be read.
+    """
+    if profile not in PROFILES:
+        guess, there = _nearest(profile, PROFILES), ", ".join(PROFILES)
+        raise InputError(f"profile {profile!r} is unknown{guess} (profiles: {there})")
+    values = to_dict(PROFILES[profile])
+    if file is not None:
+        changes = _read_yaml(Path(file).expanduser())
+        try:
+            values = to_dict(from_dict(_merged(values, changes)))
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+    return changed(from_dict(values), overrides)
+
+
+def saved_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe that a training kept in its folder, whatever its profile, changed by overrides.
+
+    Raises what ``load_recipe`` raises.
+    """
+    file = Path(folder) / "recipe.yaml"
+    return load_recipe(str(_read_yaml(file).get("profile", "mini")), overrides, file)
+
+
+def changed(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+    """The recipe with single values changed, by texts as ``load_recipe`` takes them."""
+    values = to_dict(recipe)
+    for override in overrides:
+        values = _merged(values, _parsed(override))
+    return from_dict(values)
+
+
+def to_dict(recipe: Recipe) -> dict:
+    """The recipe as nested dictionaries of text, numbers and lists, fit for YAML and JSON."""
+    return json.loads(json.dumps(asdict(recipe)))  # tuples become lists
+
+
+def from_dict(values: dict) -> Recipe:
+    """The inverse of ``to_dict``: ``from_dict(to_dict(recipe)) == recipe``.
+
+    Raises ``InputError`` for a missing or unknown key, a wrong type or a value out of range.
+    """
+    return _built(Recipe, values)
+
+
+def fingerprint(value: object) -> str:
+    """Twelve hex digits that name a JSON-like value, whatever the order of its keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def training_fingerprint(recipe: Recipe) -> str:
+    """Fingerprint of what decides the trained weights: of ``training_values``."""
+    return fingerprint(training_values(recipe))
+
+
+def training_values(recipe: Recipe) -> dict:
+    """What decides the trained weights, as ``to_dict`` gives it.
+
+    Left out: ``evaluation``, ``data.val_split``, ``data.workers``, ``optimizer.log_every``,
+    ``optimizer.checkpoint_every``, what the data's own fingerprint covers (``data.root``,
+    ``data.labels``, ``data.skip``), and ``masks.lam_similarity`` while no LAM trains the decoder,
+    so that changing them trains nothing anew.
+    """
+    values = to_dict(recipe)
+    if recipe.masks.decoder_map != "lam":
+        del values["masks"]["lam_similarity"]
+    del values["evaluation"]
+    for name in ("val_split", "root", "labels", "skip", "workers"):
+        del values["data"][name]
+    for name in ("log_every", "checkpoint_every"):
+        del values["optimizer"][name]
+    for section, names in _ADDED.items():
+        kind = types_of(Recipe)[section]
+        for name in names:
+            if values[section][name] == getattr(kind, name):  # a dataclass keeps defaults there
+                del values[section][name]
+    return values
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        content = _yaml(path.read_bytes(), f"the recipe {path}")
+    except OSError as error:
+        raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise InputError(f"the recipe {path} must hold sections such as 'optimizer:'")
+    return content
+
+
+def _parsed(override: str) -> dict:
+    """``optimizer.lr=1e-3`` as ``{"optimizer": {"lr": "1e-3"}}``."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise InputError(f"the override {override!r} must read key=value, as optimizer.lr=1e-4")
+    value = _yaml(text, f"{key}={text}") if text.strip() else ""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merged(values: dict, changes: dict, path: str = "") -> dict:
+    """``values`` with ``changes`` put in their places, all of which must exist."""
+    merged = dict(values)
+    for name, value in changes.items():
+        key = f"{path}{name}"
+        if name not in values:
+            raise _unknown_key(key, path, values)
+        if isinstance(values[name], dict):
+            if not isinstance(value, dict):
+                raise InputError(f"{key} is a section of: {', '.join(values[name])}")
+            value = _merged(values[name], value, f"{key}.")
+        elif key == "profile" and value != values[name]:
+            raise InputError(f"profile is {value!r}, but {values[name]!r} was asked for")
+        merged[name] = value
+    return merged
+
+
+def _unknown_key(key: str, path: str, values: dict) -> InputError:
+    sections = {name: kind for name, kind in types_of(Recipe).items() if is_dataclass(kind)}
+    every = [f"{name}.{inner}" for name, kind in sections.items() for inner in types_of(kind)]
+    same_name = [known for known in every if known.rpartition(".")[2] == key]
+    guess = f": did you mean {same_name[0]}?" if same_name else _nearest(key, [*every, *values])
+    there = ", ".join(f"{path}{name}" for name in values)
+    return InputError(f"recipe key {key!r} is unknown{guess} (here are: {there})")
+
+
+def _built(part: type, values: object, path: str = "") -> object:
+    """A recipe or section from a dictionary with exactly its keys; other values as they are."""
+    if not is_dataclass(part):
+        return values
+    if not isinstance(values, dict):
+        raise InputError(f"{path.rstrip('.') or 'the recipe'} must be a section of keys and values")
+    types = types_of(part)
+    for name in values:
+        if name not in types:
+            raise _unknown_key(f"{path}{name}", path, types)
+    missing = [f"{path}{name}" for name in types if name not in values]
+    if missing:
+        raise InputError(f"the recipe lacks {', '.join(missing)}: give a value")
+    return part(**{name: _built(types[name], values[name], f"{path}{name}.") for name in types})
+
+
+def _nearest(name: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def _yaml(text: str | bytes, source: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bad UTF-8, the date 2012-99-99
+        reason = " ".join(str(error).split())
+        raise InputError(f"{source} is no valid YAML: {reason}") from error

@@ -1,0 +1,175 @@
+"""What a run rests on and how far it got: ``manifest.json`` in its folder.
+
+It names the code (git commit, digest of the library's sources), the data and weights (sha256), the
+versions, device, threads, seeds and the whole recipe, then source, parameters, seconds and status
+of every notebook. It is written before the first notebook runs and again after each.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import more_lib
+from more_lib.recipes.schema import Recipe
+from more_lib.recipes.loading import to_dict
+from more_lib.system.files import sha256, write_json
+
+CHECKOUT = Path(more_lib.__file__).resolve().parents[1]
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "numpy",
+    "scikit-learn",
+    "pillow",
+    "matplotlib",
+    "safetensors",
+    "papermill",
+    "ipykernel",
+)
+# What every notebook's results rest on: a run is continued only where all of it is the same.
+FOUNDATIONS = (
+    "recipe",
+    "overrides",
+    "versions",
+    "device",
+    "library_sha256",
+    "data_sha256",
+    "backbone_sha256",
+)
+
+
+def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[dict]) -> dict:
+    """The manifest of a run in which nothing has run yet.
+
+    Args:
+        notebooks: ``name``, ``source_sha256`` and ``parameters`` of each, in order.
+
+    Statuses: the run is unfinished, done or failed; a notebook is not run, done or failed.
+    """
+    import torch
+
+    from more_lib.training.cache import provenance
+
+    return {
+        "profile": recipe.profile,
+        "overrides": list(overrides),
+        "status": "unfinished",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": 0.0,
+        "git": _git(),
+        "versions": _versions(),
+        "platform": platform.platform(),
+        "device": _device(),
+        "threads": torch.get_num_threads(),
+        "seeds": {"recipe": recipe.seed},
+        "library_sha256": _library_sha256(),
+        **provenance(recipe),
+        "recipe": to_dict(recipe),
+        "resumed": [],
+        "notebooks": [{**notebook, "seconds": None, "status": "not run"} for notebook in notebooks],
+    }
+
+
+def save_manifest(manifest: dict, folder: Path) -> None:
+    """Bring the run's total time up to date and write ``manifest.json``, whole or not at all."""
+    manifest["seconds"] = round(sum(entry["seconds"] or 0 for entry in manifest["notebooks"]), 1)
+    write_json(manifest, folder / "manifest.json")
+
+
+def continued(folder: Path, manifest: dict) -> dict | None:
+    """The manifest with which the run in ``folder`` goes on, if ``manifest`` is what it would be.
+
+    Notebooks from the first on that are done and unchanged keep their entries; the others are
+    "not run". None when the run rests on something else, when it is finished but its notebooks
+    have changed since, and when ``folder`` holds no manifest of this form.
+    """
+    new = manifest["notebooks"]
+    try:
+        earlier = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        old = earlier["notebooks"]
+        done = _done_and_unchanged(old, new, folder)
+        all_unchanged = done == len(old) == len(new)
+        same = all(earlier[name] == manifest[name] for name in FOUNDATIONS)
+        if not same or (earlier["status"] == "done" and not all_unchanged):
+            return None
+        resumed = earlier["resumed"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if not all_unchanged:
+        resumed = [*resumed, {"at": manifest["started"], "git": manifest["git"]}]
+    notebooks = [*old[:done], *new[done:]]
+    return {**earlier, "status": "unfinished", "resumed": resumed, "notebooks": notebooks}
+
+
+def _done_and_unchanged(old: Sequence[dict], new: Sequence[dict], folder: Path) -> int:
+    """How many notebooks from the first on need not run again."""
+    count = 0
+    for before, now in zip(old, new, strict=False):
+        given = {name: text for name, text in before["parameters"].items() if name != "out_dir"}
+        same = all(before[name] == now[name] for name in ("name", "source_sha256"))
+        kept = (folder / f"{before['name']}.ipynb").is_file()
+        if not (same and kept and before["status"] == "done" and given == now["parameters"]):
+            break
+        count += 1
+    return count
+
+
+def _git() -> dict[str, str | bool | None]:
+    """Commit of the checkout and whether files differ from it; "unknown", None outside of one."""
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(CHECKOUT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(ask("rev-parse", "--show-toplevel")).resolve() == CHECKOUT:
+            return {"commit": ask("rev-parse", "HEAD"), "dirty": ask("status", "--porcelain") != ""}
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git, no repository, or one without commits
+    return {"commit": "unknown", "dirty": None}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "more_lib": more_lib.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # then nothing used it
+    return versions
+
+
+def _device() -> dict[str, str | int]:
+    import torch
+
+    if not torch.accelerator.is_available():
+        return {"type": "cpu", "name": _processor(), "count": os.cpu_count() or 1}
+    kind = torch.accelerator.current_accelerator().type
+    name = torch.cuda.get_device_name(0) if kind == "cuda" else kind
+    return {"type": kind, "name": name, "count": torch.accelerator.device_count()}
+
+
+def _processor() -> str:
+    """The model of the processor where Linux tells it, else its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _library_sha256() -> str:
+    """Digest of the library's sources: of the list that ``sha256sum`` prints for them."""
+    package = Path(more_lib.__file__).parent
+    names = sorted(file.relative_to(package).as_posix() for file in package.rglob("*.py"))
+    listing = "".join(f"{sha256(package / name)}  {name}\n" for name in names)
+    return hashlib.sha256(listing.encode()).hexdigest()

@@ -1,0 +1,332 @@
+"""From one command to a report: every notebook in order, into a folder that says how it arose.
+
+A run is ``runs/<profile>/<UTC time>-<commit>[-dirty]/``. It holds the executed notebooks, what each
+measured in ``<notebook>/metrics/`` and ``<notebook>/costs/``, all of that in ``metrics.json`` and
+``costs.json``, ``manifest.json`` (the code, data, weights, versions, device, seeds and parameters
+behind it) and ``report.html``.
+Nothing runs before the recipe and the parameters of all notebooks have been checked.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from more_lib.system.errors import InputError
+from more_lib.runs.manifest import CHECKOUT, continued, new_manifest, save_manifest
+from more_lib.system.files import write_json
+from more_lib.recipes.schema import Recipe
+from more_lib.recipes.loading import load_recipe
+from more_lib.runs.recording import TRAINING_AHEAD, collected, record_costs
+from more_lib.runs.report import duration, write_report
+from more_lib.system.files import sha256
+
+
+class ReproduceError(RuntimeError):
+    """A notebook failed. One line: the notebook, the cell and the last line of the error."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A notebook to run: where it is, what it is given, whether it records metrics."""
+
+    path: Path
+    name: str  # the file's name without its ending
+    source_sha256: str
+    parameters: dict[str, str | bool]  # without out_dir, which is known once the run's folder is
+    records_metrics: bool
+
+    def entry(self) -> dict:
+        """What the manifest says of a notebook before it runs."""
+        source = {"name": self.name, "source_sha256": self.source_sha256}
+        return {**source, "parameters": self.parameters}
+
+    def all_parameters(self, folder: Path) -> dict[str, str | bool]:
+        """What the notebook gets in the run ``folder``, ``out_dir`` included if it takes one."""
+        out_dir = {"out_dir": str((folder / self.name).resolve())}
+        return {**self.parameters, **(out_dir if self.records_metrics else {})}
+
+
+def reproduce(
+    profile: str,
+    overrides: Sequence[str] = (),
+    runs: str | Path = "runs",
+    resume: bool = False,
+    full: bool = False,
+    notebooks: str | Path | None = None,
+) -> Path:
+    """Run every notebook with ``profile`` and write the report; returns the run's folder.
+
+    Args:
+        profile, overrides: as for ``load_recipe``; each notebook gets them as ``profile`` and,
+            joined by spaces, ``overrides``.
+        runs: where run folders go; an existing one is never overwritten.
+        resume: continue the newest run of the profile that is unfinished, or finished with the
+            notebooks as they are now, if its code, recipe, data, weights and versions are today's.
+            Notebooks that are done and unchanged are skipped up to the first that is not.
+        full: notebooks that declare ``full: bool`` get it: the whole ablation, over three seeds.
+        notebooks: folder whose ``NN_*.ipynb`` run in order of name; the checkout's by default.
+
+    Raises ``InputError`` before anything runs (unknown profile, recipe key or notebook parameter,
+    a wrong type, no notebooks, an unwritable folder) and ``ReproduceError`` when a notebook fails:
+    the run stops there, keeps the broken notebook and still writes manifest, metrics and report.
+    """
+    overrides = tuple(overrides)
+    recipe = load_recipe(profile, overrides)
+    source = Path(notebooks) if notebooks else CHECKOUT / "notebooks"
+    steps = plan(source, profile, overrides, full)
+    manifest = new_manifest(recipe, overrides, [step.entry() for step in steps])
+    parent = Path(runs) / profile
+    found = _resumed(parent, manifest) if resume else None
+    folder, manifest = found or (_new_folder(parent, manifest), manifest)
+    save_manifest(manifest, folder)
+    print(f"{len(steps)} notebooks into {folder}", flush=True)
+    if notebooks is None:
+        _train_ahead(recipe, full, folder)
+
+    failure = _run_all(steps, manifest, folder)
+    manifest["status"] = "failed" if failure else "done"
+    save_manifest(manifest, folder)
+    done = [entry["name"] for entry in manifest["notebooks"] if entry["status"] == "done"]
+    write_json(collected(folder, "metrics", done), folder / "metrics.json")
+    write_json(collected(folder, "costs", [TRAINING_AHEAD, *done]), folder / "costs.json")
+    print(f"report: {write_report(folder)}", flush=True)
+    if failure:
+        raise ReproduceError(failure)
+    return folder
+
+
+def _train_ahead(recipe: Recipe, full: bool, folder: Path) -> None:
+    """What the notebooks would train one after the other, at once where that is faster."""
+    from more_lib.paper import ablation, trials
+
+    started = time.perf_counter()
+    names, seeds = (ablation.CONDITIONS, 3) if full else (ablation.MAIN, 1)
+    chosen = [recipe.seed + i for i in range(seeds)]
+    wanted = trials.with_seeds(ablation.trials(recipe, list(names)).values(), chosen)
+    try:
+        if count := trials.train_side_by_side(wanted):
+            seconds = round(time.perf_counter() - started, 1)
+            record_costs(
+                folder / TRAINING_AHEAD, "training", {"networks": count, "seconds": seconds}
+            )
+            print(f"trained and scored: {duration(seconds)}", flush=True)
+    except (InputError, RuntimeError) as error:  # the notebook that needs it shows it with its cell
+        print(f"training ahead failed, notebooks train instead: {error}", flush=True)
+
+
+def plan(
+    notebooks: Path, profile: str, overrides: Sequence[str] = (), full: bool = False
+) -> list[Step]:
+    """The notebooks of a folder in order, each with its parameters, all of them checked.
+
+    A notebook must declare ``profile: str`` in its cell tagged ``parameters``, and
+    ``overrides: str`` when there are any; ``out_dir: str`` is given to those that declare it, and
+    so is ``full: bool``.
+
+    Raises ``InputError`` that names the notebook and the parameter.
+    """
+    paths = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
+    if not paths:
+        raise InputError(f"no notebooks NN_name.ipynb in {notebooks}: run from a full checkout")
+    for override in overrides:
+        if len(override.split()) != 1:
+            raise InputError(f"override {override!r}: notebooks take it without spaces, as a=[1,2]")
+    return [_step(path, profile, " ".join(overrides), full) for path in paths]
+
+
+def _step(path: Path, profile: str, overrides: str, full: bool) -> Step:
+    declared = _declared_parameters(path)
+    parameters: dict[str, str | bool] = {"profile": profile}
+    if overrides or "overrides" in declared:
+        parameters["overrides"] = overrides
+    if full and "full" in declared:
+        parameters["full"] = True
+    records_metrics = "out_dir" in declared
+    for name, value in {**parameters, **({"out_dir": ""} if records_metrics else {})}.items():
+        wanted = type(value).__name__
+        if name not in declared:
+            there = ", ".join(declared) or "none; tag a cell 'parameters'"
+            raise InputError(
+                f"{path.name} has no parameter {name}, which this run sets: "
+                f"declare {name}: {wanted} (it has: {there})"
+            )
+        if declared[name] != wanted:
+            found = "no type" if declared[name] == "None" else f"type {declared[name]}"
+            raise InputError(
+                f"{path.name} declares {name} with {found}, this run gives a {wanted}: "
+                f"write {name}: {wanted} = …"
+            )
+    return Step(path, path.stem, sha256(path), parameters, records_metrics)
+
+
+def _declared_parameters(path: Path) -> dict[str, str]:
+    """Parameter names of a notebook with their annotations, "None" without one."""
+    import papermill
+
+    with _papermill_logging():
+        try:
+            found = papermill.inspect_notebook(_papermill_path(path))
+        except Exception as error:  # whatever a broken file sets off: it is no usable notebook
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{path} is no notebook papermill can read: {reason}") from error
+    return {name: parameter["inferred_type_name"] for name, parameter in found.items()}
+
+
+def _run_all(steps: Sequence[Step], manifest: dict, folder: Path) -> str:
+    """Run what is not done, keeping the manifest current; the failure in one line, or ""."""
+    failure = ""
+    with _kernel_environment(), _papermill_logging():
+        for step, entry in zip(steps, manifest["notebooks"], strict=True):
+            if failure:
+                break
+            if entry["status"] == "done":
+                print(f"{step.name} … skipped: done and unchanged", flush=True)
+                continue
+            print(f"{step.name} … ", end="", flush=True)
+            entry["parameters"] = step.all_parameters(folder)
+            started = time.monotonic()
+            failure = _run_one(step, folder)
+            entry["seconds"] = round(time.monotonic() - started, 1)
+            entry["status"] = "failed" if failure else "done"
+            if failure:
+                entry["error"] = failure
+            save_manifest(manifest, folder)
+            took = duration(entry["seconds"])
+            print(f"failed after {took}" if failure else took, flush=True)
+    return failure
+
+
+def _run_one(step: Step, folder: Path) -> str:
+    """Execute one notebook into the run's folder; how it failed in one line, or ""."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    target = folder / f"{step.name}.ipynb"
+    for earlier in (target, folder / step.name):
+        _set_aside(earlier)
+    try:
+        papermill.execute_notebook(
+            _papermill_path(step.path),
+            _papermill_path(target),
+            parameters=step.all_parameters(folder),
+            kernel_name="python3",  # this very Python, whatever the notebook was saved with
+            language="python",
+            progress_bar=False,
+            extra_arguments=["--log-level=ERROR"],  # no warning at every start
+            cwd=str(folder.resolve()),  # a stray relative path must not litter the checkout
+        )
+    except PapermillExecutionError as error:
+        reason = f"{error.ename}: {_last_line(error.evalue)}"
+        return f"{step.name} stopped at cell In [{error.exec_count}]: {reason}"
+    except Exception as error:  # the kernel was killed, the disk is full
+        reason = f"{type(error).__name__}: {_last_line(str(error))}"
+        return f"{step.name} stopped at cell In [{_cells_started(target)}]: {reason}"
+    return ""
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _cells_started(notebook: Path) -> int:
+    """How many code cells began to run, which is the number of the last one."""
+    if not notebook.is_file():
+        return 0
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    started = (cell["metadata"].get("papermill", {}).get("start_time") for cell in cells)
+    return sum(
+        bool(begun) and cell["cell_type"] == "code"
+        for begun, cell in zip(started, cells, strict=True)
+    )
+
+
+def _set_aside(path: Path) -> None:
+    """Move what an earlier attempt of a resumed run left into ``earlier/``."""
+    if not path.exists():
+        return
+    earlier = path.parent / "earlier"
+    earlier.mkdir(exist_ok=True)
+    number = 1
+    while (kept := earlier / f"{path.stem}-{number}{path.suffix}").exists():
+        number += 1
+    path.rename(kept)
+
+
+@contextmanager
+def _kernel_environment() -> Iterator[None]:
+    """Variables that kernels inherit: no redrawn bars, inline figures, the library that asks."""
+    wanted = {
+        "MORE_PROGRESS": "0",
+        "MPLBACKEND": None,  # the kernel then chooses its own, which keeps figures
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a debugger's warning on every start
+    }
+    if (CHECKOUT / "pyproject.toml").is_file():  # not site-packages
+        paths = [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
+        wanted["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    before = {name: os.environ.get(name) for name in wanted}
+    _set_environment(wanted)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _papermill_logging() -> Iterator[None]:
+    """Papermill's own lines off: what matters is raised or printed here."""
+    logger = logging.getLogger("papermill")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _papermill_path(path: Path) -> str:
+    """An absolute path whose braces papermill does not take for a template."""
+    return str(path.resolve()).replace("{", "{{").replace("}", "}}")
+
+
+def _new_folder(parent: Path, manifest: dict) -> Path:
+    """Make the run's folder: a new one, even for a second run within the same second."""
+    git, started = manifest["git"], datetime.fromisoformat(manifest["started"])
+    dirty = "-dirty" if git["dirty"] else ""
+    name = f"{started:%Y%m%d-%H%M%S}-{git['commit'][:7]}{dirty}"
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not folder.exists():  # a file stands where a parent should be
+                raise InputError(f"cannot make {folder}: {parent} is no folder") from None
+            number += 1
+        except OSError as error:
+            reason = f"{error.strerror}; choose another folder for runs"
+            raise InputError(f"cannot make {folder}: {reason}") from error
+
+
+def _resumed(parent: Path, manifest: dict) -> tuple[Path, dict] | None:
+    """The newest run folder to go on with, and the manifest it goes on with."""
+    for folder in sorted(parent.glob("*/"), reverse=True):
+        if goes_on := continued(folder, manifest):
+            print(f"resuming {folder}", flush=True)
+            return folder, goes_on
+    print(f"nothing to resume in {parent}: starting anew", flush=True)
+    return None

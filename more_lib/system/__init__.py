@@ -1,0 +1,1 @@
+"""What is not about the method: errors, files, devices, processes, progress, weights on disk."""

@@ -1,0 +1,90 @@
+"""What the kit runs on: devices, processes, precision, and the memory that it took."""
+
+import os
+import sys
+from contextlib import suppress
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+
+from more_lib.system.errors import InputError
+
+
+def start_accelerator(wanted_precision: str) -> Accelerator:
+    """What to train on, in which precision; started by ``torchrun``, together with the others.
+
+    Raises ``InputError`` where there are fewer GPUs than processes, or none that can do that.
+    """
+    precision = resolved_precision(wanted_precision)
+    wanted, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    any_gpu = torch.accelerator.is_available()
+    if torch.cuda.is_available() and here > torch.cuda.device_count():
+        raise InputError(
+            f"{here} processes were started here for {torch.cuda.device_count()} GPU(s); start as "
+            "many as there are, as with torchrun --nproc-per-node gpu"
+        )
+    if wanted > 1 and not any_gpu and "ACCELERATE_DYNAMO_BACKEND" in os.environ:
+        raise InputError(  # that variable is accelerate's own
+            f"accelerate launch started {wanted} processes for as many GPUs, and there is none "
+            f"here; on CPUs start them with torchrun --nproc-per-node {here}"
+        )
+    AcceleratorState._reset_state()  # else a second training could not choose another precision
+    # A stage of training may leave a part of the network without a loss.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        # Of itself it takes several processes on a machine without GPUs for as many single ones.
+        cpu=wanted > 1 and not any_gpu,
+        kwargs_handlers=[unused],
+    )
+    if accelerator.num_processes < wanted:
+        raise InputError(
+            f"{wanted} processes were started, but on {accelerator.device} they cannot train "
+            "together; start one"
+        )
+    return accelerator
+
+
+def best_device() -> torch.device:
+    """The accelerator if there is one, of several processes each its own; else the CPU."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """The precision that "auto" came to."""
+    return accelerator.mixed_precision.replace("no", "fp32")
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """GB that this process held at most, on its GPU or else in main memory; None if unknown."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
+    with suppress(ImportError):
+        import resource  # not on Windows
+
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return round(held * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
+    return None
+
+
+def say(line: str) -> None:
+    """Print a line once, however many processes are at work."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line)
+
+
+def resolved_precision(wanted: str) -> str:
+    """The precision to run in: "auto" as bf16 where this hardware multiplies it, else as fp32.
+
+    Raises ``InputError`` for fp16 without a CUDA GPU.
+    """
+    if wanted == "fp16" and not torch.cuda.is_available():
+        raise InputError("optimizer.precision fp16 needs a CUDA GPU; use bf16 or fp32 here")
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"

@@ -1,0 +1,206 @@
+"""Trained networks in their folders: trained there, resumed, or found from an earlier time.
+
+``train`` needs a recipe and a folder; ``train_or_load`` chooses the folder itself, by all that
+decides the weights.
+"""
+
+import contextlib
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from more_lib.data import open_tree
+from more_lib.data.scan import require_readable
+from more_lib.data.transforms import training_transform
+from more_lib.data.voc import VocImages
+from more_lib.method.backbones import backbone_identity
+from more_lib.method.model import MoRe
+from more_lib.recipes.loading import fingerprint, to_dict, training_fingerprint, training_values
+from more_lib.recipes.schema import Recipe
+from more_lib.system.devices import peak_memory, precision_of, say, start_accelerator
+from more_lib.system.errors import InputError
+from more_lib.system.files import atomic_file, data_folder, sha256
+from more_lib.system.weights import load_weights, save_weights
+from more_lib.training.log import TrainingLog
+from more_lib.training.loop import fit
+from more_lib.training.resume import checkpoints, newest_checkpoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with the folder that holds it.
+
+    ``record`` is the content of ``record.json``: the recipe, hashes, time and hardware of the
+    training. ``loaded`` tells a checkpoint that was already there from one trained just now.
+    """
+
+    model: MoRe
+    recipe: Recipe
+    folder: Path
+    record: dict
+    loaded: bool
+
+    def log(self) -> list[dict]:
+        """The training log: iteration, lr, every loss, images per second; one dict a line."""
+        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+
+
+def train(
+    recipe: Recipe, folder: str | Path, resume: bool = False, tensorboard: bool = False
+) -> Trained:
+    """Train the recipe from its pretrained backbone and keep the result in ``folder``.
+
+    Writes ``recipe.yaml``, ``log.jsonl``, ``model.safetensors`` and, last, ``record.json``; a
+    folder with a record is finished and is never overwritten. In between, every
+    ``optimizer.checkpoint_every`` iterations, ``checkpoints`` gets one; after an interruption
+    ``resume`` goes on from the newest that is whole, and on a CPU ends with bitwise the weights of
+    an uninterrupted run. It returns a training that is finished already. ``tensorboard`` writes the
+    log's numbers for TensorBoard as well. Masks are not opened.
+
+    Several processes, started by ``torchrun`` or ``accelerate launch``, each take
+    ``optimizer.batch_size`` images of a batch and average their gradients: losses, log and weights
+    are those of one process with the summed batch, rounding aside (``Objective`` says how).
+
+    Raises ``InputError`` for unusable data, weights or hardware, for a folder with checkpoints
+    where ``resume`` was not asked for, or of another training where it was, and ``RuntimeError`` in
+    every process when a loss is no longer finite in any.
+    """
+    folder = Path(folder)
+    if (folder / "record.json").exists():
+        if resume:
+            return load_trained(folder, recipe)
+        raise InputError(f"{folder} holds a finished training; name another folder")
+    if not resume and checkpoints(folder / "checkpoints"):
+        raise InputError(
+            f"{folder} holds an unfinished training; go on with --resume (resume=True), or name "
+            "another folder"
+        )
+    accelerator = start_accelerator(recipe.optimizer.precision)
+    set_seed(recipe.seed)
+    with accelerator.main_process_first():  # which makes or downloads what is missing
+        tree = open_tree(recipe.data)
+        require_readable(tree, recipe.data.train_split)
+        dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
+        model = MoRe.from_recipe(recipe)
+    origin = {
+        **training_values(recipe),
+        **provenance(recipe),
+        "precision": precision_of(accelerator),
+        "processes": accelerator.num_processes,
+    }
+    checkpoint = _checkpoint(folder, origin) if resume else None
+    if accelerator.is_main_process:
+        with atomic_file(folder / "recipe.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False))
+    accelerator.wait_for_everyone()
+    begin = checkpoint["iteration"] if checkpoint else 0
+    log = TrainingLog(folder, recipe, accelerator, begin, tensorboard)
+    with contextlib.closing(log):
+        seconds = fit(accelerator, model, dataset, recipe, folder, log, origin, checkpoint)
+    record = _record(recipe, accelerator, seconds)
+    if accelerator.is_main_process:
+        save_weights(model, folder / "model.safetensors")
+        record["weights_sha256"] = sha256(folder / "model.safetensors")
+        with atomic_file(folder / "record.json") as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+    accelerator.wait_for_everyone()
+    return Trained(model, recipe, folder, record, loaded=False)
+
+
+def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = False) -> Trained:
+    """The trained network of this recipe: from the cache, or trained now and kept there.
+
+    The cache key covers everything that decides the weights: the recipe (evaluation settings
+    aside), the data and the backbone. A training that was interrupted is resumed, asked for or
+    not. Prints one line that says whether the network was trained or loaded.
+    """
+    folder = cached_folder(recipe)
+    if (folder / "record.json").exists():
+        trained = load_trained(folder, recipe)
+    else:
+        interrupted = bool(checkpoints(folder / "checkpoints"))
+        trained = train(recipe, folder, resume or interrupted, tensorboard)
+    did = "loaded from the cache" if trained.loaded else "trained now"
+    say(f"model {folder.name}: {did} ({recipe.optimizer.iterations} iterations)")
+    return trained
+
+
+def cached_folder(recipe: Recipe) -> Path:
+    """Where ``train_or_load`` keeps this recipe's network, whether or not it is there yet."""
+    key = fingerprint([training_fingerprint(recipe), provenance(recipe)])
+    return data_folder() / "trained" / f"{recipe.profile}-{key}"
+
+
+def load_trained(folder: str | Path, recipe: Recipe) -> Trained:
+    """A finished training's network, ready to evaluate under ``recipe``.
+
+    Raises ``InputError`` when the folder is not finished or was trained by another recipe.
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / "record.json").read_text())
+        trained_as = record["training_fingerprint"]
+    except (OSError, ValueError, KeyError):
+        raise InputError(
+            f"{folder} holds no finished training; give a folder that `train` has written"
+        ) from None
+    if trained_as != training_fingerprint(recipe):
+        raise InputError(
+            f"{folder} was trained by another recipe; give its own with "
+            f"--recipe {folder / 'recipe.yaml'}"
+        )
+    model = MoRe.from_recipe(recipe, pretrained=False)
+    load_weights(model, folder / "model.safetensors")
+    return Trained(model, recipe, folder, record, loaded=True)
+
+
+def provenance(recipe: Recipe) -> dict[str, str]:
+    """Hashes of what a training starts from: the data set and the pretrained backbone."""
+    splits = (recipe.data.train_split,)
+    return {
+        "data_sha256": open_tree(recipe.data).fingerprint(splits),
+        "backbone_sha256": backbone_identity(recipe.backbone.name, recipe.backbone.weights),
+    }
+
+
+def _checkpoint(folder: Path, origin: dict) -> dict | None:
+    """What ``folder`` can be resumed from; says from where."""
+    checkpoint = newest_checkpoint(folder / "checkpoints", origin)
+    if checkpoint is None:
+        say(f"{folder} has no checkpoint: the training starts from the beginning")
+    else:
+        say(f"{folder} resumes after iteration {checkpoint['iteration']}")
+    return checkpoint
+
+
+def _record(recipe: Recipe, accelerator: Accelerator, seconds: float) -> dict:
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    settings, processes = recipe.optimizer, accelerator.num_processes
+    images = settings.iterations * settings.accumulate * settings.batch_size * processes
+    return {
+        "profile": recipe.profile,
+        "training_fingerprint": training_fingerprint(recipe),
+        **provenance(recipe),
+        "seed": recipe.seed,
+        "iterations": recipe.optimizer.iterations,
+        "precision": precision_of(accelerator),
+        "device": f"{device.type} ({name})",
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 1),
+        "images_per_second": round(images / seconds, 1),
+        "peak_memory_gb": peak_memory(device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+        },
+    }

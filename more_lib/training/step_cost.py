@@ -1,0 +1,202 @@
+"""What one training step costs, part by part, beside what it must cost on paper.
+
+Synthetic images and random weights: time and memory depend on sizes alone. The released code took
+945 ms and 12.1 GB for a step of four 448-pixel images on one RTX 3090.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from more_lib.method.localization import multiscale_cam
+from more_lib.method.model import MoRe
+from more_lib.method.objective import Objective
+from more_lib.recipes.loading import changed
+from more_lib.recipes.schema import Recipe
+from more_lib.system.devices import peak_memory
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
+LABELS_PER_IMAGE = 1.555  # VOC's, which decides how many maps are refined
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One step of a recipe in one precision.
+
+    milliseconds: by part, medians, and "whole step"; parts are timed one by one. memory_gb: peak,
+    on a GPU of tensors alone. operations, bytes: ``operations`` and ``least_bytes`` of the recipe.
+    """
+
+    precision: str
+    device: str
+    milliseconds: dict[str, float]
+    memory_gb: float | None
+    operations: float
+    bytes: float
+
+
+def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
+    """Time the last iteration of a recipe, in which every term counts, on random images.
+
+    precision: "fp32" or "bf16". Runs on the GPU where there is one; on a CPU, ViT-B at 448 pixels
+    takes minutes a step.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    model = MoRe.from_recipe(recipe, pretrained=False).train().to(device)
+    optimizer = AdamW(model.parameter_groups(recipe.optimizer.lr, 10.0))
+    size, side, C = recipe.optimizer.batch_size, recipe.data.crop_size, len(recipe.data.classes)
+    images = torch.randn(size, 3, side, side).clamp(-1.8, 2.1).to(device)
+    labels = (torch.rand(size, C) < LABELS_PER_IMAGE / C).float()
+    labels[:, 0] = 1  # every image shows something
+    objectives = [
+        Objective(each).to(device) for each in (recipe, changed(recipe, ["loss.dense_energy=0"]))
+    ]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    rounds = [
+        _one_step(model, optimizer, objectives, images, labels, AUTOCAST[precision])
+        for _ in range(1 + repeats)
+    ][1:]  # the first one warms up
+    milliseconds = {
+        part: 1000 * torch.tensor([each[part] for each in rounds]).median().item()
+        for part in rounds[0]
+    }
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    return StepCost(
+        precision,
+        name,
+        milliseconds,
+        peak_memory(device),
+        operations(model, recipe),
+        least_bytes(model, recipe),
+    )
+
+
+def operations(model: MoRe, recipe: Recipe) -> float:
+    """Multiplications and additions of a step's matrix products, refinement left out.
+
+    A token of width D costs 24 D^2 a block and 4 D for each token it attends to; backward twice the
+    forward pass; of the CAM's scales, scale 1 needs the mirror image alone. The dense energy costs
+    2 (F + K) and an exponential for each pair of pixels, F = 5 features and K classes.
+    """
+    side, images = recipe.data.crop_size, recipe.optimizer.batch_size
+    D, blocks = model.encoder.embed_dim, len(model.encoder.blocks)
+    extra = model.encoder.num_registers + model.encoder.num_classes
+
+    def forward(pixels: int) -> float:
+        patches = (pixels // model.patch_size) ** 2
+        tokens = patches + extra
+        embedding = 2 * patches * 3 * model.patch_size**2 * D
+        return embedding + blocks * tokens * (24 * D**2 + 4 * tokens * D)
+
+    decoder = sum(2 * w.weight.numel() for w in model.decoder if isinstance(w, nn.Conv2d))
+    once = forward(side) + decoder * (side // model.patch_size) ** 2
+    views = sum((1 if s == 1 else 2) * forward(int(s * side)) for s in recipe.masks.scales)
+    pairs = float(int(side * recipe.energy.scale) ** 4) * (recipe.loss.dense_energy > 0)
+    energy = pairs * (2 * (5 + model.encoder.num_classes + 1) + 1)
+    return images * (3 * once + views + energy)
+
+
+def least_bytes(model: MoRe, recipe: Recipe) -> float:
+    """What a step has to move, in float32: weights and what backward needs, no more.
+
+    Weights are read once a pass, forward, backward and for each of the CAM's scales; AdamW reads
+    weight, gradient and two moments and writes three of them. Of a token, a block leaves 16 D
+    numbers for backward, written once and read once.
+    """
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    patches = (recipe.data.crop_size // model.patch_size) ** 2
+    tokens = patches + model.encoder.num_registers + model.encoder.num_classes
+    kept = 4 * 16 * model.encoder.embed_dim * tokens * len(model.encoder.blocks)
+    passes = 2 + len(recipe.masks.scales)
+    return weights * (passes + 1 + 7) + 2 * kept * recipe.optimizer.batch_size
+
+
+def format_step(costs: list[StepCost]) -> str:
+    """A column for each precision: parts with their share, memory, and the rates reached."""
+    lines = [f"one step on {costs[0].device}", f"{'':26}" + _row(c.precision for c in costs)]
+    for part in costs[0].milliseconds:
+        cells = (
+            f"{c.milliseconds[part]:.1f} ms {_share(c.milliseconds, part):4.0%}" for c in costs
+        )
+        lines.append(f"{part:26}" + _row(cells))
+    lines.append(f"{'peak memory':26}" + _row(f"{c.memory_gb or 0:.1f} GB" for c in costs))
+    seconds = [c.milliseconds["whole step"] / 1000 for c in costs]
+    for name, unit, amount in (
+        ("operations", "TFLOP", costs[0].operations / 1e12),
+        ("bytes at least", "GB", costs[0].bytes / 1e9),
+    ):
+        rates = (f"{amount / s:.1f} {unit}/s" for s in seconds)
+        lines.append(f"{f'{name}: {amount:.2f} {unit}':26}" + _row(rates))
+    return "\n".join(lines)
+
+
+def _share(milliseconds: dict[str, float], part: str) -> float:
+    return milliseconds[part] / milliseconds["whole step"]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "".join(f"{cell:>18}" for cell in cells)
+
+
+def _one_step(
+    model: MoRe,
+    optimizer: AdamW,
+    objectives: list[Objective],
+    images: Tensor,
+    labels: Tensor,
+    dtype: torch.dtype | None,
+) -> dict[str, float]:
+    """Seconds of each part of one step."""
+    recipe = objectives[0].recipe
+    last = recipe.optimizer.iterations - 1
+
+    def autocast():
+        return torch.autocast(images.device.type, dtype, enabled=dtype is not None)
+
+    def losses(objective: Objective) -> dict[str, Tensor]:
+        with autocast():
+            return objective(model, images, labels, output, last)
+
+    def cam() -> None:
+        straight = (output.cam.detach(), output.aux_cam.detach())
+        with autocast():
+            multiscale_cam(model, images, recipe.masks.scales, straight)
+
+    def forward():
+        with autocast():
+            return model(images)
+
+    optimizer.zero_grad()
+    output, forward_seconds = _timed(forward, images)
+    _, cam_seconds = _timed(cam, images)
+    _, others = _timed(lambda: losses(objectives[1]), images)
+    found, with_energy = _timed(lambda: losses(objectives[0]), images)
+    total = sum(getattr(recipe.loss, name) * loss for name, loss in found.items())
+    _, backward_seconds = _timed(total.backward, images)
+    _, optimizer_seconds = _timed(optimizer.step, images)
+    return {
+        "forward": forward_seconds,
+        "multi-scale CAM": cam_seconds,
+        "masks and losses": max(others - cam_seconds, 0.0),
+        "dense energy": max(with_energy - others, 0.0),
+        "backward": backward_seconds,
+        "optimizer": optimizer_seconds,
+        "whole step": forward_seconds + with_energy + backward_seconds + optimizer_seconds,
+    }
+
+
+def _timed(call: Callable, images: Tensor) -> tuple:
+    """What ``call`` returns, and the seconds until it is done."""
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    found = call()
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return found, time.perf_counter() - started

@@ -1,0 +1,235 @@
+"""The command line: options arrive, errors end in one line and their exit status."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from more_lib.cli import scoreboard
+from more_lib.cli.commands import app
+from more_lib.evaluation.protocols import PROTOCOLS
+from more_lib.recipes.loading import load_recipe, to_dict
+from more_lib.recipes.profiles import PROFILES
+from more_lib.runs import reproduce
+from more_lib.system.errors import InputError
+from more_lib.training import cache as training
+
+COMMANDS = ("reproduce", "report", "train", "evaluate", "predict", "bench", "doctor")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stands in for all that is slow; each entry is a function's name and what it was given."""
+    made = []
+
+    def stand_in(module, name, returns):
+        def called(*given):
+            made.append((name, *given))
+            return returns
+
+        monkeypatch.setattr(module, name, called)
+
+    trained = SimpleNamespace(folder=Path("kept/mini-0123"))
+    stand_in(reproduce, "reproduce", Path("runs/mini/now"))
+    for name in ("train", "train_or_load", "load_trained"):
+        stand_in(training, name, trained)
+    stand_in(scoreboard, "scoreboard", "map  mIoU %\nlam   24.00")
+    stand_in(scoreboard, "export_masks", "2 masks: m.tgz")
+    return made
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_reproduce_passes_its_options_on(calls):
+    assert run("reproduce").exit_code == 0
+    assert calls.pop() == ("reproduce", "mini", [], Path("runs"), False, False)
+    changes = ("--set", "seed=1", "--set", "evaluation.scales=[1.0,0.5]")
+    options = ("--profile", "voc", *changes, "--runs", "out", "--resume", "--full")
+    assert run("reproduce", *options).exit_code == 0
+    given = ["seed=1", "evaluation.scales=[1.0,0.5]"]
+    assert calls.pop() == ("reproduce", "voc", given, Path("out"), True, True)
+
+
+def test_reproduce_ends_with_1_and_one_line_when_a_notebook_fails(monkeypatch):
+    def fails(*given):
+        raise reproduce.ReproduceError("05_training stopped at cell In [3]: ValueError: no")
+
+    monkeypatch.setattr(reproduce, "reproduce", fails)
+    result = run("reproduce")
+    assert result.exit_code == 1
+    assert result.stderr == "error: 05_training stopped at cell In [3]: ValueError: no\n"
+
+
+def test_train_uses_the_cache_unless_a_folder_is_named(calls, tmp_path):
+    result = run("train", "--set", "seed=3")
+    assert calls.pop() == ("train_or_load", load_recipe("mini", ["seed=3"]), False, False)
+    assert result.stdout == f"trained model: {Path('kept/mini-0123')}\n"
+    run("train", "--profile", "voc", "--folder", tmp_path)
+    assert calls.pop() == ("train", PROFILES["voc"], tmp_path, False, False)
+    run("train", "--folder", tmp_path, "--resume", "--tensorboard")
+    assert calls.pop() == ("train", PROFILES["mini"], tmp_path, True, True)
+
+
+def test_a_recipe_file_comes_before_single_changes(calls, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("seed: 5\noptimizer: {iterations: 7}\n")
+    assert run("train", "--recipe", file, "--set", "seed=6").exit_code == 0
+    ((_, recipe, *_),) = calls
+    assert (recipe.seed, recipe.optimizer.iterations) == (6, 7)
+
+
+def test_evaluate_passes_its_options_on_and_prints_the_table(calls, tmp_path):
+    result = run("evaluate", "--json", tmp_path / "scores.json")
+    assert result.stdout == "map  mIoU %\nlam   24.00\n"
+    assert calls.pop() == (
+        "scoreboard", PROFILES["mini"], None, [], "", False, tmp_path / "scores.json"
+    )  # fmt: skip
+    run(
+        "evaluate", "--protocol", "paper-val", "--protocol", "lam-log", "--split", "x", "--skip-bad"
+    )
+    names = ["paper-val", "lam-log"]
+    assert calls.pop() == ("scoreboard", PROFILES["mini"], None, names, "x", True, None)
+
+
+def test_evaluate_exports(calls):
+    result = run("evaluate", "--protocol", "paper-val", "--split", "test", "--export", "m.tgz")
+    assert result.stdout == "2 masks: m.tgz\n"
+    assert calls == [
+        ("export_masks", PROFILES["mini"], None, ["paper-val"], "test", Path("m.tgz"))
+    ]  # fmt: skip
+
+
+def test_evaluate_lists_and_names_every_protocol(calls):
+    listed = run("evaluate", "--list-protocols", "--profile", "voc").stdout
+    text = " ".join(run("evaluate", "--help").stdout.split())
+    for name in PROTOCOLS:
+        assert f"\n{name}\n" in f"\n{listed}" and name in text
+    assert "scales 1 0.5 0.75 1.5 + flip" in listed and "76.4 on VOC val" in listed
+    assert calls == []
+
+
+def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
+    kept = load_recipe("voc", ["optimizer.iterations=9"])
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(to_dict(kept)))
+    arguments = ("evaluate", "--checkpoint", tmp_path, "--set", "evaluation.threshold=0.25")
+    assert run(*arguments, "--profile", "voc").exit_code == 0
+    wanted = load_recipe("voc", ["optimizer.iterations=9", "evaluation.threshold=0.25"])
+    assert calls[0][:3] == ("scoreboard", wanted, tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2 and "recipe.yaml: profile is 'voc'" in result.stderr
+
+
+def test_report_writes_one_report_a_comparison_or_readme(monkeypatch):
+    said = lambda name: lambda *given: f"{name}: {given}"  # noqa: E731
+    monkeypatch.setattr("more_lib.runs.report.write_report", said("one"))
+    monkeypatch.setattr("more_lib.runs.comparison.write_comparison", said("several"))
+    monkeypatch.setattr("more_lib.runs.readme.write_readme", said("tables"))
+    a, b, page = Path("a"), Path("b"), Path("x.html")
+    assert run("report", "a").stdout == f"report: one: ({a!r},)\n"
+    assert run("report", "a", "b").stdout == f"comparison: several: ({[a, b]!r}, None)\n"
+    several = run("report", "a", "b", "--output", "x.html").stdout
+    assert several == f"comparison: several: ({[a, b]!r}, {page!r})\n"
+    assert run("report", "a", "--readme").stdout == f"written: tables: ({a!r},)\n"
+    for wrong in (("a", "b", "--readme"), ("a", "--readme", "--output", "x.html")):
+        result = run("report", *wrong)
+        assert result.exit_code == 2 and "--readme takes one run" in result.stderr
+    assert run("report").exit_code == 2
+
+
+def test_doctor_prints_its_report(monkeypatch):
+    monkeypatch.setattr("more_lib.cli.doctor.report", lambda: "all is well")
+    assert run("doctor").stdout == "all is well\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train", "--profile", "maxi"], "maxi"),
+        (["evaluate", "--set", "optimizer.iteration=3"], "optimizer.iterations"),
+        (["train", "--set", "optimizer.iterations=many"], "optimizer.iterations"),
+        (["train", "--recipe", "missing.yaml"], "missing.yaml"),
+        (["reproduce", "--profile", "maxi"], "maxi"),
+    ],
+)
+def test_unusable_input_is_one_line_and_status_2(arguments, named):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert named in result.stderr
+
+
+def test_an_input_error_from_deep_inside_is_one_line_too(monkeypatch):
+    def fails(*given):
+        raise InputError("a.xml names no object: add one")
+
+    monkeypatch.setattr(training, "train_or_load", fails)
+    monkeypatch.setattr(scoreboard, "scoreboard", fails)
+    for command in ("train", "evaluate"):
+        result = run(command)
+        assert (result.exit_code, result.stderr) == (2, "error: a.xml names no object: add one\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["evalute"], ["train", "--iterations", "3"], ["evaluate", "--checkpoint", "no/such/folder"]],
+)
+def test_wrong_usage_is_status_2(arguments, calls):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert not calls
+
+
+def test_an_interrupt_is_status_130(monkeypatch):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_or_load", interrupted)
+    assert run("train").exit_code == 130
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_that_it_accepts(command, calls, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("trial").mkdir()
+    Path("trial/recipe.yaml").write_text("seed: 0\n")
+    monkeypatch.setattr("more_lib.cli.doctor.report", lambda: "")
+    monkeypatch.setattr("tests.benchmarks.speed.bench_losses", lambda *_: [])
+    monkeypatch.setattr("more_lib.evaluation.writing.predict_files", lambda *_, **__: [])
+    monkeypatch.setattr("more_lib.runs.comparison.write_comparison", lambda *_: "")
+    text = run(command, "--help").stdout
+    (example,) = [line for line in text.splitlines() if line.startswith("      python -m more_lib")]
+    words = example.split()[3:]
+    assert words[0] == command
+    assert run(*words).exit_code == 0
+
+
+def test_help_names_the_commands_and_loads_nothing_heavy():
+    """In a process of its own, as a newcomer meets it."""
+    program = (
+        "import sys, runpy\n"
+        "sys.argv = ['more_lib', '--help']\n"
+        "try:\n"
+        "    runpy.run_module('more_lib', run_name='__main__')\n"
+        "finally:\n"
+        "    heavy = {'torch', 'timm', 'numpy', 'matplotlib', 'papermill'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Usage: python -m more_lib")
+    assert all(f"  {command}  " in result.stdout for command in COMMANDS)
+
+
+def test_a_process_exits_with_the_status_and_no_traceback():
+    command = [sys.executable, "-m", "more_lib", "train", "--profile", "maxi"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1

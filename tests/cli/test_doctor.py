@@ -1,0 +1,209 @@
+"""The doctor: finds what is there, and says what each missing part costs."""
+
+import re
+from dataclasses import replace
+from importlib import metadata
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from more_lib.cli import doctor
+from more_lib.cli.doctor import Row
+from more_lib.recipes.loading import load_recipe
+from more_lib.recipes.profiles import PROFILES
+
+VOC = PROFILES["voc"]
+
+
+def test_report_is_one_screen_and_has_a_cost_for_everything_missing(monkeypatch):
+    monkeypatch.setattr(doctor, "_matrix_seconds", lambda dtype: 1.0)
+    text = doctor.report()
+    lines = text.splitlines()
+    assert len(lines) <= 50 and max(map(len, lines)) <= doctor.WIDTH + 60  # paths stay whole
+    for title in ("Python and packages", "Machine", "Data", "Weights", "Optional"):
+        assert title in lines
+    for profile in PROFILES:  # those that need the same share a row
+        assert len(re.findall(rf"(profile |, ){profile}\b(?!-)", text)) >= 2
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("  missing"):
+            assert following.startswith(" " * 10)
+
+
+def test_report_stops_at_packages_that_nothing_works_without(monkeypatch):
+    broken = Row("torchvision", "missing", "does not import", "without it: nothing runs")
+    monkeypatch.setattr(doctor, "frameworks", lambda: [broken])
+    lines = doctor.report().splitlines()
+    assert any("torchvision" in line and "does not import" in line for line in lines)
+    assert "Optional" in lines and "Machine" not in lines
+
+
+def test_python_is_noted_when_it_is_not_one_of_the_tested(monkeypatch):
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 11, 9))
+    assert doctor.python().status == "ok"
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 13, 0))
+    assert doctor.python().status == "note"
+
+
+def test_packages_names_those_absent_and_those_too_old(monkeypatch):
+    (row,) = doctor.packages()
+    assert row.status == "ok"
+    versions = {"tqdm": "1.0"}
+    real = metadata.version
+
+    def version(name):
+        if name == "seaborn":
+            raise metadata.PackageNotFoundError(name)
+        return versions.get(name) or real(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    found = {row.name: row for row in doctor.packages()}
+    assert found.keys() == {"seaborn", "tqdm"}
+    assert found["seaborn"].detail == "not installed"
+    assert found["tqdm"].detail.startswith("is 1.0, not >=")
+    assert all(row.status == "missing" and row.cost for row in found.values())
+
+
+def test_packages_says_when_the_library_itself_is_not_installed(monkeypatch):
+    def requires(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "requires", requires)
+    (row,) = doctor.packages()
+    assert (row.name, row.status) == ("more_lib", "missing")
+    assert "pip install -e ." in row.cost
+
+
+def test_frameworks_reports_versions_that_do_not_fit_each_other(monkeypatch):
+    (row,) = doctor.frameworks()
+    assert row.status == "ok" and metadata.version("torch") in row.detail
+
+    def import_module(name):
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist\nand more")
+
+    monkeypatch.setattr(doctor, "import_module", import_module)
+    (row,) = doctor.frameworks()
+    assert (row.name, row.status) == ("torchvision", "missing")
+    assert row.detail == "does not import: operator torchvision::nms does not exist"
+
+
+@pytest.mark.parametrize(("bf16_seconds", "status"), [(0.5, "ok"), (4.0, "note")])
+def test_processor_advises_fp32_where_bf16_is_slow(monkeypatch, bf16_seconds, status):
+    seconds = {torch.float32: 1.0, torch.bfloat16: bf16_seconds}
+    monkeypatch.setattr(doctor, "_matrix_seconds", seconds.get)
+    row = doctor.processor()
+    assert row.status == status
+    assert f"{1 / bf16_seconds:.1f}x" in row.detail
+    assert ("takes fp32" in row.cost) == (status == "note")
+    assert load_recipe("mini").optimizer.precision == "auto"  # as the advice says
+
+
+def test_matrix_product_is_timed():
+    assert 0 < doctor._matrix_seconds(torch.float32) < 10
+
+
+def test_accelerator_with_and_without(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert doctor.accelerator().status == "missing"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert "MPS" in doctor.accelerator().detail
+    card = SimpleNamespace(name="A card", total_memory=24 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert doctor.accelerator().detail == "2 x A card, 24 GiB, bf16"
+
+
+@pytest.mark.gpu
+def test_accelerator_names_the_card():
+    assert torch.cuda.get_device_name(0) in doctor.accelerator().detail
+
+
+def test_cache_that_is_there_that_is_full_that_cannot_be(monkeypatch, tmp_path):
+    row = doctor.cache()  # the folder itself does not exist yet
+    assert row.status in ("ok", "note") and str(tmp_path) in row.detail
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**8))
+    assert doctor.cache().status == "note"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MORE_DATA", str(tmp_path / "file" / "below"))
+    row = doctor.cache()
+    assert row.status == "missing" and "MORE_DATA" in row.cost
+
+
+def test_data_made_on_first_use_is_no_loss():
+    assert doctor.data(PROFILES["mini"]).status == "note"
+
+
+def test_data_that_must_be_fetched_is_missing_until_its_splits_are_there(tmp_path):
+    recipe = replace(VOC, data=replace(VOC.data, root=str(tmp_path)))
+    assert doctor.data(VOC).status == "missing"
+    splits = tmp_path / "ImageSets/Segmentation"
+    splits.mkdir(parents=True)
+    (splits / "train_aug.txt").write_text("one\ntwo\n")
+    row = doctor.data(recipe)
+    assert row.status == "missing" and row.detail == f"no {splits / 'val.txt'}"
+    (splits / "val.txt").write_text("three\n")
+    row = doctor.data(recipe)
+    assert row.status == "ok" and row.detail == f"{tmp_path}: 2 train_aug, 1 val"
+
+
+def test_weights_in_a_local_file(tmp_path):
+    file = tmp_path / "vit.safetensors"
+    recipe = replace(VOC, backbone=replace(VOC.backbone, weights=str(file)))
+    assert doctor.weights(recipe).status == "missing"
+    file.write_bytes(bytes(2_000_000))
+    row = doctor.weights(recipe)
+    assert row.status == "ok" and row.detail.endswith("vit.safetensors, 2.0 MB")
+
+
+def test_weights_that_timm_has_downloaded_before(monkeypatch, tmp_path):
+    asked = []
+
+    def look_up(repository, file):
+        asked.append((repository, file))
+        return str(tmp_path / "pytorch_model.bin") if file == "pytorch_model.bin" else None
+
+    monkeypatch.setattr("more_lib.method.backbones.try_to_load_from_cache", look_up)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"1")
+    assert doctor.weights(VOC).status == "ok"
+    repository = f"timm/{VOC.backbone.name}"
+    assert asked == [(repository, "model.safetensors"), (repository, "pytorch_model.bin")]
+
+    monkeypatch.setattr("more_lib.method.backbones.try_to_load_from_cache", lambda *given: object())
+    row = doctor.weights(VOC)  # the cache knows that there is no such file
+    assert row.status == "missing" and "backbone.weights=" in row.cost
+
+
+def test_weights_of_a_model_that_timm_has_none_for():
+    backbone = replace(VOC.backbone, name="test_vit_of_nobody")
+    assert doctor.weights(replace(VOC, backbone=backbone)).status == "missing"
+
+
+def test_extras_and_git_say_what_works_without_them(monkeypatch):
+    def version(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    rows = [*doctor.extras(), doctor.git()]
+    assert [row.name for row in rows] == ["extra crf", "extra log", "extra dev", "git"]
+    assert rows[0].detail == "pydensecrf2 not installed"
+    assert all(row.status == "missing" and row.cost.startswith("without it:") for row in rows)
+
+
+def test_nothing_is_written(tmp_path):
+    doctor.report()
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_missing_shipped_backbone_is_named_with_the_command_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "more_lib.method.backbones.mini_weights", lambda name: tmp_path / f"{name}.safetensors"
+    )
+    row = doctor.weights(load_recipe("mini", ["backbone.name=mini_w48"]))
+    assert row.status == "missing" and "pretrain_mini_vit.py --backbone mini_w48" in str(row)
+    own = load_recipe("mini", [f"backbone.weights={tmp_path / 'mine.safetensors'}"])
+    assert "pretrain" not in str(doctor.weights(own))  # no script makes another's file

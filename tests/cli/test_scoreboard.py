@@ -1,0 +1,116 @@
+"""The command ``evaluate`` behind its options."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from more_lib.cli.scoreboard import export_masks, scoreboard
+from more_lib.evaluation.results import Evaluation, format_table, rows
+from more_lib.evaluation.scoring import evaluate
+from more_lib.system.errors import InputError
+from tests.evaluation.helpers import ColourModel, make_tree, recipe_with, set_split
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def recipe(root):
+    return recipe_with(root)
+
+
+@pytest.fixture(autouse=True)
+def asked(tmp_path, monkeypatch):
+    """Stands in for training: the recipes a network was asked for, and where from."""
+    made = []
+
+    def trained(recipe, folder):
+        made.append((recipe, folder))
+        (tmp_path / "kept").mkdir(exist_ok=True)
+        record = {"weights_sha256": "0" * 64}
+        return SimpleNamespace(
+            model=ColourModel(), recipe=recipe, folder=tmp_path / "kept", record=record
+        )
+
+    monkeypatch.setattr("more_lib.evaluation.masks.crf_method", lambda device: "exact")
+    monkeypatch.setattr("more_lib.training.train_or_load", lambda recipe: trained(recipe, None))
+    monkeypatch.setattr("more_lib.training.load_trained", lambda f, recipe: trained(recipe, f))
+    return made
+
+
+def test_without_protocols_every_map_has_its_rows(recipe, asked, tmp_path):
+    text = scoreboard(recipe, json_file=tmp_path / "scores.json")
+    evaluation = evaluate(ColourModel(), recipe)
+    assert text == f"{format_table(rows(evaluation))}\nimage labels: mAP 0.9167"
+    assert (tmp_path / "scores.json").read_text() == evaluation.to_json()
+    assert asked == [(recipe, None)]
+
+
+def test_each_protocol_comes_with_what_it_is_and_the_published_number(recipe, root, tmp_path):
+    set_split(root, "named", "mistaken", split="train")
+    names = ("paper-val", "cam-log", "lam-train")
+    text = scoreboard(recipe, names=names, json_file=tmp_path / "scores.json")
+    head, titles, *lines = text.splitlines()
+    assert head == "dataset voc, scales 1 + flip"
+    assert titles.split()[:6] == ["protocol", "map", "labels", "split", "threshold", "crf"]
+    assert [line.split()[:6] for line in lines[:3]] == [
+        ["paper-val", "lam", "predicted", "val", "-", "released"],
+        ["cam-log", "cam", "true", "val", "0.50", "none"],
+        ["lam-train", "lam", "true", "train", "0.50", "none"],
+    ]
+    assert "image labels on val: mAP 0.9167" in lines
+    assert any(line.startswith("image labels on train: mAP") for line in lines)
+    at = lines.index(
+        "cam-log: voc val, CAM, true image labels, scales 1 + flip, threshold 0.5, no CRF"
+    )
+    assert lines[at + 1] == "  published with it: 75.0 on VOC val where the released log ends"
+    saved = json.loads((tmp_path / "scores.json").read_text())
+    assert tuple(saved) == names
+    again = Evaluation.from_json(json.dumps(saved["cam-log"]))
+    assert again.results[0].scores.miou == pytest.approx(0.9125)
+
+
+def test_another_split(recipe, root):
+    set_split(root, "named", split="few")
+    text = scoreboard(recipe, names=["paper-val"], split="few")
+    assert "split few" in text and "images 1" in text
+    with pytest.raises(InputError, match="--split goes with --protocol"):
+        scoreboard(recipe, split="few")
+
+
+def test_masks_are_missed_before_anything_is_trained(recipe, root, asked):
+    (root / "SegmentationClass/missed.png").unlink()
+    set_split(root, "missed", split="test")
+    with pytest.raises(InputError, match="'test' of .* has no pixel masks.*--export"):
+        scoreboard(recipe, names=["paper-val"], split="test")
+    with pytest.raises(InputError, match="'nowhere' is unknown|nowhere.txt is missing"):
+        scoreboard(recipe, names=["paper-val"], split="nowhere")
+    with pytest.raises(InputError, match="protocol 'test-val' is unknown; choose from paper-val"):
+        scoreboard(recipe, names=["test-val"])
+    assert asked == []
+
+
+def test_bad_images_are_named_at_the_start_or_left_out(recipe, root, asked, tmp_path):
+    image = root / "JPEGImages/missed.jpg"
+    image.write_bytes(image.read_bytes()[:-20])
+    with pytest.raises(InputError, match="1 of 3 images .*missed.jpg.*--skip-bad"):
+        scoreboard(recipe)
+    text = scoreboard(recipe, tmp_path, skip_bad=True)
+    assert "images 2" in text
+    seen, folder = asked[-1]
+    assert seen.data.skip == ("missed",) and folder == tmp_path
+
+
+def test_export(recipe, root, tmp_path):
+    set_split(root, "named", split="test")
+    for name in ("Annotations/named.xml", "SegmentationClass/named.png"):
+        (root / name).unlink()
+    line = export_masks(recipe, tmp_path, ["paper-val"], "test", tmp_path / "m.tgz")
+    assert line.startswith("1 masks by voc test, LAM, predicted image labels, scales 1 + flip")
+    assert line.endswith(f"CRF released: {tmp_path / 'm.tgz'}") and (tmp_path / "m.tgz").is_file()
+    for names in ([], ["paper-val", "lam-log"]):
+        with pytest.raises(InputError, match="one protocol: name it by --protocol"):
+            export_masks(recipe, tmp_path, names, "test", tmp_path / "n.tgz")

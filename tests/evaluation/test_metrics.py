@@ -1,0 +1,228 @@
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from more_lib.evaluation.metrics import average_precision, confusion_matrix, scores
+from more_lib.system.errors import InputError
+from tests.method.helpers import golden
+
+# Three classes counted by hand; rows are the truth.
+#   class 0: TP 4, FP 2, FN 1   class 1: TP 3, FP 1, FN 4   class 2: TP 1, FP 3, FN 1
+MATRIX = [[4, 1, 0], [1, 3, 3], [1, 0, 1]]
+
+
+def masks_of(matrix: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A prediction and a target that the matrix counts."""
+    pairs = [
+        (column, row)
+        for row, counts in enumerate(matrix)
+        for column, count in enumerate(counts)
+        for _ in range(count)
+    ]
+    prediction, target = torch.tensor(pairs).T
+    return prediction, target
+
+
+def random_masks(seed: int, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    prediction = torch.randint(num_classes, (2, 9, 7), generator=generator)
+    target = torch.randint(num_classes, (2, 9, 7), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = 255
+    return prediction, target
+
+
+def test_matrix_by_hand():
+    prediction = torch.tensor([[0, 0, 1, 2], [2, 1, 0, 2]])
+    target = torch.tensor([[0, 1, 1, 255], [1, 255, 0, 2]])
+    matrix = confusion_matrix(prediction, target, 3)
+    assert matrix.dtype == torch.int64
+    assert matrix.tolist() == [[2, 0, 0], [1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matrix_equals_a_count_pixel_by_pixel(seed):
+    prediction, target = random_masks(seed, 5)
+    expected = np.zeros((5, 5), dtype=int)
+    for guess, truth in zip(prediction.flatten().tolist(), target.flatten().tolist(), strict=True):
+        if truth != 255:
+            expected[truth, guess] += 1
+    assert np.array_equal(confusion_matrix(prediction, target, 5).numpy(), expected)
+
+
+def test_matrix_takes_numpy_and_small_integers():
+    prediction, target = random_masks(0, 21)
+    expected = confusion_matrix(prediction, target, 21)
+    for dtype in (np.uint8, np.int16, np.uint16, np.int32):
+        small = confusion_matrix(prediction.numpy().astype(dtype), target.numpy().astype(dtype), 21)
+        assert torch.equal(small, expected)
+
+
+def test_matrices_add_up_and_do_not_depend_on_the_order_of_pixels():
+    prediction, target = random_masks(1, 4)
+    whole = confusion_matrix(prediction, target, 4)
+    parts = [confusion_matrix(p, t, 4) for p, t in zip(prediction, target, strict=True)]
+    assert torch.equal(sum(parts), whole)
+    order = torch.randperm(target.numel(), generator=torch.Generator().manual_seed(2))
+    assert torch.equal(
+        confusion_matrix(prediction.flatten()[order], target.flatten()[order], 4), whole
+    )
+
+
+def test_swapping_prediction_and_target_transposes_the_matrix():
+    prediction, target = random_masks(2, 4)
+    target = target.where(target != 255, 0)
+    assert torch.equal(
+        confusion_matrix(prediction, target, 4), confusion_matrix(target, prediction, 4).T
+    )
+
+
+def test_ignored_pixels_may_be_left_open_by_the_prediction():
+    prediction, target = torch.tensor([1, 255, 0]), torch.tensor([1, 255, 255])
+    assert confusion_matrix(prediction, target, 2).tolist() == [[0, 0], [0, 1]]
+    everything = torch.full((3,), 255)
+    assert confusion_matrix(everything, everything, 2).sum() == 0
+
+
+def test_ignore_index_may_be_one_of_the_classes():
+    prediction, target = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 2, 1])
+    matrix = confusion_matrix(prediction, target, 3, ignore_index=0)
+    assert matrix.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "named"),
+    [
+        ([0, 3], [0, 1], "prediction holds 3"),
+        ([0, -1], [0, 1], "prediction holds -1"),
+        ([0, 255], [0, 1], "prediction holds 255"),
+        ([0, 7], [0, 255], "prediction holds 7"),
+        ([0, 1], [0, 3], "target holds 3"),
+        ([0, 1], [0, -1], "target holds -1"),
+        ([0, 1, 2], [0, 1], "differ in shape"),
+        ([0.0, 1.0], [0, 1], "prediction is torch.float32"),
+        ([0, 1], [True, False], "target is torch.bool"),
+    ],
+)
+def test_bad_masks_are_refused(prediction, target, named):
+    with pytest.raises(InputError, match=named) as caught:
+        confusion_matrix(torch.tensor(prediction), torch.tensor(target), 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_scores_by_hand():
+    result = scores(confusion_matrix(*masks_of(MATRIX), 3))
+    np.testing.assert_allclose(result.iou, [4 / 7, 3 / 8, 1 / 5])
+    np.testing.assert_allclose(result.precision, [4 / 6, 3 / 4, 1 / 4])
+    np.testing.assert_allclose(result.recall, [4 / 5, 3 / 7, 1 / 2])
+    np.testing.assert_allclose(result.confusion_ratio, [2 / 4, 1 / 3, 3 / 1])
+    assert result.miou == pytest.approx((4 / 7 + 3 / 8 + 1 / 5) / 3)
+    assert result.pixel_accuracy == pytest.approx(8 / 14)
+    assert all(
+        values.dtype == np.float64
+        for values in (result.iou, result.precision, result.recall, result.confusion_ratio)
+    )
+
+
+def test_renaming_the_classes_renames_the_scores():
+    order = [2, 0, 1]
+    plain, renamed = scores(MATRIX), scores(np.array(MATRIX)[np.ix_(order, order)])
+    for name in ("iou", "precision", "recall", "confusion_ratio"):
+        np.testing.assert_allclose(getattr(renamed, name), getattr(plain, name)[order])
+    assert renamed.miou == pytest.approx(plain.miou)
+    assert renamed.pixel_accuracy == plain.pixel_accuracy
+
+
+def test_summary_means():
+    summary = scores(MATRIX).summary()
+    assert summary["precision"] == pytest.approx((4 / 6 + 3 / 4 + 1 / 4) / 3)
+    assert summary["recall"] == pytest.approx((4 / 5 + 3 / 7 + 1 / 2) / 3)
+    assert summary["confusion_ratio"] == pytest.approx((1 / 3 + 3) / 2)  # without the background
+    assert summary["classes_without_hits"] == 0
+
+
+def test_classes_without_pixels_or_hits():
+    # 1 hit; 2 predicted but never true; 3 true but never predicted; 4 in neither; 5 always wrong
+    matrix = np.zeros((6, 6), dtype=int)
+    matrix[0, 0], matrix[1, 1], matrix[0, 1] = 10, 4, 2
+    matrix[0, 2], matrix[3, 0], matrix[5, 0], matrix[0, 5] = 1, 3, 2, 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = scores(matrix)
+    nan, inf = np.nan, np.inf
+    np.testing.assert_allclose(result.iou, [10 / 24, 4 / 6, 0, 0, nan, 0])
+    np.testing.assert_allclose(result.precision, [10 / 15, 4 / 6, 0, nan, nan, 0])
+    np.testing.assert_allclose(result.recall, [10 / 19, 1, nan, 0, nan, 0])
+    np.testing.assert_allclose(result.confusion_ratio, [5 / 10, 2 / 4, inf, nan, nan, inf])
+    assert result.miou == pytest.approx((10 / 24 + 4 / 6) / 5)
+    summary = result.summary()
+    assert summary["confusion_ratio"] == 0.5
+    assert summary["classes_without_hits"] == 3
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_summary_of_nothing_is_empty_not_nan():
+    summary = scores(np.zeros((3, 3), dtype=int)).summary()
+    assert summary.pop("classes_without_hits") == 0
+    assert set(summary.values()) == {None}
+
+
+def test_perfect_prediction():
+    target = torch.arange(4).repeat(5)
+    summary = scores(confusion_matrix(target, target, 4)).summary()
+    assert summary == {
+        "miou": 1,
+        "precision": 1,
+        "recall": 1,
+        "confusion_ratio": 0,
+        "pixel_accuracy": 1,
+        "classes_without_hits": 0,
+    }
+
+
+@pytest.mark.parametrize("matrix", [[[1, 2]], [1, 2], [[1, -1], [0, 1]], [[1.0, np.nan], [0, 1]]])
+def test_bad_matrices_are_refused(matrix):
+    with pytest.raises(InputError, match="confusion matrix"):
+        scores(matrix)
+
+
+def test_golden_scores():
+    expected = golden("metrics_301")
+    result = scores(confusion_matrix(expected["pred"], expected["gt"], int(expected["k"])))
+    for name in ("iou", "precision", "recall", "confusion_ratio", "miou", "pixel_accuracy"):
+        np.testing.assert_allclose(getattr(result, name), expected[name], rtol=1e-9)
+
+
+def test_average_precision_by_hand():
+    # Class 0 ranked best first: right, wrong, right, wrong. Class 1: all right. Class 2: no image.
+    ranking = torch.tensor([[0.9, 5.0, 0.1], [0.8, -1.0, 0.2], [0.7, 7.0, 0.3], [0.1, -2.0, 0.4]])
+    labels = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 1, 0], [0, 0, 0]])
+    result = average_precision(ranking, labels)
+    assert result.dtype == np.float64
+    np.testing.assert_allclose(result, [(1 + 2 / 3) / 2, 1.0, np.nan])
+
+
+def test_average_precision_depends_on_the_ranking_alone():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(30, 4, generator=generator)
+    labels = torch.randint(2, (30, 4), generator=generator)
+    expected = average_precision(logits, labels)
+    order = torch.randperm(30, generator=generator)
+    np.testing.assert_allclose(average_precision(logits[order], labels[order]), expected)
+    np.testing.assert_allclose(average_precision(logits.exp(), labels.bool()), expected)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "labels", "named"),
+    [
+        (np.zeros((3, 2)), np.zeros((3, 1)), "scores"),
+        (np.zeros(3), np.zeros(3), "scores"),
+        (np.full((3, 2), np.nan), np.zeros((3, 2)), "nan or inf"),
+        (np.zeros((3, 2)), np.full((3, 2), 2), "labels hold"),
+    ],
+)
+def test_average_precision_refuses_bad_input(ranking, labels, named):
+    with pytest.raises(InputError, match=named):
+        average_precision(ranking, labels)

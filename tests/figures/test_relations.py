@@ -1,0 +1,212 @@
+"""Figures of notebook 04 say what they should: panels, values, windows, rings. No looks."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.patches import Circle, Rectangle
+from PIL import Image
+
+from more_lib.figures import relations as plots
+from more_lib.method.lir import uncertain_patches
+from more_lib.system.errors import InputError
+
+CLASSES = ("cat", "dog")
+STRIPES = np.tile(np.array([1, 1, 1, 255, 255, 255, 0, 0]), (8, 1))
+
+
+def image(size=(16, 24)):
+    return np.random.default_rng(0).random((*size, 3), dtype=np.float32)
+
+
+def maps(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def log(*pairs):
+    return [{"iteration": step, "lr": 1e-4, "cre": value} for step, value in pairs]
+
+
+LOG = log((10, 3.0), (20, 2.0))
+FIGURES = {
+    "plot_three_way": lambda: plots.plot_three_way(
+        image(), {"mask": np.array([[0, 1], [2, 255]])}, CLASSES, {"CAM": maps(2, 2)}
+    ),
+    "plot_windows": lambda: plots.plot_windows(STRIPES, (4, 3)),
+    "plot_kept_patches": lambda: plots.plot_kept_patches(STRIPES, {"all": STRIPES == 255}),
+    "plot_lam_steps": lambda: plots.plot_lam_steps(
+        image(), STRIPES, {"before": maps(2, 8, 8), "after": maps(2, 8, 8)}, CLASSES, [0, 1]
+    ),
+    "plot_log_terms": lambda: plots.plot_log_terms(
+        {"this run": LOG}, {"cre": "CRE"}, {}, title="The log"
+    ),
+}
+
+
+def rings(ax):
+    """Row and column of every ring, each drawn as two circles of one centre."""
+    centres = {patch.center for patch in ax.patches if isinstance(patch, Circle)}
+    return sorted((int(y), int(x)) for x, y in centres)
+
+
+def frames(ax):
+    """Row, column and side of every frame, by its colour."""
+    return {
+        to_hex(patch.get_edgecolor()).upper(): (
+            int(patch.get_y() + 0.5),
+            int(patch.get_x() + 0.5),
+            int(patch.get_width()),
+        )
+        for patch in ax.patches
+        if isinstance(patch, Rectangle)
+    }
+
+
+def legend(figure):
+    (found,) = figure.legends
+    return [text.get_text() for text in found.get_texts()]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_shows_itself_and_leaves_no_trace(name):
+    figure = FIGURES[name]()
+    assert figure.get_suptitle()
+    png = figure._repr_mimebundle_()["image/png"]
+    width, height = Image.open(io.BytesIO(png)).size
+    assert len(png) <= 200_000 and width <= 900 and height > 100
+    assert plt.get_fignums() == []
+
+
+def test_three_way_masks_name_what_is_open():
+    figure = FIGURES["plot_three_way"]()
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["image", "CAM", "mask"]
+    assert legend(figure) == ["background", "cat", "dog", "uncertain"]
+    assert figure.axes[3].get_ylabel() == "map value"
+    only = plots.plot_three_way(image(), {"mask": np.array([[1, 0]])}, CLASSES)
+    assert len(only.axes) == 2 and legend(only) == ["background", "cat"]
+
+
+@pytest.mark.parametrize("masks", [{}, {"mask": np.array([[3]])}, {"mask": np.array([[0.5]])}])
+def test_three_way_masks_refuse_what_is_none(masks):
+    with pytest.raises(InputError, match="give"):
+        plots.plot_three_way(image(), masks, CLASSES)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, list])
+def test_kernel_values(kind):
+    values = plots.kernel_values(kind([[0, 1], [2, 255]]))
+    assert values.tolist() == [[0, 2], [2, 1]]
+
+
+@pytest.mark.parametrize("mask", [np.zeros((2, 2)), np.zeros(4, int), np.zeros((1, 2, 2), int)])
+def test_kernel_values_refuse_what_is_no_mask(mask):
+    with pytest.raises(InputError, match="give \\(h, w\\) integers"):
+        plots.kernel_values(mask)
+
+
+@pytest.mark.parametrize(
+    ("patch", "mean"), [((4, 3), 1.5), ((4, 4), 7 / 6), ((2, 3), 1.25), ((1, 3), 1.0)]
+)
+def test_window_mean_by_hand(patch, mean):
+    assert plots.window_mean(STRIPES, patch) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6])
+def test_window_mean_decides_as_the_library_does(size):
+    generator = torch.Generator().manual_seed(size)
+    mask = torch.tensor([0, 1, 2, 255])[torch.randint(4, (9, 7), generator=generator)]
+    kept = uncertain_patches(mask[None], size, 1.2)[0]
+    for place in (mask == 255).nonzero().tolist():
+        assert (plots.window_mean(mask, place, size) > 1.2) == bool(kept[tuple(place)])
+
+
+def test_windows_draw_values_window_and_both_tokens():
+    paper, released = plots.plot_windows(torch.tensor(STRIPES), (4, 3)).axes
+    for ax in (paper, released):
+        assert len(ax.texts) == 64 and ax.texts[3].get_text() == "1"
+        assert frames(ax) == {plots.WINDOW: (1, 0, 6), plots.TESTED: (4, 3, 1)}
+        assert "mean 1.50 > φ = 1.2, kept" in ax.get_title()
+    assert rings(paper) == [(4, 3)] and rings(released) == [(1, 0)]
+
+
+def test_windows_without_a_token():
+    for ax in plots.plot_windows(STRIPES, (4, 4)).axes:
+        assert "mean 1.17 ≤ φ = 1.2" in ax.get_title() and "kept" not in ax.get_title()
+        assert rings(ax) == []
+
+
+def test_windows_near_the_border_are_not_tested_as_released():
+    paper, released = plots.plot_windows(STRIPES, (6, 3)).axes
+    assert rings(paper) == [(6, 3)] and rings(released) == []
+    assert "not tested" in released.get_title() and plots.WINDOW not in frames(released)
+
+
+@pytest.mark.parametrize("patch", [(0, 0), (0, 7), (8, 3), (-1, 3)])
+def test_windows_want_an_uncertain_patch(patch):
+    with pytest.raises(InputError, match="is not uncertain in this mask"):
+        plots.plot_windows(STRIPES, patch)
+
+
+def test_kept_patches_are_ringed_and_counted():
+    kept = uncertain_patches(torch.tensor(STRIPES)[None], 6, 1.2)[0]
+    first, second = plots.plot_kept_patches(STRIPES, {"paper": kept, "none": kept & False}).axes
+    assert first.get_title() == "paper: 5" and second.get_title() == "none: 0"
+    assert rings(first) == [(row, 3) for row in range(2, 7)] and rings(second) == []
+
+
+@pytest.mark.parametrize("chosen", [{}, {"other": np.ones((2, 2), bool)}])
+def test_kept_patches_refuse_another_grid(chosen):
+    with pytest.raises(InputError, match="give"):
+        plots.plot_kept_patches(STRIPES, chosen)
+
+
+def test_lam_steps_have_a_row_a_class_and_a_frame_in_each():
+    figure = FIGURES["plot_lam_steps"]()
+    cells = np.array(figure.axes[:6]).reshape(2, 3)
+    assert [ax.get_ylabel() for ax in cells[:, 0]] == ["cat", "dog"]
+    assert [ax.get_title() for ax in cells[0]] == ["image", "before", "after"]
+    assert all(ax.lines for ax in cells[0]) and not any(ax.lines for ax in cells[1])
+    xs, ys = (np.concatenate([line.get_data()[i] for line in cells[0, 0].lines]) for i in (0, 1))
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (-0.5, 8.5, -0.5, 15.5)  # 3 of 8 columns
+
+
+def test_lam_steps_refuse_what_does_not_fit():
+    with pytest.raises(InputError, match="give one grid"):
+        plots.plot_lam_steps(image(), STRIPES, {"before": maps(2, 4, 4)}, CLASSES, [0])
+    with pytest.raises(InputError, match="give integers"):
+        plots.plot_lam_steps(image(), STRIPES / 2, {"before": maps(2, 8, 8)}, CLASSES, [0])
+
+
+def test_log_terms_leave_out_lines_without_the_term():
+    waiting = [{"iteration": 5, "lr": 1e-4}, *LOG]
+    levels = {"this run": {"cre": 2.5}}
+    (ax,) = plots.plot_log_terms({"this run": waiting}, {"cre": "CRE"}, levels).axes
+    curve, level = ax.lines
+    assert curve.get_xdata().tolist() == [10, 20] and curve.get_ydata().tolist() == [3.0, 2.0]
+    assert set(level.get_ydata()) == {2.5} and ax.get_title() == "this run: CRE"
+    assert ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 3
+
+
+def test_log_terms_together_or_apart():
+    logs = {"one": LOG, "two": log((10, 9.0))}
+    assert len(plots.plot_log_terms(logs, {"cre": "CRE", "lr": "rate"}, {}).axes) == 4
+    figure = plots.plot_log_terms(logs, {"cre": "CRE"}, {}, together=True)
+    (ax,) = figure.axes
+    assert len(ax.lines) == 2 and ax.get_ylim()[1] > 9 and legend(figure) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("logs", "terms"),
+    [
+        ({}, {"cre": "CRE"}),
+        ({"one": LOG}, {}),
+        ({"one": LOG}, {"ure": "URE"}),
+        ({"one": []}, {"cre": "CRE"}),
+    ],
+)
+def test_log_terms_refuse_what_is_not_there(logs, terms):
+    with pytest.raises(InputError, match="give at least|has no"):
+        plots.plot_log_terms(logs, terms, {})

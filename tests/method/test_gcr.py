@@ -1,0 +1,177 @@
+"""GCR against golden values, a head-by-head transcription, hand cases and what must not change."""
+
+import pytest
+import torch
+
+from more_lib.method.gcr import VARIANTS, GraphCategoryRepresentation, GraphSwitches
+from more_lib.method.localization import lam
+from more_lib.method.released import load_released
+from more_lib.system.errors import InputError
+from tests.method import transcriptions
+from tests.method.helpers import golden, images, released_weights
+
+DIM = 8
+
+
+def tokens_and_patches(seed=0, batch=2, classes=6, patches=12, dim=DIM):
+    generator = torch.Generator().manual_seed(seed)
+    draw = {"generator": generator, "dtype": torch.float64}
+    return torch.randn(batch, classes, dim, **draw), torch.randn(batch, patches, dim, **draw)
+
+
+def graph(num_neighbors=None, variant="release", dim=DIM, seed=0):
+    torch.manual_seed(seed)
+    return GraphCategoryRepresentation(dim, num_neighbors, variant).double()
+
+
+SINGLE_SWITCHES = [
+    VARIANTS["release"]._replace(**{name: getattr(VARIANTS["paper"], name)})
+    for name in GraphSwitches._fields
+]
+
+
+@torch.no_grad()
+def test_golden_tokens_and_lam():
+    expected = golden("forward_voc_224")
+    model = load_released(released_weights("voc_state_dict_shapes"), 20)
+    output = model(images(int(expected["input_seed"]), expected["input_shape"]))
+    maps = lam(output.features, output.class_tokens)
+    for ours, theirs in (
+        (output.class_tokens[..., ::8], expected["gcr_tokens_every8"]),
+        (maps, expected["lam"]),
+    ):
+        theirs = torch.from_numpy(theirs)
+        assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("num_neighbors", [1, 3, 12])
+@pytest.mark.parametrize("variant", ["release", "paper", *SINGLE_SWITCHES])
+def test_equals_the_transcription_of_equations_1_to_5(variant, num_neighbors):
+    layer, (tokens, patches) = graph(num_neighbors, variant), tokens_and_patches(1)
+    expected = transcriptions.graph_category_representation(tokens, patches, layer, num_neighbors)
+    torch.testing.assert_close(layer(tokens, patches), expected)
+
+
+def test_default_number_of_neighbours():
+    tokens, patches = tokens_and_patches()
+    assert graph().graph(tokens, patches).neighbors.shape == (2, 6, 3)  # int(C / 2)
+    assert graph().graph(tokens[:, :1], patches).neighbors.shape == (2, 1, 1)
+    wide = torch.randn(1, 500, DIM, dtype=torch.float64)
+    paper = graph(variant="paper")
+    assert paper.graph(tokens[:1], wide).neighbors.shape == (1, 6, 392)
+    assert paper.graph(tokens, patches).neighbors.shape == (2, 6, 12)  # all there are
+
+
+def test_more_neighbours_than_tails_means_all_tails():
+    tokens, patches = tokens_and_patches()
+    torch.testing.assert_close(graph(18)(tokens, patches), graph(1000)(tokens, patches))
+
+
+def identity(layer):
+    for linear in (layer.head, layer.tail, layer.sum_map, layer.product_map):
+        torch.nn.init.eye_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+    return layer
+
+
+def test_paper_by_hand_with_two_tails():
+    """h = (1, 0); tails (1, 0) and (0, 1): cosines 1 and 0, everything else follows."""
+    layer = identity(graph(2, "paper", dim=2))
+    head = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64)
+    tails = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    e, tanh = torch.e, lambda x: torch.tensor(x, dtype=torch.float64).tanh()
+    r = e / (e + 1)
+    s1 = tanh(1 + r + (1 - r))  # t1 . tanh(h + e1), e1 = r t1 + (1 - r) h
+    s2 = tanh(1 - r)  # e2 = (1 - r) t2 + r h, second channel of tanh(h + e2)
+    weight = torch.stack([s1, s2]).softmax(0)
+    edges = layer.graph(head, tails)
+    assert edges.neighbors.tolist() == [[[0, 1]]]
+    torch.testing.assert_close(edges.closeness[0, 0, 0].item(), r)
+    torch.testing.assert_close(edges.weights[0, 0], weight)
+    expected = torch.stack([1 + 2 * weight[0], weight[1]])  # (h + a) + (a * h)
+    torch.testing.assert_close(layer(head, tails)[0, 0], expected)
+
+
+def test_the_released_product_of_sums_cannot_tell_channels_apart():
+    """Reordering the channels of a tail changes Eq. 4, but not what was released."""
+    near = torch.randn(1, 1, 3, DIM, dtype=torch.float64)
+    turned = torch.randn(1, 1, 3, DIM, dtype=torch.float64).tanh()
+    order = torch.randperm(DIM, generator=torch.Generator().manual_seed(0))
+    released, paper = graph(), graph(variant="paper")
+    torch.testing.assert_close(
+        released._edge_scores(near, turned), released._edge_scores(near[..., order], turned)
+    )
+    changed = paper._edge_scores(near[..., order], turned)
+    assert not torch.allclose(paper._edge_scores(near, turned), changed)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_sum_to_one_and_neighbours_come_best_first(variant):
+    tokens, patches = tokens_and_patches()
+    edges = graph(4, variant).graph(tokens, patches)
+    for part in (edges.closeness, edges.weights):
+        torch.testing.assert_close(part.sum(2), torch.ones_like(part[..., 0]))
+    assert (edges.closeness.diff(dim=2) <= 0).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_order_of_classes_patches_and_images_does_not_matter(variant):
+    layer, (tokens, patches) = graph(4, variant), tokens_and_patches()
+    result = layer(tokens, patches)
+    classes, places = [3, 1, 0, 5, 4, 2], torch.randperm(12)
+    torch.testing.assert_close(layer(tokens[:, classes], patches), result[:, classes])
+    torch.testing.assert_close(layer(tokens, patches[:, places]), result)
+    torch.testing.assert_close(layer(tokens[1:], patches[1:]), result[1:])
+
+
+def test_identical_class_tokens_stay_identical():
+    tokens, patches = tokens_and_patches()
+    result = graph()(tokens[:, :1].expand(-1, 6, -1), patches)
+    torch.testing.assert_close(result, result[:, :1].expand(-1, 6, -1))
+
+
+@pytest.mark.parametrize(("variant", "trains_patches"), [("release", False), ("paper", True)])
+def test_gradients_reach_patches_only_as_the_paper_writes_it(variant, trains_patches):
+    layer, (tokens, patches) = graph(4, variant), tokens_and_patches()
+    tokens.requires_grad_(), patches.requires_grad_()
+    layer(tokens, patches).square().sum().backward()
+    assert tokens.grad.abs().max() > 0
+    assert (patches.grad is not None) == trains_patches
+    assert all(parameter.grad.abs().max() > 0 for parameter in layer.parameters())
+
+
+def test_gradcheck():
+    layer, (tokens, patches) = graph(3, "paper", dim=3), tokens_and_patches(2, 1, 2, 4, 3)
+    tokens.requires_grad_(), patches.requires_grad_()
+    assert torch.autograd.gradcheck(layer, (tokens, patches))
+
+
+def test_runs_in_float32_under_autocast():
+    layer, (tokens, patches) = graph().float(), tokens_and_patches()
+    tokens, patches = tokens.float(), patches.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = layer(tokens, patches)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, layer(tokens, patches))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"variant": "papers"}, "variant 'papers' is unknown"),
+        ({"variant": VARIANTS["paper"]._replace(tails="all")}, "tails is 'all'"),
+        ({"num_neighbors": 0}, "num_neighbors is 0"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        GraphCategoryRepresentation(DIM, **wrong)
+
+
+def test_wrong_shapes_are_refused():
+    tokens, patches = tokens_and_patches()
+    for pair in ((tokens[0], patches), (tokens[:1], patches)):
+        with pytest.raises(InputError, match=r"must be \(B, C, D\) and \(B, N, D\)"):
+            graph()(*pair)
+    with pytest.raises(InputError, match="takes 8"):
+        graph()(tokens[..., :4], patches)

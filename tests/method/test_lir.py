@@ -1,0 +1,379 @@
+"""LIR's losses against golden values, pair-by-pair transcriptions, hand cases and bad input."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from more_lib.method.lir import (
+    UNCERTAIN_VARIANTS,
+    UncertainSwitches,
+    confident_relation_loss,
+    sample_patches,
+    uncertain_patches,
+    uncertain_relation_loss,
+)
+from more_lib.system.errors import InputError
+from tests.method import transcriptions
+from tests.method.helpers import golden, tokens_and_features
+
+VARIANTS = ("release", "paper")
+LOSSES = {
+    "confident": lambda *inputs, **options: confident_relation_loss(*inputs, 0.5, **options),
+    "uncertain": uncertain_relation_loss,
+}
+
+
+def random_case(seed=0, batch=3, classes=4, dim=6, grid=(12, 11)):
+    """Tokens, features, masks with large uncertain stretches, and labels that fit the masks."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = {"generator": generator, "dtype": torch.float64}
+    tokens = torch.randn(batch, classes, dim, **draw)
+    features = torch.randn(batch, dim, *grid, **draw)
+    labels = (torch.rand(batch, classes, **draw) < 0.5).double()
+    labels[:, 0] = 1
+    values = torch.where(labels > 0, torch.arange(1, classes + 1), 0)
+    mask = torch.zeros(batch, *grid, dtype=torch.int64)
+    for image, y, x in itertools.product(range(batch), range(0, grid[0], 3), range(0, grid[1], 3)):
+        pick = int(torch.randint(classes + 3, (1,), generator=generator))
+        mask[image, y : y + 3, x : x + 3] = values[image, pick] if pick < classes else 255
+    return tokens, features, mask, labels
+
+
+# --- golden values -------------------------------------------------------------------------------
+
+
+def golden_case():
+    expected = golden("losses_101")
+    labels, mask = (torch.from_numpy(expected[name]) for name in ("labels", "mask"))
+    tokens, features = tokens_and_features(101, (*labels.shape, 768), mask.shape[1:])
+    return expected, (tokens, features, mask.long(), labels.float())
+
+
+@pytest.mark.parametrize("temperature", ["0.5", "0.1"])
+def test_golden_confident_relation_and_its_gradient(temperature):
+    expected, (tokens, *rest) = golden_case()
+    tokens.requires_grad_()
+    loss = confident_relation_loss(tokens, *rest, float(temperature))
+    (gradient,) = torch.autograd.grad(loss, tokens)
+    value = torch.from_numpy(expected[f"confident_relation_tau{temperature}"])
+    torch.testing.assert_close(loss.detach(), value, rtol=1e-4, atol=0)
+    theirs = expected[f"confident_relation_grad_tokens_tau{temperature}_every16"]
+    assert (gradient[..., ::16] - torch.from_numpy(theirs)).abs().max() < 1e-4 * abs(theirs).max()
+
+
+def test_golden_uncertain_relation_and_its_gradient():
+    expected, (tokens, features, mask, labels) = golden_case()
+    features.requires_grad_()
+    loss = uncertain_relation_loss(tokens, features, mask, labels)
+    (gradient,) = torch.autograd.grad(loss, features)
+    value = torch.from_numpy(expected["uncertain_relation"])
+    torch.testing.assert_close(loss.detach(), value, rtol=1e-4, atol=0)
+    theirs = expected["uncertain_relation_grad_patches_every16"]
+    assert (gradient[:, ::16] - torch.from_numpy(theirs)).abs().max() < 1e-4 * abs(theirs).max()
+    kept = uncertain_patches(mask, 6, 1.2, "corner").flatten(1).sum(1)
+    assert kept.tolist() == expected["uncertain_count"].tolist()
+
+
+# --- transcriptions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("seed", "classes"), [(0, 4), (1, 1), (2, 80)])
+def test_confident_relation_equals_its_transcription(variant, seed, classes):
+    case = random_case(seed, classes=classes)
+    loss = confident_relation_loss(*case, 0.5, variant)
+    expected = transcriptions.confident_relation_loss(*case, 0.5, variant)
+    torch.testing.assert_close(loss, expected)
+    assert loss > 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("kernel_size", "phi"), [(6, 1.2), (5, 1.0), (3, 1.2), (1, 0.5)])
+@pytest.mark.parametrize(("seed", "classes"), [(0, 4), (2, 80)])
+def test_uncertain_relation_equals_its_transcription(variant, kernel_size, phi, seed, classes):
+    """With room for every kept patch, and none missing, nothing is drawn by lot."""
+    case = random_case(seed, classes=classes)
+    switches = UNCERTAIN_VARIANTS[variant]._replace(sampling="all")
+    loss = uncertain_relation_loss(*case, kernel_size, phi, variant=switches)
+    expected = transcriptions.uncertain_relation_loss(*case, kernel_size, phi, variant)
+    torch.testing.assert_close(loss, expected)
+    assert loss > 0
+
+
+@pytest.mark.parametrize(("variant", "token"), [("release", "corner"), ("paper", "centre")])
+@pytest.mark.parametrize("grid", [(28, 28), (9, 13), (5, 5), (2, 3)])
+def test_kept_patches_equal_the_search_window_by_window(variant, token, grid):
+    mask = random_case(5, grid=grid)[2]
+    kept = uncertain_patches(mask, 6, 1.2, token)
+    expected = torch.zeros_like(kept)
+    for image, image_mask in enumerate(mask):
+        for y, x in transcriptions.kept_patches(image_mask, 6, 1.2, variant):
+            expected[image, y, x] = True
+    assert torch.equal(kept, expected)
+
+
+# --- by hand -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_uniform_attention_costs_ln_n(variant):
+    """ln 784 a present class, which is 6.66, when a token is orthogonal to every patch."""
+    tokens = torch.tensor([[[1.0, 0.0]]]).double()
+    features = torch.tensor([0.0, 1.0]).double().view(1, 2, 1, 1).expand(1, 2, 28, 28)
+    mask = torch.zeros(1, 28, 28, dtype=torch.int64)
+    mask[:, :4] = 1
+    loss = confident_relation_loss(tokens, features, mask, torch.ones(1, 1), 0.5, variant)
+    assert loss.item() == pytest.approx(math.log(784), rel=1e-5)
+
+
+def test_confident_relation_by_hand():
+    """Patches (2, 0) and (0, 1), token along the first: scores 4 and 0 as released, 2 and 0."""
+    tokens = torch.tensor([[[3.0, 0.0]]]).double()
+    features = torch.tensor([[[[2.0, 0.0]], [[0.0, 1.0]]]]).double()
+    mask, labels = torch.tensor([[[1, 0]]]), torch.ones(1, 1)
+    e = math.e
+    paper = confident_relation_loss(tokens, features, mask, labels, 0.5, "paper")
+    assert paper.item() == pytest.approx(-math.log(e**2 / (e**2 + 1)))
+    released = confident_relation_loss(tokens, features, mask, labels, 0.5)
+    expected = -math.log(e**4 / (e**4 + 1 + 1e-4)) / (1 + 1e-4)
+    assert released.item() == pytest.approx(expected)
+
+
+def test_uncertain_patches_by_hand():
+    """3 x 3 kernels: the mean is (2 + 2 + 1 + 1) / 9 around (1, 1), (2 + 1 + 1) / 9 at (1, 2)."""
+    mask = torch.tensor([[[3, 3, 0, 0], [0, 255, 255, 0], [0, 0, 0, 0]]])
+    assert uncertain_patches(mask, 3, 0.7).nonzero().tolist() == []
+    assert uncertain_patches(mask, 3, 0.6).nonzero().tolist() == [[0, 1, 1]]
+    assert uncertain_patches(mask, 3, 0.4).nonzero().tolist() == [[0, 1, 1], [0, 1, 2]]
+    assert uncertain_patches(mask, 3, 0.6, "corner").nonzero().tolist() == [[0, 0, 0]]
+
+
+def test_a_mean_equal_to_phi_is_not_kept():
+    mask = torch.full((1, 5, 5), 255)
+    mask[0].view(-1)[:5] = 1  # 20 uncertain and 5 foreground: a mean of 30 / 25 = 1.2
+    assert not uncertain_patches(mask, 5, 1.2)[0, 2, 2]
+    assert uncertain_patches(mask, 5, 1.199)[0, 2, 2]
+
+
+def test_orthogonal_tokens_cost_one_half_as_released_and_one_in_the_paper():
+    tokens = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    features = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    mask = torch.full((1, 8, 8), 255)
+    mask[:, :2] = 1
+    labels = torch.tensor([[1.0, 0.0]])
+    released = uncertain_relation_loss(tokens, features, mask, labels, phi=0.5)
+    paper = uncertain_relation_loss(tokens, features, mask, labels, phi=0.5, variant="paper")
+    assert (released.item(), paper.item()) == pytest.approx((0.5, 1.0))
+
+
+# --- invariants and gradients --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_order_of_classes_and_images_does_not_matter(name, variant):
+    tokens, features, mask, labels = random_case(3)
+    options = {"variant": variant}
+    if name == "uncertain":
+        options = {"variant": UNCERTAIN_VARIANTS[variant]._replace(sampling="all")}
+    loss = LOSSES[name](tokens, features, mask, labels, **options)
+    order, images = [2, 0, 3, 1], [1, 2, 0]
+    number = torch.arange(256)
+    number[torch.tensor(order) + 1] = torch.arange(1, 5)
+    other = LOSSES[name](tokens[:, order], features, number[mask], labels[:, order], **options)
+    torch.testing.assert_close(other, loss)
+    shuffled = (part[images] for part in (tokens, features, mask, labels))
+    torch.testing.assert_close(LOSSES[name](*shuffled, **options), loss)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_order_of_patches_does_not_matter_to_the_confident_relation(variant):
+    tokens, features, mask, labels = random_case(3)
+    places = torch.randperm(mask[0].numel(), generator=torch.Generator().manual_seed(0))
+    moved = features.flatten(2)[..., places].view_as(features)
+    moved_mask = mask.flatten(1)[:, places].view_as(mask)
+    torch.testing.assert_close(
+        confident_relation_loss(tokens, moved, moved_mask, labels, 0.5, variant),
+        confident_relation_loss(tokens, features, mask, labels, 0.5, variant),
+    )
+
+
+def test_released_confident_relation_of_a_batch_is_the_mean_over_its_images():
+    case = random_case(3)
+    singles = [confident_relation_loss(*(p[i : i + 1] for p in case), 0.5) for i in range(3)]
+    torch.testing.assert_close(confident_relation_loss(*case, 0.5), torch.stack(singles).mean())
+
+
+def test_lengths_count_only_where_they_should():
+    tokens, features, mask, labels = random_case(3)
+    for loss in (
+        lambda t, f: confident_relation_loss(t, f, mask, labels, 0.5, "paper"),
+        lambda t, f: uncertain_relation_loss(t, f, mask, labels, variant="paper"),
+    ):
+        torch.testing.assert_close(loss(3 * tokens, 5 * features), loss(tokens, features))
+    released = [
+        confident_relation_loss(t, features, mask, labels, 0.5) for t in (tokens, 3 * tokens)
+    ]
+    torch.testing.assert_close(*released)
+    longer = confident_relation_loss(tokens, 5 * features, mask, labels, 0.5)
+    assert not torch.allclose(longer, released[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "tokens_move", "features_move"),
+    [
+        ("confident", "release", True, False),
+        ("confident", "paper", True, True),
+        ("uncertain", "release", False, True),
+        ("uncertain", "paper", True, True),
+    ],
+)
+def test_gradients_reach_those_they_should_and_nobody_else(
+    name, variant, tokens_move, features_move
+):
+    tokens, features, mask, labels = random_case(3)
+    tokens.requires_grad_(), features.requires_grad_()
+    LOSSES[name](tokens, features, mask, labels, variant=variant).backward()
+    assert [p.grad is not None and p.grad.abs().max().item() > 0 for p in (tokens, features)] == [
+        tokens_move,
+        features_move,
+    ]
+
+
+def test_absent_classes_are_not_moved_by_the_confident_relation():
+    tokens, features, mask, labels = random_case(3)
+    tokens.requires_grad_()
+    confident_relation_loss(tokens, features, mask, labels, 0.5).backward()
+    assert not tokens.grad[labels == 0].any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck_of_the_papers_form(name):
+    tokens, features, mask, labels = random_case(3, batch=1, classes=2, dim=3, grid=(7, 7))
+    tokens.requires_grad_(), features.requires_grad_()
+    options = {} if name == "confident" else {"kernel_size": 3, "phi": 0.8}
+    assert torch.autograd.gradcheck(
+        lambda t, f: LOSSES[name](t, f, mask, labels, variant="paper", **options),
+        (tokens, features),
+    )
+
+
+def test_confident_relation_survives_huge_features():
+    tokens, features, mask, labels = random_case(3)
+    loss = confident_relation_loss(tokens.float(), 1e4 * features.float(), mask, labels, 0.01)
+    assert loss.isfinite()
+
+
+# --- the released sampling -----------------------------------------------------------------------
+
+
+def sampling_case(kept_count, foreground_count=50, size=12):
+    kept = torch.zeros(1, size * size, dtype=torch.bool)
+    kept[0, :kept_count] = True
+    mask = torch.full((1, size * size), 255)
+    mask[0, kept_count:] = 0
+    mask[0, kept_count : kept_count + foreground_count] = 3
+    return kept.view(1, size, size), mask.view(1, size, size)
+
+
+@pytest.mark.parametrize(
+    ("kept_count", "extra"),
+    [(0, 2), (1, 1), (4, 1), (5, 0), (8, 0), (9, 0), (60, 0)],  # (8 - kept) // 4
+)
+def test_sampling_takes_eight_at_most_and_fills_up_from_foreground(kept_count, extra):
+    kept, mask = sampling_case(kept_count)
+    chosen = sample_patches(kept, mask, 8)
+    assert (chosen & kept).sum() == min(kept_count, 8)
+    assert (chosen & (mask == 3)).sum() == extra
+    assert chosen.sum() == min(kept_count, 8) + extra
+
+
+def test_sampling_goes_anywhere_when_foreground_is_scarce():
+    """Two are missing and one foreground patch is there: it gets no preference over the others."""
+    kept, mask = sampling_case(0, foreground_count=1)
+    draws = [sample_patches(kept, mask, 8) for _ in range(40)]
+    assert all(draw.sum() == 2 for draw in draws)
+    assert sum(int((draw & (mask == 3)).any()) for draw in draws) < 10  # 2 of 144 by chance
+
+
+def test_sampling_is_fair_and_follows_its_generator():
+    kept, mask = sampling_case(16)
+    counts = torch.zeros(16)
+    for seed in range(300):
+        draw = sample_patches(kept, mask, 8, torch.Generator().manual_seed(seed))
+        again = sample_patches(kept, mask, 8, torch.Generator().manual_seed(seed))
+        assert torch.equal(draw, again)
+        counts += draw.flatten()[:16]
+    assert (counts / 300 - 0.5).abs().max() < 0.15  # five standard deviations
+
+
+def test_loss_draws_by_the_generator_it_is_given():
+    case = random_case(3, grid=(28, 28))
+    losses = [
+        uncertain_relation_loss(*case, phi=0.6, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+# --- degenerate and bad input --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("fill", [0, 1, 255])
+def test_degenerate_masks_give_finite_losses_and_gradients(name, variant, fill):
+    tokens, features, mask, labels = random_case(3)
+    tokens.requires_grad_(), features.requires_grad_()
+    for given in (labels, torch.zeros_like(labels), torch.ones_like(labels)):
+        loss = LOSSES[name](tokens, features, torch.full_like(mask, fill), given, variant=variant)
+        loss.backward()
+        assert loss.isfinite()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in (tokens, features))
+
+
+def test_nothing_to_learn_from_costs_nothing():
+    tokens, features, mask, labels = random_case(3)
+    background = torch.zeros_like(mask)
+    for variant in VARIANTS:
+        assert confident_relation_loss(tokens, features, background, labels, 0.5, variant) == 0
+    assert uncertain_relation_loss(tokens, features, background, labels, variant="paper") == 0
+
+
+def test_runs_in_float32_under_autocast():
+    case = [part.float() if part.is_floating_point() else part for part in random_case(3)]
+    for loss in (
+        lambda: confident_relation_loss(*case, 0.1),
+        lambda: uncertain_relation_loss(*case, variant="paper"),
+    ):
+        exact = loss()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(loss(), exact)
+
+
+def test_bad_input_is_refused():
+    tokens, features, mask, labels = random_case(3)
+    for wrong in (
+        (tokens[0], features, mask, labels),
+        (tokens, features, mask[:, :5], labels),
+        (tokens, features, mask, labels[:, :2]),
+        (tokens[..., :3], features, mask, labels),
+    ):
+        for loss in LOSSES.values():
+            with pytest.raises(InputError, match="they must be"):
+                loss(*wrong)
+    case = (tokens, features, mask, labels)
+    with pytest.raises(InputError, match="temperature is 0"):
+        confident_relation_loss(*case, 0)
+    for loss in LOSSES.values():
+        with pytest.raises(InputError, match="variant 'papers' is unknown"):
+            loss(*case, variant="papers")
+    for options, message in (
+        ({"kernel_size": 0}, "kernel_size is 0"),
+        ({"num_tokens": 0}, "num_tokens is 0"),
+        ({"variant": UncertainSwitches("cosine", "middle", "all")}, "token is 'middle'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            uncertain_relation_loss(*case, **options)

@@ -1,0 +1,331 @@
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from more_lib.method.localization import (
+    fuse,
+    lam,
+    min_max,
+    multiscale_cam,
+    multiscale_decoder,
+    multiscale_lam,
+    multiscale_maps,
+)
+from more_lib.system.errors import InputError
+
+CLASSES, WIDTH, PATCH = 3, 5, 4
+SCALES = (1.0, 0.5, 1.5)
+
+
+class Output(NamedTuple):
+    features: Tensor
+    class_tokens: Tensor
+    attention_scores: Tensor
+    cam: Tensor
+    aux_cam: Tensor
+
+
+class SmallModel(nn.Module):
+    """What the maps ask of a model, with a patch convolution that tells left from right."""
+
+    patch_size = PATCH
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape):
+            values = torch.randn(shape, generator=generator, dtype=torch.float64)
+            return nn.Parameter(values)
+
+        self.stem = draw(WIDTH, 3, PATCH, PATCH)
+        self.classifier, self.aux_classifier = draw(CLASSES, WIDTH), draw(CLASSES, WIDTH)
+        self.tokens = draw(CLASSES, WIDTH)
+        self.batches = []
+
+    def cams(self, images):
+        output = self(images)
+        return output.cam, output.aux_cam
+
+    def forward(self, images):
+        assert images.shape[2] % PATCH == 0 and images.shape[3] % PATCH == 0
+        self.batches.append(tuple(images.shape))
+        features = F.conv2d(images, self.stem.to(images.dtype), stride=PATCH)
+        tokens = self.tokens.to(images.dtype) + features.mean((2, 3))[:, None]
+        cam, aux_cam = (
+            torch.einsum("bdhw,cd->bchw", features, classifier.to(images.dtype))
+            for classifier in (self.classifier, self.aux_classifier)
+        )
+        attention = torch.einsum("bdhw,bcd->bchw", features, tokens).tanh() - 0.3
+        return Output(features, tokens, attention, cam, aux_cam)
+
+
+def random_images(height=16, width=24, batch=2) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64)
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(image, (height, width), mode="bilinear", align_corners=False)
+
+
+def literal_multiscale(raw_map, images: Tensor, scales, rectified: bool) -> np.ndarray:
+    """One image, one view, one class at a time; ``raw_map`` takes a single image."""
+    height, width = images.shape[-2:]
+    result = []
+    for image in images.split(1):
+        total = np.zeros((CLASSES, height, width))
+        for scale in scales:
+            rows, columns = int(scale * height), int(scale * width)
+            resized = resize(image, rows, columns)
+            flipped = torch.from_numpy(resized.numpy()[..., ::-1].copy())
+            best = None
+            for view in (resized, flipped):
+                whole = view[:, :, : rows - rows % PATCH, : columns - columns % PATCH]
+                raw = resize(raw_map(whole), height, width)[0].detach().numpy()
+                if view is flipped:
+                    raw = raw[..., ::-1]
+                best = raw if best is None else np.maximum(best, raw)
+            total += np.maximum(best, 0) if rectified else best
+        for class_map in total:
+            class_map -= class_map.min()
+            class_map /= class_map.max() + 1e-5
+        result.append(total)
+    return np.stack(result)
+
+
+def test_min_max_by_hand():
+    maps = torch.tensor([[[1.0, 3.0], [2.0, 5.0]], [[-4.0, -4.0], [-4.0, -4.0]]])
+    expected = torch.tensor([[[0.0, 2.0], [1.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]]) / 4.00001
+    torch.testing.assert_close(min_max(maps), expected)
+    assert maps[0, 0, 0] == 1  # the argument is left alone
+
+
+def test_min_max_forgets_offset_and_scale_up_to_its_small_constant():
+    maps = random_images()
+    torch.testing.assert_close(min_max(100 * maps + 7), min_max(maps), rtol=1e-4, atol=1e-5)
+    assert min_max(maps).min() == 0 and 0.9999 < min_max(maps).max() < 1
+
+
+def test_lam_equals_one_product_at_a_time():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 4, 3, 2, generator=generator)
+    tokens = torch.randn(2, 5, 4, generator=generator)
+    dot, cosine = lam(features, tokens), lam(features, tokens, similarity="cosine")
+    assert dot.shape == cosine.shape == (2, 5, 3, 2)
+    for b, c, y, x in np.ndindex(2, 5, 3, 2):
+        patch, token = features[b, :, y, x], tokens[b, c]
+        torch.testing.assert_close(dot[b, c, y, x], patch @ token)
+        torch.testing.assert_close(
+            cosine[b, c, y, x], patch @ token / (patch.norm() * token.norm())
+        )
+
+
+def test_lam_gradients():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 3, 2, 2, generator=generator, dtype=torch.float64).requires_grad_()
+    tokens = torch.randn(1, 2, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lam, (features, tokens))
+    assert torch.autograd.gradcheck(lambda f, t: lam(f, t, "cosine"), (features, tokens))
+
+
+def test_lam_refuses_bad_input():
+    features, tokens = torch.zeros(2, 4, 3, 3), torch.zeros(2, 5, 4)
+    with pytest.raises(InputError, match='similarity is "euclid"'):
+        lam(features, tokens, similarity="euclid")
+    for bad in (tokens[:1], tokens[..., :3], tokens[0]):
+        with pytest.raises(InputError, match="class_tokens"):
+            lam(features, bad)
+
+
+def test_fuse_by_hand():
+    a = torch.tensor([[[[1.0, 0.5], [0.2, 0.0]]]])
+    b = torch.tensor([[[[0.5, 0.4], [0.5, 0.9]]]])
+    expected = torch.tensor([[[[0.5, 0.2], [0.1, 0.0]]]]) / 0.50001
+    torch.testing.assert_close(fuse(a, b), expected)
+    assert not fuse(a, torch.zeros_like(b)).any()
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 18)])
+def test_multiscale_equals_the_literal_transcription(size):
+    model, images = SmallModel(), random_images(*size)
+    maps = multiscale_maps(model, images, SCALES)
+    raw_maps = {
+        "cam": lambda image: model(image).cam,
+        "aux_cam": lambda image: model(image).aux_cam,
+        "lam": lambda image: lam(model(image).features, model(image).class_tokens),
+        "attention": lambda image: model(image).attention_scores,
+    }
+    for name, raw_map in raw_maps.items():
+        expected = literal_multiscale(raw_map, images, SCALES, rectified="cam" in name)
+        np.testing.assert_allclose(getattr(maps, name), expected, atol=1e-12, err_msg=name)
+
+
+def test_cam_and_lam_alone_equal_those_of_the_common_pass():
+    model, images = SmallModel(), random_images(13, 18)
+    maps = multiscale_maps(model, images, SCALES)
+    cam, aux_cam = multiscale_cam(model, images, SCALES)
+    assert torch.equal(cam, maps.cam) and torch.equal(aux_cam, maps.aux_cam)
+    assert torch.equal(multiscale_lam(model, images, SCALES), maps.lam)
+
+
+def test_maps_lie_between_0_and_1_at_the_images_size():
+    for maps in multiscale_maps(SmallModel(), random_images(13, 18).float(), SCALES):
+        assert maps.shape == (2, CLASSES, 13, 18) and maps.dtype == torch.float32
+        assert (maps.amin((2, 3)) == 0).all() and (maps <= 1).all()
+
+
+def test_half_precision_maps_are_merged_in_the_images_precision():
+    model, images = SmallModel(), random_images().float()
+    exact = multiscale_cam(model, images, SCALES)
+    cams = model.cams
+    model.cams = lambda views: [raw.bfloat16() for raw in cams(views)]
+    for rough, fine in zip(multiscale_cam(model, images, SCALES), exact, strict=True):
+        assert rough.dtype == torch.float32
+        torch.testing.assert_close(rough, fine, rtol=0, atol=0.02)
+
+
+def test_a_cam_that_is_negative_everywhere_becomes_zero():
+    model = SmallModel()
+    model.cams = lambda images: (-images.abs()[:, :2, ::4, ::4], images[:, :2, ::4, ::4])
+    cam, aux_cam = multiscale_cam(model, random_images(), SCALES)
+    assert not cam.any() and aux_cam.any()
+
+
+def test_a_cam_that_is_known_already_is_not_run_again_and_changes_nothing():
+    model, images = SmallModel(), random_images()
+    expected, views = multiscale_cam(model, images, SCALES), list(model.batches)
+    straight = model.cams(images)
+    model.batches.clear()
+    for ours, theirs in zip(multiscale_cam(model, images, SCALES, straight), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert [len(images), *(shape[0] for shape in views[1:])] == [b[0] for b in model.batches]
+
+
+def test_cosine_lam_over_scales_is_that_of_its_raw_maps():
+    model, images = SmallModel(), random_images()
+
+    def raw(image):
+        output = model(image)
+        return lam(output.features, output.class_tokens, "cosine")
+
+    expected = torch.from_numpy(literal_multiscale(raw, images, SCALES, rectified=False))
+    torch.testing.assert_close(multiscale_lam(model, images, SCALES, "cosine"), expected)
+    torch.testing.assert_close(multiscale_maps(model, images, SCALES, "cosine").lam, expected)
+    assert not torch.allclose(multiscale_lam(model, images, SCALES), expected, atol=1e-2)
+
+
+def test_a_similarity_keeps_its_order_where_it_is_negative():
+    model, images = SmallModel(), random_images()
+    straight = multiscale_maps(model, images, (1.0,))
+    model_forward = model.forward
+
+    def shifted(views):
+        output = model_forward(views)
+        return output._replace(attention_scores=output.attention_scores - 1000)
+
+    model.forward = shifted
+    lower = multiscale_maps(model, images, (1.0,))
+    torch.testing.assert_close(lower.attention, straight.attention, rtol=0, atol=1e-9)
+
+
+def test_flipped_images_give_flipped_maps():
+    model, images = SmallModel(), random_images()
+    straight = multiscale_maps(model, images, SCALES)
+    flipped = multiscale_maps(model, images.flip(-1), SCALES)
+    for a, b in zip(straight, flipped, strict=True):
+        torch.testing.assert_close(b, a.flip(-1))
+
+
+def test_images_do_not_influence_each_other():
+    model, images = SmallModel(), random_images(batch=3)
+    together = multiscale_maps(model, images, SCALES)
+    alone = multiscale_maps(model, images[1:2], SCALES)
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a[1:2], b)
+
+
+def test_image_and_mirror_run_as_one_batch_cut_to_whole_patches():
+    model = SmallModel()
+    multiscale_cam(model, random_images(13, 18), SCALES)
+    assert model.batches == [(4, 3, 12, 16), (4, 3, 4, 8), (4, 3, 16, 24)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_gradient_is_kept_and_the_training_flag_stays(training):
+    model = SmallModel().train(training)
+    images = random_images().requires_grad_()
+    maps = multiscale_maps(model, images, (1.0,))
+    assert not any(kind.requires_grad for kind in maps)
+    assert model.training is training and torch.is_grad_enabled()
+    (maps.cam * images[:, :1]).sum().backward()  # usable as a constant where gradients flow
+    assert images.grad is not None
+
+
+@pytest.mark.parametrize("maps_of", [multiscale_cam, multiscale_lam, multiscale_maps])
+def test_bad_input_is_refused(maps_of):
+    model, images = SmallModel(), random_images()
+    with pytest.raises(InputError, match="scales is empty"):
+        maps_of(model, images, ())
+    with pytest.raises(InputError, match="scale 0.2 makes the images 3x4"):
+        maps_of(model, images, (1.0, 0.2))
+    with pytest.raises(InputError, match="images are"):
+        maps_of(model, images[0], SCALES)
+    with pytest.raises(InputError, match="images are"):
+        maps_of(model, images.to(torch.uint8), SCALES)
+
+
+class Decoder(nn.Module):
+    """Logits that tell left from right and large from small."""
+
+    patch_size = PATCH
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.kernel = torch.randn(CLASSES + 1, 3, PATCH, PATCH, generator=generator)
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(tuple(images.shape))
+        return SimpleNamespace(seg_logits=F.conv2d(images, self.kernel, stride=PATCH))
+
+
+def test_decoder_is_the_mean_of_probabilities_over_views():
+    model, images = Decoder(), torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(2))
+
+    def view(scale, mirrored):
+        seen = F.interpolate(images, (int(16 * scale), int(24 * scale)), mode="bilinear")
+        logits = F.conv2d(seen.flip(-1) if mirrored else seen, model.kernel, stride=PATCH)
+        maps = F.interpolate(logits, (16, 24), mode="bilinear").softmax(1)
+        return maps.flip(-1) if mirrored else maps
+
+    views = [view(scale, mirrored) for scale in (1.0, 0.5) for mirrored in (False, True)]
+    found = multiscale_decoder(model, images, (1.0, 0.5))
+    torch.testing.assert_close(found, sum(views) / 4)
+    torch.testing.assert_close(found.sum(1), torch.ones(2, 16, 24))
+    torch.testing.assert_close(
+        multiscale_decoder(model, images.flip(-1), (1.0, 0.5)), found.flip(-1)
+    )
+    model.sizes.clear()
+    torch.testing.assert_close(
+        multiscale_decoder(model, images, (0.5,), flip=False), view(0.5, False)
+    )
+    assert model.sizes == [(2, 3, 8, 12)]
+    with pytest.raises(InputError, match="scales is empty"):
+        multiscale_decoder(model, images, ())
+
+
+def test_maps_without_mirror_images_see_each_image_once():
+    model, images = SmallModel(), torch.randn(2, 3, 16, 24)
+    with_mirror = multiscale_maps(model, images, (1.0,))
+    without = multiscale_maps(model, images, (1.0,), flip=False)
+    cam, _ = model.cams(images)
+    wanted = min_max(F.interpolate(cam, (16, 24), mode="bilinear").relu())
+    torch.testing.assert_close(without.cam, wanted)
+    assert not torch.allclose(with_mirror.cam, without.cam)

@@ -1,0 +1,399 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from more_lib.method.losses import (
+    classification_loss,
+    patch_token_contrast_loss,
+    segmentation_loss,
+    token_classification_loss,
+    token_discrepancy_loss,
+)
+from more_lib.system.errors import InputError
+from tests.method import transcriptions
+from tests.method.helpers import golden, tokens_and_features
+
+
+def random_tokens(shape=(2, 4, 6), dtype=torch.float64, seed=0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+LABELS = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]])
+
+
+def test_classification_equals_its_formula():
+    logits = random_tokens((2, 4))
+    expected = 0.0
+    for b in range(2):
+        for c in range(4):
+            probability = 1 / (1 + math.exp(-logits[b, c].item()))
+            expected -= math.log(probability if LABELS[b, c] else 1 - probability) / 8
+    assert classification_loss(logits, LABELS).item() == pytest.approx(expected)
+
+
+def test_classification_of_zero_logits_is_ln_2():
+    assert classification_loss(torch.zeros(2, 4), LABELS).item() == pytest.approx(math.log(2))
+
+
+def test_classification_stays_finite_for_huge_half_precision_logits():
+    logits = torch.tensor([[6e4, -6e4]], dtype=torch.float16)
+    loss = classification_loss(logits, torch.tensor([[0, 1]]))
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(6e4, rel=1e-2)
+
+
+def test_token_classification_reads_each_tokens_mean():
+    tokens = random_tokens()
+    expected = classification_loss(tokens.mean(-1), LABELS)
+    assert torch.equal(token_classification_loss(tokens, LABELS), expected)
+
+
+def test_discrepancy_equals_its_formula():
+    tokens = random_tokens()
+    expected = 0.0
+    for image in tokens:
+        for i in range(4):
+            logits = [
+                (image[i] @ image[j] / (image[i].norm() * image[j].norm())).item() / 0.07
+                for j in range(4)
+            ]
+            expected -= (logits[i] - math.log(sum(math.exp(value) for value in logits))) / 8
+    assert token_discrepancy_loss(tokens).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 20])
+def test_discrepancy_of_identical_tokens_is_ln_c(classes):
+    tokens = random_tokens((2, 1, 16), torch.float32).expand(2, classes, 16)
+    assert token_discrepancy_loss(tokens).item() == pytest.approx(math.log(classes), abs=1e-5)
+
+
+def test_discrepancy_of_orthogonal_and_of_opposite_tokens():
+    orthogonal = torch.eye(4).unsqueeze(0)
+    expected = math.log(1 + 3 * math.exp(-1 / 0.07))
+    assert token_discrepancy_loss(orthogonal).item() == pytest.approx(expected, abs=1e-6)
+    opposite = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
+    expected = math.log(1 + math.exp(-2 / 0.5))
+    assert token_discrepancy_loss(opposite, temperature=0.5).item() == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_discrepancy_ignores_length_and_order_of_the_tokens():
+    tokens = random_tokens()
+    expected = token_discrepancy_loss(tokens)
+    length = torch.tensor([0.1, 1.0, 7.0, 100.0], dtype=torch.float64)[:, None]
+    torch.testing.assert_close(token_discrepancy_loss(tokens * length), expected)
+    torch.testing.assert_close(token_discrepancy_loss(tokens[:, [3, 1, 0, 2]]), expected)
+
+
+def test_discrepancy_is_the_mean_over_images():
+    tokens = random_tokens()
+    single = [token_discrepancy_loss(image.unsqueeze(0)) for image in tokens]
+    torch.testing.assert_close(token_discrepancy_loss(tokens), torch.stack(single).mean())
+
+
+def test_labels_average_in_the_classification_by_normalised_tokens():
+    tokens = random_tokens()
+    classification = token_classification_loss(tokens / tokens.norm(dim=2, keepdim=True), LABELS)
+    expected = (token_discrepancy_loss(tokens) + classification) / 2
+    torch.testing.assert_close(token_discrepancy_loss(tokens, LABELS), expected)
+
+
+def test_descending_the_discrepancy_separates_the_tokens():
+    tokens = random_tokens((1, 3, 8)) * 0.01 + 1
+    tokens.requires_grad_()
+    before = token_discrepancy_loss(tokens)
+    for _ in range(20):
+        (gradient,) = torch.autograd.grad(token_discrepancy_loss(tokens), tokens)
+        tokens = (tokens - 0.5 * gradient).detach().requires_grad_()
+    assert token_discrepancy_loss(tokens) < 0.5 * before
+
+
+def test_gradients():
+    tokens = random_tokens((2, 3, 4)).requires_grad_()
+    logits = random_tokens((2, 3), seed=1).requires_grad_()
+    labels = LABELS[:, :3]
+    assert torch.autograd.gradcheck(lambda t: token_discrepancy_loss(t, temperature=0.5), tokens)
+    assert torch.autograd.gradcheck(
+        lambda t: token_discrepancy_loss(t, labels, temperature=0.5), tokens
+    )
+    assert torch.autograd.gradcheck(lambda values: classification_loss(values, labels), logits)
+
+
+def test_discrepancy_keeps_its_precision_under_autocast():
+    tokens = random_tokens(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = token_discrepancy_loss(tokens, LABELS)
+    torch.testing.assert_close(mixed, token_discrepancy_loss(tokens, LABELS))
+
+
+def test_golden_discrepancy():
+    expected = golden("losses_101")
+    labels = torch.from_numpy(expected["labels"])
+    shape = (*labels.shape, int(expected["D"]))
+    tokens, _ = tokens_and_features(int(expected["seed"]), shape, expected["mask"].shape[1:])
+    torch.testing.assert_close(
+        tokens[..., :1], torch.from_numpy(expected["class_tokens_every1"]), rtol=0, atol=0
+    )
+    # The loss of random tokens is nearly 0, rounded at the size of its logits, which is 14.
+    assert token_discrepancy_loss(tokens).item() == pytest.approx(
+        float(expected["token_discrepancy"]), rel=1e-4, abs=1e-7
+    )
+    assert token_discrepancy_loss(tokens, labels).item() == pytest.approx(
+        float(expected["token_discrepancy_with_cls"]), rel=1e-6
+    )
+
+
+def test_bad_input_is_refused():
+    tokens = random_tokens()
+    with pytest.raises(InputError, match="logits .* labels"):
+        classification_loss(torch.zeros(2, 4), torch.zeros(4))
+    with pytest.raises(InputError, match="logits .* labels"):
+        token_discrepancy_loss(tokens, LABELS[:, :3])
+    for loss in (token_discrepancy_loss, lambda t: token_classification_loss(t, LABELS)):
+        with pytest.raises(InputError, match="class_tokens"):
+            loss(tokens[0])
+    with pytest.raises(InputError, match="temperature is 0"):
+        token_discrepancy_loss(tokens, temperature=0)
+
+
+# Patch-token contrast
+
+
+def random_mask(shape, classes=3, seed=0) -> Tensor:
+    """0..classes, and 255 for about a fifth of the pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.randint(0, classes + 1, shape, generator=generator)
+    return mask.masked_fill(torch.rand(shape, generator=generator) < 0.2, 255)
+
+
+def test_golden_contrast():
+    expected = golden("losses_101")
+    shape, mask = (
+        (*expected["labels"].shape, int(expected["D"])),
+        torch.from_numpy(expected["mask"]),
+    )
+    _, features = tokens_and_features(int(expected["seed"]), shape, mask.shape[1:])
+    # Tighter than 1e-4: random features are nearly orthogonal, so any such loss is almost 1/2.
+    assert patch_token_contrast_loss(features, mask).item() == pytest.approx(
+        float(expected["patch_token_contrast"]), abs=2e-7
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("shape", "classes"), [((3, 6, 4, 5), 2), ((2, 16, 9, 7), 80), ((1, 3, 1, 1), 1)]
+)
+def test_contrast_equals_its_transcription(seed, shape, classes):
+    features = random_tokens(shape, seed=seed).requires_grad_()
+    mask = random_mask((shape[0], *shape[2:]), classes, seed)
+    loss = patch_token_contrast_loss(features, mask)
+    expected = transcriptions.patch_token_contrast_loss(features, mask)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, features)[0] for value in (loss, expected))
+    )
+
+
+def test_contrast_by_hand():
+    # Patches e1, -2 e1, e2, e2: lengths and signs do not count.
+    features = torch.tensor([[[[1.0, -2.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]])
+    right = torch.tensor([[[1, 1], [2, 2]]])  # 4 like pairs of cosine 1, 8 unlike ones of 0
+    assert patch_token_contrast_loss(features, right).item() == pytest.approx((1 - 4 / 5) / 2)
+    wrong = torch.tensor([[[1, 2], [0, 1]]])  # 2 like of sum 0, 10 unlike of sum 4
+    assert patch_token_contrast_loss(features, wrong).item() == pytest.approx((1 + 4 / 11) / 2)
+    partly = torch.tensor([[[0, 0], [255, 2]]])  # 2 like of sum 2, 4 unlike of sum 0
+    assert patch_token_contrast_loss(features, partly).item() == pytest.approx((1 - 2 / 3) / 2)
+    one_class = torch.zeros_like(right)  # 12 like of sum 4
+    assert patch_token_contrast_loss(features, one_class).item() == pytest.approx((1 - 4 / 13) / 2)
+
+
+def test_contrast_ignores_length_sign_and_order_of_patches_and_numbers_of_classes():
+    features, mask = random_tokens((2, 5, 3, 4)), random_mask((2, 3, 4))
+    expected = patch_token_contrast_loss(features, mask)
+    length = random_tokens((2, 1, 3, 4), seed=1)
+    torch.testing.assert_close(patch_token_contrast_loss(features * length, mask), expected)
+    flipped = patch_token_contrast_loss(features.flip(0, 2, 3), mask.flip(0, 1, 2))
+    torch.testing.assert_close(flipped, expected)
+    renumbered = torch.arange(256)
+    renumbered[:4] = torch.tensor([3, 0, 77, 1])
+    torch.testing.assert_close(patch_token_contrast_loss(features, renumbered[mask]), expected)
+
+
+def test_contrast_pairs_patches_within_an_image_only():
+    features, mask = random_tokens((2, 5, 3, 4)), random_mask((2, 3, 4))
+    rotation = torch.linalg.qr(random_tokens((5, 5), seed=1))[0]
+    turned = torch.stack([features[0], torch.einsum("ij,jhw->ihw", rotation, features[1])])
+    torch.testing.assert_close(
+        patch_token_contrast_loss(turned, mask), patch_token_contrast_loss(features, mask)
+    )
+
+
+def test_contrast_leaves_unknown_patches_out():
+    features, mask = random_tokens((2, 5, 3, 4)).requires_grad_(), random_mask((2, 3, 4))
+    loss = patch_token_contrast_loss(features, mask)
+    (gradient,) = torch.autograd.grad(loss, features)
+    unknown = (mask == 255)[:, None].expand_as(features)
+    assert unknown.any() and not gradient[unknown].any() and gradient[~unknown].any()
+    changed = torch.where(unknown, random_tokens((2, 5, 3, 4), seed=1), features)
+    torch.testing.assert_close(patch_token_contrast_loss(changed, mask), loss)
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_contrast_without_pairs_is_a_half_and_has_no_gradient(known):
+    features = random_tokens((1, 5, 2, 3)).requires_grad_()
+    mask = torch.full((1, 2, 3), 255)
+    mask.flatten()[:known] = 2
+    loss = patch_token_contrast_loss(features, mask)
+    loss.backward()
+    assert loss.item() == 0.5 and not features.grad.any()
+
+
+def test_contrast_of_features_that_are_zero_is_finite():
+    features = torch.zeros(1, 5, 2, 3, requires_grad=True)
+    loss = patch_token_contrast_loss(features, torch.tensor([[[0, 0, 1], [1, 2, 2]]]))
+    loss.backward()
+    assert loss.item() == 0.5 and features.grad.isfinite().all()
+
+
+def test_descending_the_contrast_gathers_like_patches():
+    features, mask = random_tokens((1, 8, 4, 4)), random_mask((1, 4, 4))
+    before = patch_token_contrast_loss(features, mask)
+    for _ in range(30):
+        features.requires_grad_()
+        (gradient,) = torch.autograd.grad(patch_token_contrast_loss(features, mask), features)
+        features = (features - 20 * gradient).detach()
+    assert patch_token_contrast_loss(features, mask) < 0.5 * before
+
+
+# Segmentation
+
+
+def test_golden_segmentation():
+    expected = golden("losses_101")
+    logits, mask = (torch.from_numpy(expected[key]) for key in ("seg_logits", "mask"))
+    assert segmentation_loss(logits, mask).item() == pytest.approx(
+        float(expected["segmentation"]), rel=1e-6
+    )
+    unknown = segmentation_loss(logits, torch.full_like(mask, 255))
+    assert unknown.item() == float(expected["segmentation_all_ignored"]) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("shape", "size"), [((2, 21, 5, 6), (5, 6)), ((3, 81, 4, 3), (17, 9)), ((1, 2, 8, 8), (3, 5))]
+)
+def test_segmentation_equals_its_transcription(seed, shape, size):
+    logits = random_tokens(shape, torch.float32, seed).requires_grad_()
+    mask = random_mask((shape[0], *size), shape[1] - 1, seed)
+    loss = segmentation_loss(logits, mask)
+    expected = transcriptions.segmentation_loss(logits, mask)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    )
+
+
+def test_segmentation_by_hand():
+    # One background pixel of probability 1/4, two of class 1 with 1/2 and 1/3, one unknown.
+    background = torch.tensor([1 / 4, 1 / 2, 2 / 3, 1e-9]).log()
+    first = torch.tensor([3 / 4, 1 / 2, 1 / 3, 1.0]).log()
+    logits = torch.stack([background, first]).view(1, 2, 1, 4)
+    mask = torch.tensor([[[0, 1, 1, 255]]])
+    expected = (math.log(4) + (math.log(2) + math.log(3)) / 2) / 2
+    assert segmentation_loss(logits, mask).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_segmentation_weighs_both_halves_alike_whatever_their_size():
+    logits = torch.zeros(1, 21, 4, 4)
+    mask = torch.zeros(1, 4, 4, dtype=torch.int64)
+    assert segmentation_loss(logits, mask).item() == pytest.approx(math.log(21) / 2, rel=1e-6)
+    mask[0, 0, 0] = 7
+    assert segmentation_loss(logits, mask).item() == pytest.approx(math.log(21), rel=1e-5)
+    assert segmentation_loss(logits, mask.clamp(min=1)).item() == pytest.approx(
+        math.log(21) / 2, rel=1e-6
+    )
+
+
+def test_segmentation_upsamples_the_logits_and_not_the_mask():
+    logits, mask = random_tokens((2, 4, 3, 3)), random_mask((2, 12, 10))
+    upsampled = F.interpolate(logits, (12, 10), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(segmentation_loss(logits, mask), segmentation_loss(upsampled, mask))
+
+
+def test_segmentation_follows_reordered_classes_images_and_mirrors():
+    logits, mask = random_tokens((2, 4, 6, 5)), random_mask((2, 6, 5))
+    expected = segmentation_loss(logits, mask)
+    torch.testing.assert_close(
+        segmentation_loss(logits.flip(0, 2, 3), mask.flip(0, 1, 2)), expected
+    )
+    number = torch.arange(256)
+    number[:4] = torch.tensor([0, 2, 3, 1])
+    reordered = logits[:, number[:4].argsort()]
+    torch.testing.assert_close(segmentation_loss(reordered, number[mask]), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_segmentation_of_a_mask_without_known_pixels_is_zero(dtype):
+    logits = (random_tokens((2, 4, 3, 3)) * 1e4).to(dtype).requires_grad_()
+    loss = segmentation_loss(logits, torch.full((2, 9, 9), 255))
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+def test_segmentation_gives_unknown_pixels_no_gradient():
+    logits, mask = random_tokens((2, 4, 6, 5)).requires_grad_(), random_mask((2, 6, 5))
+    (gradient,) = torch.autograd.grad(segmentation_loss(logits, mask), logits)
+    unknown = (mask == 255)[:, None].expand_as(logits)
+    assert unknown.any() and not gradient[unknown].any() and gradient[~unknown].all()
+
+
+# Both
+
+
+def test_mask_losses_have_right_gradients():
+    features = random_tokens((2, 3, 2, 3)).requires_grad_()
+    mask = random_mask((2, 2, 3), 2, seed=1)
+    assert torch.autograd.gradcheck(lambda f: patch_token_contrast_loss(f, mask), features)
+    mask = random_mask((2, 5, 4), 2)
+    assert torch.autograd.gradcheck(lambda f: segmentation_loss(f, mask), features)
+
+
+@pytest.mark.parametrize(
+    ("loss", "size"), [(patch_token_contrast_loss, (6, 5)), (segmentation_loss, (15, 11))]
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mask_losses_keep_their_precision_under_autocast(loss, size, dtype):
+    values, mask = random_tokens((2, 4, 6, 5)), random_mask((2, *size))
+    rounded = values.to(dtype)
+    expected = loss(rounded.float(), mask)
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(loss(rounded.float(), mask), expected)
+        rounded.requires_grad_()
+        mixed = loss(rounded, mask)
+    assert mixed.dtype == torch.float32 and torch.equal(mixed, expected)
+    mixed.backward()
+    assert rounded.grad.isfinite().all() and rounded.grad.any()
+
+
+def test_segmentation_stays_finite_for_huge_half_precision_logits():
+    logits = torch.tensor([6e4, -6e4], dtype=torch.float16).view(1, 2, 1, 1).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = segmentation_loss(logits, torch.ones(1, 4, 4, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == pytest.approx(6e4, rel=1e-2) and logits.grad.isfinite().all()
+
+
+def test_mask_losses_refuse_bad_input():
+    values, mask = random_tokens((2, 4, 6, 5)), random_mask((2, 6, 5))
+    for bad_values, bad_mask in ((values[0], mask), (values[:1], mask), (values, mask[0])):
+        with pytest.raises(InputError, match="features .* and mask .* must be"):
+            patch_token_contrast_loss(bad_values, bad_mask)
+        with pytest.raises(InputError, match="logits .* and mask .* must be"):
+            segmentation_loss(bad_values, bad_mask)
+    with pytest.raises(InputError, match="resize the mask"):
+        patch_token_contrast_loss(values, random_mask((2, 12, 10)))
+    with pytest.raises(InputError, match="mask is torch.uint8; give int64"):
+        segmentation_loss(values, mask.byte())

@@ -1,0 +1,292 @@
+"""The network as a whole: golden outputs, what its heads compute, gradients, optimizer groups."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from more_lib.method.backbones import mini_vit
+from more_lib.method.gcr import GraphCategoryRepresentation, GraphSwitches
+from more_lib.method.localization import multiscale_cam
+from more_lib.method.model import LargeFOV, MoRe, image_logits
+from more_lib.method.released import load_released
+from more_lib.method.vit import ClassTokenViT
+from more_lib.recipes.loading import load_recipe
+from more_lib.recipes.profiles import PROFILES
+from more_lib.system.errors import InputError
+from more_lib.system.weights import save_weights
+from tests.method.helpers import golden, images, released_weights
+
+CLASSES, DIM, PATCH = 4, 24, 8
+
+# --- golden values -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def released_model() -> MoRe:
+    return load_released(released_weights("voc_state_dict_shapes"), 20)
+
+
+@pytest.fixture(scope="module")
+def released_output(released_model) -> dict[str, Tensor]:
+    expected = golden("forward_voc_224")
+    with torch.no_grad():
+        pixels = images(int(expected["input_seed"]), expected["input_shape"])
+        output = released_model(pixels, with_gcr=False)
+    return output._asdict() | {
+        "cam_aux": output.aux_cam,
+        "patch_features_every16": output.features[:, ::16],
+        "class_tokens_every8": output.class_tokens[..., ::8],
+    }
+
+
+def assert_golden(actual: Tensor, expected: np.ndarray) -> None:
+    """Equal to 1e-4 of the largest value."""
+    assert actual.shape == expected.shape
+    error = np.abs(actual.numpy() - expected).max() / np.abs(expected).max()
+    assert error < 1e-4, f"off by {error:.1e}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "class_logits",
+        "aux_logits",
+        "seg_logits",
+        "patch_features_every16",
+        "class_tokens_every8",
+        "attention_scores",
+        "cam",
+        "cam_aux",
+    ],
+)
+def test_forward_equals_the_released_one(released_output, name):
+    assert_golden(released_output[name], golden("forward_voc_224")[name])
+
+
+def test_multiscale_cam_equals_the_released_one(released_model):
+    expected = golden("multiscale_cam_voc")
+    pixels = images(int(expected["input_seed"]), expected["input_shape"])
+    cam, aux_cam = multiscale_cam(released_model, pixels, tuple(expected["scales"]))
+    assert_golden(cam[..., ::4, ::4], expected["cam_every4"])
+    assert_golden(aux_cam[..., ::4, ::4], expected["cam_aux_every4"])
+
+
+# --- a small model -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model() -> MoRe:
+    """Three narrow blocks; the auxiliary map leaves the first of them. No weight is zero."""
+    vit = VisionTransformer(
+        img_size=(32, 48), patch_size=PATCH, embed_dim=DIM, depth=3, num_heads=3, num_classes=0
+    )
+    graph = GraphCategoryRepresentation(DIM)
+    model = MoRe(ClassTokenViT(vit, CLASSES, num_registers=2), decoder_width=6, graph=graph)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim == 1:
+            parameter.data += 0.1 * noise
+        else:
+            parameter.data = 2 * noise * parameter[0].numel() ** -0.5
+    return model
+
+
+def some_images(height: int = 32, width: int = 48, count: int = 2) -> Tensor:
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_output_has_the_promised_shape_at_another_non_square_size(model):
+    output = model(some_images(24, 40, count=3))
+    assert {name: tuple(value.shape) for name, value in output._asdict().items()} == {
+        "class_logits": (3, CLASSES),
+        "aux_logits": (3, CLASSES),
+        "seg_logits": (3, CLASSES + 1, 3, 5),
+        "features": (3, DIM, 3, 5),
+        "class_tokens": (3, CLASSES, DIM),
+        "attention_scores": (3, CLASSES, 3, 5),
+        "cam": (3, CLASSES, 3, 5),
+        "aux_cam": (3, CLASSES, 3, 5),
+    }
+
+
+@torch.no_grad()
+def test_outputs_are_the_encoders_and_the_heads_transcribed(model):
+    """Position by position, on a map that is not square."""
+    pixels, (rows, columns) = some_images(), (4, 6)
+    output, encoded = model(pixels), model.encoder(pixels)
+    for tokens, classifier, cam, logits in (
+        (encoded.patch_tokens, model.classifier, output.cam, output.class_logits),
+        (encoded.aux_patch_tokens, model.aux_classifier, output.aux_cam, output.aux_logits),
+    ):
+        weight = classifier.weight[:, :, 0, 0]
+        for image in range(2):
+            for row in range(rows):
+                for column in range(columns):
+                    patch = tokens[image, row * columns + column]
+                    torch.testing.assert_close(cam[image, :, row, column], weight @ patch)
+            torch.testing.assert_close(logits[image], weight @ tokens[image].max(0).values)
+        assert cam.min() < 0 < cam.max()
+    torch.testing.assert_close(output.features.flatten(2).mT, encoded.patch_tokens)
+    gathered = model.graph(encoded.class_tokens, encoded.patch_tokens)
+    torch.testing.assert_close(output.class_tokens, gathered)
+    before = model(pixels, with_gcr=False).class_tokens
+    torch.testing.assert_close(before, encoded.class_tokens)
+    assert not torch.allclose(before, gathered)
+    torch.testing.assert_close(output.attention_scores, encoded.attention_scores)
+    torch.testing.assert_close(output.seg_logits, model.decoder(output.features))
+    assert not torch.allclose(output.cam, output.aux_cam)
+
+
+def test_cams_are_those_of_forward(model):
+    pixels = some_images(24, 40)
+    output, (cam, aux_cam) = model(pixels), model.cams(pixels)
+    torch.testing.assert_close(cam, output.cam)
+    torch.testing.assert_close(aux_cam, output.aux_cam)
+
+
+def test_image_logits_by_hand():
+    features = torch.tensor([[[[1.0, -2.0]], [[-5.0, -4.0]]]])  # maxima 1 and -4
+    classifier = nn.Conv2d(2, 3, 1, bias=False)
+    classifier.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, -1.0]])[..., None, None]
+    assert image_logits(features, classifier).tolist() == [[1.0, -4.0, 6.0]]
+
+
+def test_decoder_sees_ten_patches_far_and_has_no_bias():
+    """Two 3x3 convolutions of dilation 5 reach 10 positions, in steps of 5."""
+    decoder, impulse = LargeFOV(2, 3, width=16), torch.zeros(1, 2, 31, 31)
+    for weight in decoder.parameters():
+        nn.init.uniform_(weight, 0.1, 1.0)
+    assert not decoder(impulse).any()
+    impulse[..., 15, 15] = 1
+    reached = decoder(impulse)[0].ne(0)
+    expected = torch.zeros(31, 31, dtype=torch.bool)
+    expected[5:26:5, 5:26:5] = True
+    assert torch.equal(reached, expected.expand(3, -1, -1))
+
+
+def test_an_image_that_the_patch_does_not_divide_is_refused(model):
+    assert model.patch_size == PATCH
+    for call in (model, model.cams):
+        with pytest.raises(InputError, match="33x48.*8x8"):
+            call(some_images(33, 48))
+
+
+# --- gradients and optimizer ---------------------------------------------------------------------
+
+
+def reached(model: MoRe, loss: Tensor) -> set[str]:
+    """Names of the parameters with a gradient that is not zero everywhere."""
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().max() > 0
+    }
+
+
+def names(model: MoRe, *beginnings: str) -> set[str]:
+    return {name for name, _ in model.named_parameters() if name.startswith(beginnings)}
+
+
+@pytest.mark.parametrize("kind", ["class_logits", "aux_logits", "seg_logits", "class_tokens"])
+def test_gradients_reach_all_that_an_output_depends_on(model, kind):
+    later = names(model, "encoder.blocks.1", "encoder.blocks.2", "encoder.norm")
+    expected = {
+        "class_logits": names(model, "encoder", "classifier"),
+        "aux_logits": names(model, "encoder", "aux_classifier") - later,
+        "seg_logits": names(model, "encoder", "decoder"),
+        "class_tokens": names(model, "encoder", "graph"),
+    }
+    assert {"encoder.class_tokens", "encoder.patch_position"} < expected[kind]
+    output = model(some_images())
+    assert reached(model, getattr(output, kind).square().sum()) == expected[kind]
+
+
+def test_parameter_groups_hold_every_parameter_once_at_its_rate(model):
+    groups = model.parameter_groups(lr=0.5, head_lr_factor=10, token_lr_factor=4)
+    assert [group["lr"] for group in groups] == [0.5, 2.0, 5.0]
+    everything = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(everything) == len(set(everything))
+    assert set(everything) == {id(parameter) for parameter in model.parameters()}
+    encoder, tokens, _ = groups
+    assert tokens["params"][0] is model.encoder.class_tokens
+    of_encoder = {id(p) for p in (*encoder["params"], *tokens["params"])}
+    assert of_encoder == {id(p) for p in model.encoder.parameters()}
+    torch.optim.AdamW(groups)  # takes them as they are
+
+
+# --- recipes -------------------------------------------------------------------------------------
+
+
+def mini_recipe(**backbone):
+    recipe = PROFILES["mini"]
+    return replace(recipe, backbone=replace(recipe.backbone, **backbone))
+
+
+def test_from_recipe_builds_what_the_recipe_says():
+    recipe = mini_recipe(num_registers=3, aux_layer=-2, decoder_width=7)
+    recipe = replace(recipe, data=replace(recipe.data, classes=("cat", "dog")))
+    model = MoRe.from_recipe(recipe, pretrained=False)
+    assert model.encoder.class_tokens.shape[1] == model.encoder.num_classes == 2
+    assert model.encoder.register_tokens.shape[1] == 3
+    assert model.encoder.aux_block == len(model.encoder.blocks) - 2
+    assert model.classifier.out_channels == model.aux_classifier.out_channels == 2
+    assert model.decoder[0].out_channels == 7 and model.decoder[-1].out_channels == 3
+
+
+def test_from_recipe_keeps_the_first_blocks_alone():
+    whole = MoRe.from_recipe(load_recipe("mini")).encoder
+    cut = MoRe.from_recipe(load_recipe("mini", ["backbone.depth=4"])).encoder
+    assert len(whole.blocks) == 6 and len(cut.blocks) == 4
+    for ours, theirs in zip(cut.blocks, whole.blocks, strict=False):
+        assert torch.equal(ours.attn.qkv.weight, theirs.attn.qkv.weight)
+    assert cut.aux_block == 1  # the third from its own end
+    with pytest.raises(InputError, match=r"backbone\.depth is 7, but there are 6 blocks"):
+        MoRe.from_recipe(load_recipe("mini", ["backbone.depth=7"]), pretrained=False)
+
+
+def test_from_recipe_builds_the_graph_of_the_recipe():
+    switched = ["graph.num_neighbors=7", "graph.tails=patches", "graph.update=plain"]
+    graph = MoRe.from_recipe(load_recipe("mini", switched), pretrained=False).graph
+    assert graph.num_neighbors == 7
+    expected = GraphSwitches("patches", "scaled_dot", "product_of_sums", "plain")
+    assert graph.switches == expected
+    assert MoRe.from_recipe(PROFILES["voc"], pretrained=False).graph.num_neighbors is None
+    without = MoRe.from_recipe(load_recipe("mini", ["graph.use=false"]), pretrained=False)
+    assert without.graph is None
+    assert without(torch.randn(1, 3, 96, 96)).class_tokens.shape == (1, 10, 192)
+
+
+def test_one_seed_gives_the_heads_the_same_start_with_a_graph_and_without():
+    def built(graph: str) -> MoRe:
+        torch.manual_seed(3)
+        return MoRe.from_recipe(load_recipe("mini", [f"graph.use={graph}"]), pretrained=False)
+
+    with_graph, without = built("true").state_dict(), built("false").state_dict()
+    assert set(without) < set(with_graph)
+    for name, value in without.items():
+        torch.testing.assert_close(with_graph[name], value, rtol=0, atol=0)
+
+
+def test_from_recipe_starts_from_the_backbones_weights(tmp_path):
+    file = tmp_path / "backbone.safetensors"
+    vit = mini_vit()
+    save_weights(vit, file)
+    encoder = MoRe.from_recipe(mini_recipe(weights=str(file))).encoder
+    for part in ("patch_embed", "blocks", "norm"):
+        loaded = getattr(encoder, part).state_dict()
+        for key, value in getattr(vit, part).state_dict().items():
+            assert torch.equal(loaded[key], value), f"{part}.{key}"
+    start = vit.cls_token + vit.pos_embed[:, :1]
+    assert torch.equal(encoder.class_tokens[:, -1:], start)
+
+
+def test_from_recipe_never_falls_back_to_random_weights(tmp_path):
+    with pytest.raises(InputError, match="absent.safetensors"):
+        MoRe.from_recipe(mini_recipe(weights=str(tmp_path / "absent.safetensors")))

@@ -1,0 +1,475 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from more_lib.method.pseudo_labels import (
+    PixelAdaptiveRefinement,
+    foreground_mask,
+    refine_cam,
+    three_way_mask,
+)
+from more_lib.system.errors import InputError
+from tests.method import transcriptions
+from tests.method.helpers import cams_and_images, golden
+
+
+def random_case(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(3, 4, 6, 5, generator=generator)
+    labels = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1]])
+    return maps, labels
+
+
+def test_three_way_by_hand():
+    maps = torch.tensor([[[0.9, 0.5, 0.1, 0.8]], [[0.2, 0.6, 0.2, 0.99]], [[1.0, 1.0, 1.0, 1.0]]])
+    mask = three_way_mask(maps[None], torch.tensor([[1, 1, 0]]), high=0.7, low=0.25)
+    assert mask.dtype == torch.int64
+    assert mask.tolist() == [[[1, 255, 0, 2]]]
+
+
+def test_both_thresholds_themselves_are_uncertain():
+    maps = torch.tensor([0.25, 0.75]).view(1, 1, 1, 2)
+    mask = three_way_mask(maps, torch.ones(1, 1), high=0.75, low=0.25, ignore_index=9)
+    assert mask.flatten().tolist() == [9, 9]
+
+
+def test_foreground_by_hand():
+    maps = torch.tensor([[[0.9, 0.5, 0.1]], [[0.2, 0.6, 0.45]]])
+    mask = foreground_mask(maps[None], torch.tensor([[True, True]]), threshold=0.5)
+    assert mask.dtype == torch.int64
+    assert mask.tolist() == [[[1, 2, 0]]]
+    assert foreground_mask(maps[None], torch.tensor([[1, 0]]), 0.5).tolist() == [[[1, 0, 0]]]
+
+
+def test_masks_equal_a_literal_transcription_of_equation_6():
+    maps, labels = random_case()
+    three_way = three_way_mask(maps, labels, 0.8, 0.6)
+    foreground = foreground_mask(maps, labels, 0.6)
+    for b, y, x in np.ndindex(*three_way.shape):
+        values = [maps[b, c, y, x].item() * labels[b, c].item() for c in range(4)]
+        best = int(np.argmax(values))
+        expected = best + 1 if values[best] > 0.8 else 0 if values[best] < 0.6 else 255
+        assert three_way[b, y, x] == expected
+        assert foreground[b, y, x] == (best + 1 if values[best] > 0.6 else 0)
+
+
+def test_absent_classes_never_show():
+    maps, labels = random_case()
+    for mask in (three_way_mask(maps, labels, 0.5, 0.2), foreground_mask(maps, labels, 0.2)):
+        assert set(mask[0].unique().tolist()) <= {0, 1, 3, 255}
+        assert set(mask[1].unique().tolist()) <= {0, 2, 255}
+    nothing = torch.zeros_like(labels)
+    assert not three_way_mask(maps, nothing, 0.5, 0.2).any()
+    assert not foreground_mask(maps, nothing, 0.2).any()
+
+
+def test_reordering_classes_and_images_reorders_the_masks():
+    maps, labels = random_case()
+    mask = three_way_mask(maps, labels, 0.7, 0.4)
+    order = [2, 0, 3, 1]
+    reordered = three_way_mask(maps[:, order], labels[:, order], 0.7, 0.4)
+    new_number = torch.arange(256)
+    new_number[torch.tensor(order) + 1] = torch.arange(1, 5)
+    assert torch.equal(reordered, new_number[mask])
+    assert torch.equal(three_way_mask(maps[1:2], labels[1:2], 0.7, 0.4), mask[1:2])
+
+
+def test_golden_masks():
+    expected = golden("pseudo_labels_201")
+    maps, _ = cams_and_images(int(expected["seed"]), tuple(expected["shape"].tolist()))
+    np.testing.assert_allclose(maps[..., ::8, ::8], expected["cam_every8"], atol=1e-6)
+    labels = torch.from_numpy(expected["labels"])
+    three_way = three_way_mask(maps, labels, high=0.7, low=0.25).numpy()
+    foreground = foreground_mask(maps, labels, threshold=0.5).numpy()
+    assert np.mean(three_way != expected["three_way"]) <= 1e-3
+    assert np.mean(foreground != expected["foreground"]) <= 1e-3
+
+
+def test_masks_refuse_bad_input():
+    maps, labels = random_case()
+    with pytest.raises(InputError, match="low threshold 0.7 exceeds"):
+        three_way_mask(maps, labels, high=0.25, low=0.7)
+    for bad_maps, bad_labels in ((maps, labels[:, :3]), (maps[0], labels), (maps, labels[:1])):
+        with pytest.raises(InputError, match="maps .* labels"):
+            three_way_mask(bad_maps, bad_labels, 0.7, 0.25)
+        with pytest.raises(InputError, match="maps .* labels"):
+            foreground_mask(bad_maps, bad_labels, 0.5)
+
+
+# Pixel-adaptive refinement
+
+SMALL = ((1, 2), 3)  # dilations and iterations
+
+
+def pictures(seed: int = 0, batch: int = 2, size: tuple[int, int] = (20, 24)) -> Tensor:
+    """Smooth random images with a little noise: (batch, 3, H, W) in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, 4, 4, generator=generator)
+    noise = torch.rand(batch, 3, *size, generator=generator)
+    return 0.8 * F.interpolate(coarse, size, mode="bilinear") + 0.2 * noise
+
+
+def random_maps(seed: int = 0, shape: tuple[int, ...] = (2, 3, 20, 24)) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed + 100))
+
+
+def test_golden_par():
+    expected = golden("pseudo_labels_201")
+    maps, images = cams_and_images(int(expected["seed"]), tuple(expected["shape"].tolist()))
+    np.testing.assert_allclose(images[..., ::8, ::8], expected["image_every8"], atol=1e-6)
+    valid = maps * torch.from_numpy(expected["labels"])[:, :, None, None]
+    refined = PixelAdaptiveRefinement()(images, valid[:, :4])
+    np.testing.assert_allclose(refined[..., ::4, ::4], expected["par_every4"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("settings", "size", "classes", "grid"),
+    [
+        (((1, 2, 4, 8, 12, 24), 10), (33, 40), 2, (33, 40)),
+        (SMALL, (20, 24), 80, (5, 6)),
+        (((3,), 1), (7, 5), 1, (14, 9)),
+    ],
+)
+def test_par_equals_its_transcription(seed, settings, size, classes, grid):
+    images, maps = pictures(seed, 3, size), random_maps(seed, (3, classes, *grid))
+    refined = PixelAdaptiveRefinement(*settings)(images, maps)
+    assert refined.shape == (3, classes, *size) and refined.dtype == torch.float32
+    expected = transcriptions.pixel_adaptive_refinement(images, maps, *settings)
+    torch.testing.assert_close(refined, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("row", "column"), [(3, 2), (0, 5)])
+def test_par_of_one_pixel_by_hand(row, column):
+    images, maps = pictures(1, 1, (6, 6)).double(), random_maps(1, (1, 1, 6, 6)).double()
+    steps = [(d, y, x) for d in (1, 2) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
+    # Beyond the border lies the border's pixel.
+    places = [(min(max(row + d * y, 0), 5), min(max(column + d * x, 0), 5)) for d, y, x in steps]
+    colour, distance = [0.0] * 16, [d * math.hypot(y, x) for d, y, x in steps]
+    for channel in images[0].tolist():
+        neighbours = [channel[y][x] for y, x in places]
+        width = 0.3 * np.std(neighbours, ddof=1)
+        for n, value in enumerate(neighbours):
+            colour[n] -= ((value - channel[row][column]) / width) ** 2 / 3
+    position = [-((value / (0.3 * np.std(distance, ddof=1))) ** 2) for value in distance]
+    colour, position = np.exp(colour), np.exp(position)
+    weights = colour / colour.sum() + 0.01 * position / position.sum()
+    expected = sum(w * maps[0, 0, y, x].item() for w, (y, x) in zip(weights, places, strict=True))
+    refined = PixelAdaptiveRefinement((1, 2), 1)(images, maps)
+    assert refined[0, 0, row, column].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_par_of_a_constant_map_is_constant_and_grows_by_one_percent():
+    maps = torch.tensor([0.0, 0.25, 1.0]).view(1, 3, 1, 1).expand(2, 3, 5, 6)
+    refined = PixelAdaptiveRefinement()(pictures(), maps)
+    expected = (maps[..., :1, :1] * 1.01**10).expand_as(refined)
+    torch.testing.assert_close(refined, expected, rtol=1e-5, atol=0)
+
+
+def test_par_is_linear_in_the_maps():
+    images, first, second = pictures(), random_maps(1), random_maps(2)
+    par = PixelAdaptiveRefinement(*SMALL)
+    expected = 2 * par(images, first) - 3 * par(images, second)
+    torch.testing.assert_close(par(images, 2 * first - 3 * second), expected)
+
+
+def test_par_treats_every_image_and_map_alike():
+    images, maps = pictures(0, 3), random_maps(0, (3, 4, 20, 24))
+    par = PixelAdaptiveRefinement(*SMALL)
+    refined = par(images, maps)
+    assert torch.equal(par(images[[2, 0]], maps[[2, 0]]), refined[[2, 0]])
+    assert torch.equal(par(images, maps[:, [3, 1]]), refined[:, [3, 1]])
+
+
+@pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
+def test_par_of_mirrored_images_is_mirrored(axes):
+    images, maps = pictures(), random_maps()
+    par = PixelAdaptiveRefinement(*SMALL)
+    torch.testing.assert_close(
+        par(images.flip(axes), maps.flip(axes)), par(images, maps).flip(axes)
+    )
+
+
+def test_par_does_not_care_how_colours_are_normalised():
+    images, maps = pictures(), random_maps()
+    par = PixelAdaptiveRefinement(*SMALL)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.4, 0.5, 0.6], [0.2, 0.25, 0.004]))
+    torch.testing.assert_close(
+        par((images - mean) / std, maps), par(images, maps), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_par_smooths_within_an_edge_and_not_across():
+    images = torch.zeros(1, 3, 16, 16)
+    images[..., 8:] = 1
+    maps = 0.5 * random_maps(0, (1, 1, 16, 16))
+    maps[..., 8:] += 0.5
+    refined = PixelAdaptiveRefinement((1, 2, 4), 10)(images, maps)
+    left, right = refined[..., :8], refined[..., 8:]
+    assert left.std() < 0.3 * maps[..., :8].std() and right.std() < 0.3 * maps[..., 8:].std()
+    assert right.min() - left.max() > 0.2
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_par_of_an_image_without_colours_is_a_mean(value):
+    maps = random_maps(0, (1, 1, 3, 3))
+    refined = PixelAdaptiveRefinement((1,), 1)(torch.full((1, 3, 3, 3), value), maps)
+    ring = maps.flatten()[[0, 1, 2, 3, 5, 6, 7, 8]].double()
+    distance = torch.tensor([2, 1, 2, 1, 1, 2, 1, 2], dtype=torch.float64).sqrt()
+    nearness = (-((distance / distance.std() / 0.3) ** 2)).softmax(0)
+    expected = ring.mean() + 0.01 * (nearness * ring).sum()
+    assert refined[0, 0, 1, 1].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2)])
+def test_par_of_images_smaller_than_its_reach(size):
+    images, maps = pictures(0, 2, size), random_maps(0, (2, 2, *size))
+    refined = PixelAdaptiveRefinement()(images, maps)
+    expected = transcriptions.pixel_adaptive_refinement(images, maps)
+    torch.testing.assert_close(refined, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_par_without_iterations_only_resizes():
+    maps = random_maps(0, (2, 3, 5, 6))
+    expected = F.interpolate(maps, (20, 24), mode="bilinear", align_corners=False)
+    assert torch.equal(PixelAdaptiveRefinement(iterations=0)(pictures(), maps), expected)
+
+
+def test_par_leaves_its_inputs_alone_and_keeps_no_gradient():
+    images, maps = pictures().requires_grad_(), random_maps().requires_grad_()
+    before = images.detach().clone(), maps.detach().clone()
+    refined = PixelAdaptiveRefinement(*SMALL)(images, maps)
+    assert not refined.requires_grad
+    assert torch.equal(images, before[0]) and torch.equal(maps, before[1])
+
+
+def test_par_keeps_its_precision_under_autocast():
+    images, maps = pictures(), random_maps()
+    par = PixelAdaptiveRefinement(*SMALL)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = par(images, maps)
+    assert torch.equal(mixed, par(images, maps))
+    half = par(images.bfloat16(), maps.half())
+    assert torch.equal(half, par(images.bfloat16().float(), maps.half().float()))
+
+
+def test_par_refuses_bad_input():
+    with pytest.raises(InputError, match=r"dilations are \(\); give positive"):
+        PixelAdaptiveRefinement(())
+    with pytest.raises(InputError, match=r"dilations are \(2, 0\)"):
+        PixelAdaptiveRefinement((2, 0))
+    with pytest.raises(InputError, match="iterations is -1; give 0 or more"):
+        PixelAdaptiveRefinement(iterations=-1)
+    par, images, maps = PixelAdaptiveRefinement(), pictures(), random_maps()
+    for bad_images, bad_maps in ((images[0], maps), (images[:1], maps), (images, maps[0])):
+        with pytest.raises(InputError, match="images .* and maps .* same B"):
+            par(bad_images, bad_maps)
+    with pytest.raises(InputError, match=r"images are torch.uint8; give floats in \[0, 1\]"):
+        par((255 * images).byte(), maps)
+    with pytest.raises(InputError, match="maps are torch.int64"):
+        par(images, maps.long())
+
+
+# The decoder's labels
+
+LABELS = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+
+
+def decoder_case(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images (4, 3, 32, 40) and maps (4, 4, 32, 40) in [0, 1], smooth and at times undecided."""
+    coarse = random_maps(seed, (4, 4, 4, 5))
+    return pictures(seed, 4, (32, 40)), F.interpolate(coarse, (32, 40), mode="bilinear")
+
+
+def unrefined(images: Tensor, maps: Tensor) -> Tensor:
+    """In place of PAR."""
+    return maps
+
+
+def test_golden_decoder_labels():
+    expected = golden("pseudo_labels_201")
+    maps, images = cams_and_images(int(expected["seed"]), tuple(expected["shape"].tolist()))
+    labels = torch.from_numpy(expected["labels"])
+    mask = refine_cam(PixelAdaptiveRefinement(), images, maps, labels, high=0.7, low=0.25)
+    assert mask.dtype == torch.int64
+    assert np.mean(mask.numpy() != expected["refined"]) <= 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("classes", "size", "grid"),
+    [(20, (32, 32), (32, 32)), (80, (30, 41), (30, 41)), (3, (9, 7), (4, 3))],
+)
+def test_decoder_labels_equal_their_transcription(seed, classes, size, grid):
+    generator = torch.Generator().manual_seed(seed)
+    images, maps = pictures(seed, 4, size), random_maps(seed, (4, classes, *grid))
+    labels = (torch.rand(4, classes, generator=generator) < 2 / classes).float()
+    labels[0, -1], labels[2] = 1, 0
+    mask = refine_cam(PixelAdaptiveRefinement(*SMALL), images, maps, labels, 0.6, 0.3)
+    expected = transcriptions.refine_cam(images, maps, labels, 0.6, 0.3, *SMALL)
+    assert mask.shape == (4, *size)
+    assert torch.mean((mask != expected).double()) <= 1e-3
+
+
+def test_decoder_labels_by_hand():
+    levels = torch.tensor([[0.8, 0.5, 0.1, 0.9], [0.1, 0.6, 0.2, 0.95]])
+    maps = levels[None, :, :, None, None].expand(1, 2, 4, 4, 4)
+    mask = torch.cat(
+        [
+            refine_cam(unrefined, torch.zeros(1, 3, 4, 4), maps[:, :, n], labels, 0.7, 0.25)
+            for labels in (torch.tensor([[1, 1]]), torch.tensor([[1, 0]]))
+            for n in range(4)
+        ]
+    )
+    assert torch.equal(mask, mask[:, :1, :1].expand_as(mask))
+    assert mask[:, 0, 0].tolist() == [1, 255, 0, 2, 1, 255, 0, 1]
+
+
+def test_decoder_labels_of_a_single_pixel():
+    maps = torch.tensor([0.9, 0.1]).view(1, 2, 1, 1)
+    par = PixelAdaptiveRefinement(*SMALL)
+    for labels, expected in (([[1, 1]], 1), ([[0, 1]], 0)):
+        mask = refine_cam(par, torch.ones(1, 3, 1, 1), maps, torch.tensor(labels), 0.7, 0.25)
+        assert mask.tolist() == [[[expected]]]
+
+
+def test_par_sees_half_size_images_and_probabilities_of_both_passes():
+    seen = []
+
+    def par(images, maps):
+        seen.extend((images, maps))
+        return maps
+
+    images, maps = decoder_case()
+    refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    small, probabilities = seen
+    assert torch.equal(small, F.interpolate(images, (16, 20), mode="bilinear"))
+    assert probabilities.shape == (4, 2 * (1 + 4), 16, 20)
+    for half, level in zip(probabilities.chunk(2, dim=1), (0.7, 0.25), strict=True):
+        torch.testing.assert_close(half.sum(1), torch.ones(4, 16, 20))
+        assert torch.equal(half[3, 0], torch.ones(16, 20)) and not half[3, 1:].any()
+        odds = half[1, 1] / half[1, 0]  # the only class of image 1 comes first
+        score = F.interpolate(maps, (16, 20), mode="bilinear")[1, 1]
+        torch.testing.assert_close(odds, (score - level).exp())
+
+
+@pytest.mark.parametrize("noise", [1e4, torch.inf, torch.nan])
+def test_absent_classes_are_as_if_they_did_not_exist(noise):
+    images, maps = decoder_case()
+    par = PixelAdaptiveRefinement(*SMALL)
+    mask = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    absent = LABELS[:, :, None, None] == 0
+    assert torch.equal(
+        refine_cam(par, images, maps.masked_fill(absent, noise), LABELS, 0.7, 0.25), mask
+    )
+    for image, labels in enumerate(LABELS):
+        present = labels.nonzero().flatten()
+        assert set(mask[image].unique().tolist()) <= {0, 255, *(present + 1).tolist()}
+        alone = (
+            refine_cam(
+                par, images[[image]], maps[[image]][:, present], labels[None, present], 0.7, 0.25
+            )
+            if len(present)
+            else torch.zeros_like(mask[:1])
+        )
+        number = torch.arange(256)
+        number[1 : len(present) + 1] = present + 1
+        assert torch.equal(number[alone[0]], mask[image])
+
+
+def test_decoder_labels_have_all_three_kinds_of_pixels():
+    images, maps = decoder_case()
+    mask = refine_cam(PixelAdaptiveRefinement(*SMALL), images, maps, LABELS, 0.6, 0.4)
+    assert set(mask[0].unique().tolist()) == {0, 1, 3, 255}
+    assert not mask[3].any()
+
+
+def test_reordering_classes_and_images_reorders_the_decoder_labels():
+    images, maps = decoder_case()
+    par, order, chosen = PixelAdaptiveRefinement(*SMALL), [2, 0, 3, 1], [3, 1, 0]
+    mask = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    reordered = refine_cam(par, images, maps[:, order], LABELS[:, order], 0.7, 0.25)
+    new_number = torch.arange(256)
+    new_number[torch.tensor(order) + 1] = torch.arange(1, 5)
+    assert torch.mean((reordered != new_number[mask]).double()) <= 1e-3
+    fewer = refine_cam(par, images[chosen], maps[chosen], LABELS[chosen], 0.7, 0.25)
+    assert torch.equal(fewer, mask[chosen])
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_decoder_labels_of_mirrored_images_are_mirrored(axis):
+    images, maps = decoder_case()
+    par = PixelAdaptiveRefinement(*SMALL)
+    mask = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    mirrored = refine_cam(par, images.flip(axis), maps.flip(axis), LABELS, 0.7, 0.25)
+    assert torch.mean((mirrored != mask.flip(axis)).double()) <= 1e-3
+
+
+def test_wider_thresholds_leave_more_pixels_unknown():
+    images, maps = decoder_case()
+    par = PixelAdaptiveRefinement(*SMALL)
+    narrow = refine_cam(par, images, maps, LABELS, 0.5, 0.5)
+    wide = refine_cam(par, images, maps, LABELS, 0.8, 0.2)
+    assert not (narrow == 255).any() and (wide == 255).any()
+    known = wide != 255
+    assert torch.equal(wide[known], narrow[known])
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.bfloat16])
+def test_decoder_labels_take_image_labels_of_any_type(dtype):
+    images, maps = decoder_case()
+    par = PixelAdaptiveRefinement(*SMALL)
+    expected = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    assert torch.equal(refine_cam(par, images, maps, LABELS.to(dtype), 0.7, 0.25), expected)
+
+
+def test_decoder_labels_keep_their_precision_under_autocast():
+    images, maps = decoder_case()
+    par = PixelAdaptiveRefinement(*SMALL)
+    expected = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = refine_cam(par, images, maps.requires_grad_(), LABELS, 0.7, 0.25)
+    assert torch.equal(mixed, expected)
+    rounded = maps.detach().bfloat16()
+    expected = refine_cam(par, images, rounded.float(), LABELS, 0.7, 0.25)
+    assert torch.equal(refine_cam(par, images, rounded, LABELS, 0.7, 0.25), expected)
+
+
+def test_labels_on_a_device_are_never_waited_for():
+    """Meta tensors hold no values: whatever would read one on the host fails."""
+    images, maps = (values.to("meta") for values in decoder_case())
+    for labels in (LABELS.to("meta"), LABELS):
+        mask = refine_cam(PixelAdaptiveRefinement(), images, maps, labels, 0.7, 0.25)
+        assert mask.shape == (4, 32, 40) and mask.dtype == torch.int64
+
+
+@pytest.mark.gpu
+def test_refinement_on_a_gpu_equals_the_cpu():
+    images, maps = decoder_case()
+    par = PixelAdaptiveRefinement()
+    expected = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    images, maps, labels = images.cuda(), maps.cuda(), LABELS.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        masks = [refine_cam(par, images, maps, given, 0.7, 0.25) for given in (labels, LABELS)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for mask in masks:
+        assert torch.mean((mask.cpu() != expected).double()) <= 1e-3
+
+
+def test_decoder_labels_refuse_bad_input():
+    images, maps = decoder_case()
+    par = PixelAdaptiveRefinement(*SMALL)
+    with pytest.raises(InputError, match="low threshold 0.7 exceeds the high one 0.25; swap"):
+        refine_cam(par, images, maps, LABELS, high=0.25, low=0.7)
+    with pytest.raises(InputError, match="maps .* and labels"):
+        refine_cam(par, images, maps, LABELS[:, :3], 0.7, 0.25)
+    with pytest.raises(InputError, match="images .* and maps"):
+        refine_cam(par, images[:2], maps, LABELS, 0.7, 0.25)
+    with pytest.raises(InputError, match="images are torch.uint8"):
+        refine_cam(par, images.byte(), maps, LABELS, 0.7, 0.25)

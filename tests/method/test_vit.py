@@ -1,0 +1,585 @@
+"""The class-token ViT against timm's own forward and slow transcriptions, and what it refuses."""
+
+import hashlib
+import json
+import socket
+from functools import cache, partial
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
+
+from more_lib.method.backbones import (
+    MINI_WIDTHS,
+    backbone_identity,
+    build_backbone,
+    downloaded_weights,
+    load_backbone,
+    mini_vit,
+    mini_weights,
+)
+from more_lib.method.vit import ClassTokenViT, resize_position
+from more_lib.system.errors import InputError
+from more_lib.system.files import sha256
+
+MODELS = {  # patch size, and how many tokens of its own the model has beside the class token
+    "vit_tiny_patch16_224": (16, 0),
+    "deit_tiny_patch16_224": (16, 0),
+    "deit_tiny_distilled_patch16_224": (16, 1),
+    "vit_small_patch14_dinov2": (14, 0),
+    "vit_small_patch14_reg4_dinov2": (14, 4),
+}
+GRID = (3, 4)
+CLASSES, REGISTERS = 5, 2
+TINY = "vit_tiny_patch16_224"
+
+assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
+
+
+def randomized(vit: VisionTransformer) -> VisionTransformer:
+    """Redraw all weights: timm starts class tokens and layer scales so small that a test would
+    not notice them missing."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in vit.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim == 1:
+            centre = 0.0 if name.endswith("bias") else 1.0
+            parameter.data = centre + 0.1 * noise
+        elif name.endswith(("token", "pos_embed")):
+            parameter.data = noise
+        else:
+            parameter.data = noise * parameter[0].numel() ** -0.5
+    return vit.eval()
+
+
+@cache
+def timm_model(name: str) -> VisionTransformer:
+    """A model of ``MODELS`` made for images of ``GRID``, or the mini one; shared, so unchanged."""
+    if name == "mini":
+        return randomized(mini_vit())
+    img_size = tuple(length * MODELS[name][0] for length in GRID)
+    return randomized(timm.create_model(name, img_size=img_size, num_classes=0))
+
+
+def small_vit(**options) -> VisionTransformer:
+    """Three narrow blocks for images of 32x48 pixels, 4x6 patches."""
+    sizes = dict(img_size=(32, 48), patch_size=8, embed_dim=24, depth=3, num_heads=3)
+    return randomized(VisionTransformer(**sizes | {"num_classes": 0} | options))
+
+
+def small_encoder(num_classes: int = CLASSES, num_registers: int = REGISTERS, **options):
+    return ClassTokenViT(small_vit(), num_classes, num_registers, **options).eval()
+
+
+def random_images(height: int, width: int, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def watched(encoder: ClassTokenViT, images: torch.Tensor):
+    """The encoder's output, the sequence that enters the last block, and the one after it."""
+    seen = {}
+
+    def keep(_, inputs, output):
+        seen["last block"] = inputs[0], output
+
+    handle = encoder.blocks[-1].register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            return encoder(images), *seen["last block"]
+    finally:
+        handle.remove()
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No network and an empty download cache; returns the attempts to connect."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    attempts = []
+
+    def refuse(self, address):
+        attempts.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return attempts
+
+
+def own_tokens(vit: VisionTransformer) -> list[torch.Tensor]:
+    """What the model has beside its class token, as it stands in the state dict."""
+    names = [name for name in ("dist_token", "reg_token") if getattr(vit, name, None) is not None]
+    return [getattr(vit, name) for name in names]
+
+
+def literal_resize(position: torch.Tensor, old, new) -> torch.Tensor:
+    """One channel at a time, through the scale (new + 0.1) / old."""
+    channels = []
+    for channel in position[0].T:
+        plane = channel.reshape(1, 1, *old)
+        if old != new:
+            scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
+            plane = F.interpolate(plane, scale_factor=scale, mode="bicubic")
+        channels.append(plane.flatten())
+    return torch.stack(channels, 1)[None]
+
+
+# --- the whole encoder ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*MODELS, "mini"])
+def test_with_one_class_and_no_register_it_is_timms_own_forward(name):
+    vit = timm_model(name)
+    encoder = ClassTokenViT(vit, 1, num_registers=0, aux_layer=-3).eval()
+    height, width = (length * encoder.patch_size for length in encoder.grid_size)
+    images = random_images(height, width)
+    output, _, after_blocks = watched(encoder, images)
+    with torch.no_grad():
+        expected = vit.forward_features(images)
+        (aux,) = vit.forward_intermediates(
+            images, [len(vit.blocks) - 3], output_fmt="NLC", intermediates_only=True
+        )
+        assert_close(vit.norm(after_blocks), expected)
+    assert_close(output.class_tokens, expected[:, :1])
+    assert_close(output.patch_tokens, expected[:, vit.num_prefix_tokens :])
+    assert_close(output.aux_patch_tokens, aux)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("grid", [GRID, (2, 5), (5, 5)], ids=str)
+def test_any_size_gives_the_literal_sequence(name, grid):
+    vit, (patch, num_others) = timm_model(name), MODELS[name]
+    encoder = ClassTokenViT(vit, CLASSES, REGISTERS).eval()
+    images = random_images(grid[0] * patch, grid[1] * patch)
+
+    own = torch.cat([vit.cls_token, *own_tokens(vit)], 1)
+    position = vit.pos_embed
+    if not vit.no_embed_class:
+        own, position = own + position[:, : 1 + num_others], position[:, 1 + num_others :]
+    assert own.shape[1] == 1 + num_others
+    prefix = [own[:, :1]] * CLASSES + [encoder.register_tokens, own[:, 1:]]
+    with torch.no_grad():
+        patches = vit.patch_embed(images) + literal_resize(position, GRID, grid)
+        x = torch.cat([*(part.expand(2, -1, -1) for part in prefix), patches], 1)
+        expected = vit.norm(vit.blocks(x))
+
+    output, _, after_blocks = watched(encoder, images)
+    num_patches = grid[0] * grid[1]
+    assert after_blocks.shape[1] == CLASSES + REGISTERS + num_others + num_patches
+    assert_close(vit.norm(after_blocks).detach(), expected)
+    assert_close(output.class_tokens, expected[:, :CLASSES])
+    assert_close(output.patch_tokens, expected[:, -num_patches:])
+    assert output.aux_patch_tokens.shape == output.patch_tokens.shape
+    assert output.attention_scores.shape == (2, CLASSES, *grid)
+    assert output.grid == grid
+
+
+@pytest.mark.parametrize("name", [name for name, (_, others) in MODELS.items() if others])
+def test_the_models_other_tokens_take_part(name):
+    vit, (patch, num_others) = timm_model(name), MODELS[name]
+    encoder = ClassTokenViT(vit, CLASSES, REGISTERS).eval()
+    position = 0 if vit.no_embed_class else vit.pos_embed[:, 1 : 1 + num_others]
+    assert_close(encoder.other_tokens.data, (torch.cat(own_tokens(vit), 1) + position).detach())
+
+    images = random_images(2 * patch, 2 * patch)
+    with torch.no_grad():
+        before = encoder(images)
+        for index in range(num_others):
+            encoder.other_tokens[:, index] *= -1
+            after = encoder(images)
+            for kind in ("class_tokens", "patch_tokens", "aux_patch_tokens", "attention_scores"):
+                change = (getattr(after, kind) - getattr(before, kind)).abs().max()
+                assert change > 1e-3, (index, kind)
+            before = after
+
+
+def test_a_plain_model_has_no_other_tokens():
+    assert small_encoder().other_tokens is None
+
+
+@pytest.mark.parametrize("aux_layer, block", [(0, 0), (1, 1), (-3, 0), (-1, 2)])
+def test_the_auxiliary_map_is_that_blocks_output_without_norm(aux_layer, block):
+    vit, images = small_vit(), random_images(32, 48)
+    with torch.no_grad():
+        output = ClassTokenViT(vit, 1, 0, aux_layer).eval()(images)
+        (expected,) = vit.forward_intermediates(
+            images, [block], output_fmt="NLC", intermediates_only=True
+        )
+    assert_close(output.aux_patch_tokens, expected)
+
+
+def test_encoder_leaves_the_backbones_values_alone():
+    vit = small_vit()
+    before = {key: value.clone() for key, value in vit.state_dict().items()}
+    encoder = ClassTokenViT(vit, CLASSES)
+    with torch.no_grad():
+        for token in (encoder.class_tokens, encoder.register_tokens, encoder.patch_position):
+            token.zero_()
+    for key, value in vit.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+# --- class tokens --------------------------------------------------------------------------------
+
+
+def test_class_tokens_start_identical_and_registers_do_not():
+    vit = small_vit()
+    encoder = ClassTokenViT(vit, CLASSES, 4).eval()
+    start = vit.cls_token + vit.pos_embed[:, :1]
+    assert torch.equal(encoder.class_tokens, start.expand(1, CLASSES, -1))
+    assert encoder.register_tokens.shape == (1, 4, 24)
+    offsets = (encoder.register_tokens - start).detach()[0]
+    assert 0.01 < offsets.std() < 0.03
+    assert torch.pdist(offsets).min() > 0.01
+
+    with torch.no_grad():
+        output = encoder(random_images(32, 48))
+    assert_close(output.class_tokens, output.class_tokens[:, :1].expand(-1, CLASSES, -1))
+    assert_close(
+        output.attention_scores, output.attention_scores[:, :1].expand(-1, CLASSES, -1, -1)
+    )
+
+
+def test_the_class_token_has_no_position_where_the_model_gives_it_none():
+    vit = small_vit(no_embed_class=True)
+    encoder = ClassTokenViT(vit, CLASSES)
+    assert torch.equal(encoder.class_tokens, vit.cls_token.expand(1, CLASSES, -1))
+    assert torch.equal(encoder.patch_position, vit.pos_embed)
+
+
+def test_permuting_the_class_tokens_permutes_what_belongs_to_them():
+    encoder, images = small_encoder(), random_images(32, 48)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    generator = torch.Generator().manual_seed(2)
+    values = torch.randn(encoder.class_tokens.shape, generator=generator)
+    with torch.no_grad():
+        encoder.class_tokens.copy_(values)
+        straight = encoder(images)
+        encoder.class_tokens.copy_(values[:, order])
+        permuted = encoder(images)
+    assert torch.pdist(straight.class_tokens[0]).min() > 0.1
+    assert_close(permuted.class_tokens, straight.class_tokens[:, order])
+    assert_close(permuted.attention_scores, straight.attention_scores[:, order])
+    assert_close(permuted.patch_tokens, straight.patch_tokens)
+    assert_close(permuted.aux_patch_tokens, straight.aux_patch_tokens)
+
+
+def test_images_of_a_batch_do_not_see_each_other():
+    encoder, images = small_encoder(), random_images(24, 40, count=3)
+    with torch.no_grad():
+        together = encoder(images)
+        for index in range(3):
+            alone = encoder(images[index : index + 1])
+            for kind in ("class_tokens", "patch_tokens", "aux_patch_tokens", "attention_scores"):
+                assert_close(getattr(together, kind)[index], getattr(alone, kind)[0])
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def literal_attention(attention, x: torch.Tensor):
+    """Textbook attention of one sequence (L, D), head by head: its output and the raw q.k."""
+    width = attention.head_dim
+    q, k, v = attention.qkv(x).chunk(3, dim=1)
+    outputs, products = [], []
+    for head in range(attention.num_heads):
+        channels = slice(head * width, (head + 1) * width)
+        queries, keys = attention.q_norm(q[:, channels]), attention.k_norm(k[:, channels])
+        products.append(queries @ keys.T)
+        outputs.append(torch.softmax(products[-1] / width**0.5, dim=1) @ v[:, channels])
+    return attention.proj(torch.cat(outputs, 1)), torch.stack(products)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"qk_norm": True}, {"qkv_bias": False}, {"init_values": 1.0}, {"reg_tokens": 3}],
+    ids=lambda options: "-".join(options) or "plain",
+)
+def test_fused_and_explicit_attention_agree(options):
+    encoder = ClassTokenViT(small_vit(**options), CLASSES, REGISTERS).eval()
+    with torch.no_grad():  # else all rows of the scores are the same
+        encoder.class_tokens += torch.randn(
+            encoder.class_tokens.shape, generator=torch.Generator().manual_seed(3)
+        )
+    grid = (3, 5)
+    output, before, after = watched(encoder, random_images(24, 40))
+    block = encoder.blocks[-1]
+    for index in range(2):
+        with torch.no_grad():
+            mixed, products = literal_attention(block.attn, block.norm1(before[index]))
+            x = before[index] + block.ls1(mixed)
+            x = x + block.ls2(block.mlp(block.norm2(x)))
+        assert_close(after[index], x)
+        scores = products.sum(0)[:CLASSES, -grid[0] * grid[1] :].reshape(CLASSES, *grid)
+        assert_close(output.attention_scores[index], scores)
+        assert torch.pdist(scores.flatten(1)).min() > 0.1
+
+
+def test_every_block_runs_on_fused_attention(monkeypatch):
+    lengths = []
+    fused = F.scaled_dot_product_attention
+
+    def counting(query, *args, **kwargs):
+        lengths.append(query.shape[2])
+        return fused(query, *args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counting)
+    small_encoder()(random_images(32, 48))
+    assert lengths == [CLASSES + REGISTERS + 4 * 6] * 3
+
+
+def test_scores_pass_gradients_to_queries_and_keys():
+    encoder = small_encoder()
+    encoder(random_images(32, 48)).attention_scores.square().mean().backward()
+    for tensor in (encoder.class_tokens, encoder.patch_position, encoder.blocks[-1].norm1.weight):
+        assert tensor.grad.abs().max() > 0
+    query, key, value = encoder.blocks[-1].attn.qkv.weight.grad.chunk(3)
+    assert query.abs().max() > 0 and key.abs().max() > 0 and value.abs().max() == 0
+
+
+# --- position embeddings -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("old, new", [((4, 4), (7, 7)), ((6, 6), (3, 9)), ((3, 5), (5, 3))])
+def test_resized_positions_are_the_literal_ones(old, new):
+    position = torch.randn(1, old[0] * old[1], 3, generator=torch.Generator().manual_seed(4))
+    resized = resize_position(position, old, new)
+    assert resized.shape == (1, new[0] * new[1], 3)
+    assert_close(resized, literal_resize(position, old, new))
+
+
+def test_positions_of_the_same_grid_are_untouched():
+    position = torch.randn(1, 12, 3)
+    assert torch.equal(resize_position(position, (3, 4), (3, 4)), position)
+    # Twelve patches in another arrangement are another grid.
+    assert not torch.equal(resize_position(position, (3, 4), (4, 3)), position)
+
+
+def test_every_grid_size_is_hit():
+    """The +0.1 keeps rounding from losing a row."""
+    for old in (12, 14, 24, 37):
+        position = torch.zeros(1, old, 1)
+        for new in range(1, 80):
+            assert resize_position(position, (old, 1), (new, 1)).shape[1] == new, (old, new)
+
+
+def test_rows_stay_rows_and_dtype_stays():
+    rows = torch.arange(4.0).repeat_interleave(6).view(1, 24, 1)
+    resized = resize_position(rows.bfloat16(), (4, 6), (8, 3))
+    assert resized.dtype == torch.bfloat16
+    resized = resized.float().view(8, 3)
+    assert_close(resized, resized[:, :1].expand(-1, 3))
+    assert (resized.diff(dim=0) > 0).any() and resized[-1, 0] - resized[0, 0] > 2.5
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def refusal(call, *args, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("vit_small_patch16_dinov3", "Eva"),
+        ("swin_tiny_patch4_window7_224", "SwinTransformer"),
+        ("vit_base_patch16_siglip_224", "no class token"),
+    ],
+)
+def test_other_architectures_are_refused_before_their_weights_are_fetched(name, reason, offline):
+    assert reason in refusal(load_backbone, name)
+    assert offline == []
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"class_token": False, "global_pool": "avg"}, "no class token"),
+        ({"pos_embed": "none"}, "position embedding"),
+        ({"patch_size": (8, 4)}, "8x4 patches"),
+        ({"block_fn": ParallelScalingBlock}, "ParallelScalingBlock"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_unusual_vits_are_refused(options, reason):
+    message = refusal(ClassTokenViT, small_vit(**options), 2)
+    assert reason in message
+
+
+def test_the_refusal_says_what_is_supported():
+    message = refusal(ClassTokenViT, "eva02_tiny_patch14_224", num_classes=2)
+    assert "supported" in message and "deit" in message and "dinov2" in message
+
+
+@pytest.mark.parametrize("build", [build_backbone, load_backbone])
+@pytest.mark.parametrize("typo", ["vit_tiny_patch16", "vit_tny_patch16_224"])
+def test_an_unknown_name_gets_a_suggestion(build, typo):
+    message = refusal(build, typo)
+    assert repr(typo) in message and "vit_tiny_patch16_224" in message
+
+
+def test_an_unknown_tag_of_a_known_model_is_refused():
+    for build in (build_backbone, load_backbone):
+        assert "no_such_tag" in refusal(build, f"{TINY}.no_such_tag")
+
+
+@pytest.mark.parametrize("aux_layer", [-4, 3])
+def test_an_auxiliary_layer_outside_the_blocks_is_refused(aux_layer):
+    message = refusal(small_encoder, aux_layer=aux_layer)
+    assert f"aux_layer {aux_layer}" in message and "3 blocks" in message
+
+
+@pytest.mark.parametrize("height, width", [(33, 48), (32, 44), (0, 48)])
+def test_an_image_that_the_patch_does_not_divide_is_refused(height, width):
+    message = refusal(small_encoder(), torch.zeros(1, 3, height, width))
+    assert f"{height}x{width}" in message and "8x8" in message
+
+
+# --- pretrained weights --------------------------------------------------------------------------
+
+
+@cache
+def tiny_state() -> dict[str, torch.Tensor]:
+    """Weights of a 1000-class ``vit_tiny_patch16_224``, as timm publishes them."""
+    return randomized(timm.create_model(TINY)).state_dict()
+
+
+def assert_is_tiny(vit: VisionTransformer) -> None:
+    expected = {key: value for key, value in tiny_state().items() if not key.startswith("head.")}
+    state = vit.state_dict()
+    assert state.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(state[key], value), key
+
+
+def test_missing_weights_offline_are_an_error_that_says_what_to_do(offline):
+    message = refusal(load_backbone, TINY)
+    assert TINY in message and "network" in message and "backbone.weights" in message
+    assert offline == []
+    assert downloaded_weights(TINY) is None
+
+
+def test_a_model_that_timm_has_no_weights_for_is_never_random(offline):
+    name = "vit_small_patch16_36x1_224"
+    assert timm.get_pretrained_cfg(name) is None or not timm.is_model_pretrained(name)
+    assert name in refusal(load_backbone, name)
+
+
+def test_weights_downloaded_before_load_offline(offline, tmp_path):
+    repository = timm.get_pretrained_cfg(TINY).hf_hub_id
+    folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+    file = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+    for parent in (folder / "refs", file.parent):
+        parent.mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    save_file(tiny_state(), file)
+    assert downloaded_weights(TINY) == file
+    assert_is_tiny(load_backbone(TINY))
+    assert offline == []
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_local_file_is_loaded_with_or_without_its_classifier(offline, tmp_path, with_head):
+    file = tmp_path / "tiny.safetensors"
+    kept = {k: v for k, v in tiny_state().items() if with_head or not k.startswith("head.")}
+    save_file(kept, file)
+    vit = load_backbone(TINY, str(file))
+    assert_is_tiny(vit)
+    assert offline == []
+    assert backbone_identity(TINY, str(file)) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_local_file_of_a_distilled_model_loads(tmp_path):
+    name = "deit_tiny_distilled_patch16_224"
+    published = randomized(timm.create_model(name))
+    save_file(published.state_dict(), tmp_path / "deit.safetensors")
+    vit = load_backbone(name, str(tmp_path / "deit.safetensors"))
+    assert torch.equal(vit.dist_token, published.dist_token)
+    assert torch.equal(vit.blocks[-1].mlp.fc2.weight, published.blocks[-1].mlp.fc2.weight)
+
+
+def without(key):
+    return {k: v for k, v in tiny_state().items() if k != key}
+
+
+WRONG_FILES = {
+    "of something else": (lambda: {"a": torch.zeros(2)}, "cls_token"),
+    "with a missing key": (lambda: without("blocks.3.mlp.fc1.weight"), "blocks.3.mlp.fc1.weight"),
+    "with an extra key": (lambda: tiny_state() | {"surplus": torch.zeros(2)}, "surplus"),
+    "with another shape": (lambda: tiny_state() | {"norm.bias": torch.zeros(3)}, "norm.bias"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_FILES)
+def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, what):
+    contents, key = WRONG_FILES[what]
+    file = tmp_path / "wrong.safetensors"
+    save_file(contents(), file)
+    message = refusal(load_backbone, TINY, str(file))
+    assert str(file) in message and key in message
+    assert "network" not in message
+
+
+def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
+    file = tmp_path / "cut.safetensors"
+    assert str(file) in refusal(load_backbone, TINY, str(file))
+    assert str(file) in refusal(backbone_identity, TINY, str(file))
+    assert str(file) in refusal(load_backbone, "mini", str(file))
+    save_file({"a": torch.zeros(100)}, file)
+    file.write_bytes(file.read_bytes()[:-10])
+    assert str(file) in refusal(load_backbone, TINY, str(file))
+
+
+def test_identity_of_timms_own_weights_is_their_name():
+    assert backbone_identity(TINY) == f"timm:{TINY}"
+    assert backbone_identity("mini") == sha256(mini_weights())
+
+
+# --- the shipped backbones -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "width"), MINI_WIDTHS.items())
+def test_mini_weights_are_small_half_precision_and_load(name, width):
+    file = mini_weights(name)
+    assert file.stat().st_size <= 8_000_000
+    shipped = load_file(file)
+    assert {tensor.dtype for tensor in shipped.values()} == {torch.float16}
+    vit = load_backbone(name)
+    assert (vit.embed_dim, len(vit.blocks), vit.patch_embed.feat_ratio()) == (width, 6, 8)
+    state = vit.state_dict()
+    assert state.keys() == shipped.keys()
+    for key, tensor in shipped.items():
+        assert state[key].dtype == torch.float32 and torch.equal(state[key], tensor.float()), key
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("mini", 0.90), ("mini_w96", 0.80), ("mini_w48", 0.70)]
+)
+def test_mini_weights_come_with_the_record_of_their_making(name, least):
+    file = mini_weights(name)
+    record = json.loads(file.with_suffix(".json").read_text())
+    assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert isinstance(record["seed"], int) and record["minutes"] > 0
+    measured = [point["patch_map"] for point in record["curve"] if "patch_map" in point]
+    assert len(measured) >= 5 and measured[0] < measured[-1] <= 1
+    assert len(record["curve"]) >= 20
+    assert record["curve"][-1]["loss"] < record["curve"][0]["loss"]
+    validation = record["validation"]
+    assert max(validation["token_map"], validation["patch_map"]) >= least
+    assert 0 < validation["cam_miou"] <= 1
+    assert record["parameters"] == sum(p.numel() for p in build_backbone(name).parameters())
+
+
+def test_the_shipped_backbones_were_pretrained_alike():
+    records = [
+        json.loads(mini_weights(name).with_suffix(".json").read_text()) for name in MINI_WIDTHS
+    ]
+    for part in ("task", "stages", "batch_size", "seed"):
+        assert len({json.dumps(record[part]) for record in records}) == 1, part

@@ -1,0 +1,122 @@
+"""The ablation changes what a condition names and nothing else, and adds seeds up rightly."""
+
+import dataclasses
+from statistics import mean, stdev
+
+import pytest
+
+from more_lib.evaluation.protocols import MAP_NAMES
+from more_lib.evaluation.scoring import evaluate_or_load
+from more_lib.method.model import MoRe
+from more_lib.method.objective import Objective
+from more_lib.paper.ablation import CONDITIONS, MAIN, condition, plain, run
+from more_lib.paper.trials import SCORES
+from more_lib.recipes.loading import changed, load_recipe
+from more_lib.recipes.profiles import PROFILES
+from more_lib.system.errors import InputError
+from more_lib.training.cache import train_or_load
+from tests.training.helpers import small_recipe, values_of
+
+MAPS = ("lam", "decoder")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    return small_recipe(
+        tmp_path_factory.mktemp("start"),
+        "optimizer.iterations=3",
+        "schedule.segmentation=1",
+        "schedule.final_cam=1",
+    )
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_condition_changes_its_own_fields_and_no_others(profile, name):
+    recipe = load_recipe(profile)
+    before, after = values_of(recipe), values_of(condition(recipe, name))
+    keys = {override.partition("=")[0] for override in CONDITIONS[name].overrides}
+    assert {key for key in before if before[key] != after[key]} <= keys
+    assert condition(recipe, name) == changed(recipe, CONDITIONS[name].overrides)
+
+
+PARTS = {  # graph, confident relation, uncertain relation
+    "baseline": (False, False, False),
+    "lir": (False, True, True),
+    "gcr": (True, False, False),
+    "without_cre": (True, False, True),
+    "without_ure": (True, True, False),
+    "more": (True, True, True),
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_condition_has_the_parts_that_its_name_says(profile, name):
+    recipe = condition(load_recipe(profile), name)
+    parts = (
+        recipe.graph.use,
+        recipe.loss.confident_relation > 0,
+        recipe.loss.uncertain_relation > 0,
+    )
+    graph, confident, uncertain = PARTS[name]
+    # The published COCO log has no uncertain relation to leave out.
+    uncertain &= load_recipe(profile).loss.uncertain_relation > 0
+    assert parts == (graph, confident, uncertain)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_baseline_tells_its_tokens_apart_on_every_profile(profile):
+    assert condition(load_recipe(profile), "baseline").loss.token_classification > 0
+
+
+def test_more_is_the_recipe_itself_and_the_baseline_knows_its_tokens_apart(start):
+    assert condition(start, "more") == start
+    baseline = condition(start, "baseline")
+    assert MoRe.from_recipe(baseline).graph is None
+    assert baseline.loss.token_classification > 0  # else no loss could make equal tokens differ
+
+
+def test_the_plain_vit_learns_from_image_labels_alone(start):
+    recipe = plain(changed(start, ["loss.dense_energy=0.05"]))
+    assert not Objective(recipe).active(10**9)  # nothing that learns from masks, ever
+    assert recipe.loss.token_classification > 0 and not recipe.graph.use
+
+
+def test_the_main_conditions_are_conditions_in_the_papers_order():
+    papers = [CONDITIONS[name].paper for name in MAIN]
+    assert papers == sorted(papers) == [41.6, 72.1, 76.4]
+
+
+def test_an_unknown_condition_is_refused_before_anything_trains(start):
+    with pytest.raises(InputError, match="'lor' is unknown; there are: baseline, lir"):
+        run(start, ["lor"])
+
+
+def test_rows_hold_means_and_standard_deviations_of_separate_evaluations(start):
+    names, seeds = ("baseline", "more"), (0, 1)
+    found = run(start, names, seeds, MAPS)
+    assert [(row["condition"], row["map"]) for row in found] == [
+        (name, MAP_NAMES[kind]) for name in names for kind in MAPS
+    ]
+    for row in found:
+        kind = next(kind for kind in MAPS if MAP_NAMES[kind] == row["map"])
+        summaries = []
+        for seed in seeds:
+            alone = dataclasses.replace(condition(start, row["condition"]), seed=seed)
+            trained = train_or_load(alone)
+            assert trained.loaded
+            labels = "none" if kind == "decoder" else "true"
+            summaries.append(evaluate_or_load(trained).result(kind, labels).scores.summary())
+        assert row["seeds"] == 2
+        for score in SCORES:
+            values = [summary[score] for summary in summaries]
+            if None in values:
+                assert row[score] is row[f"{score}_std"] is None
+            else:
+                assert row[score] == pytest.approx(mean(values))
+                assert row[f"{score}_std"] == pytest.approx(stdev(values))
+
+    (single, _) = run(start, ["more"], [1], MAPS)  # from the cache
+    assert single["seeds"] == 1 and set(SCORES) <= set(single)
+    assert not [name for name in single if name.endswith("_std")]

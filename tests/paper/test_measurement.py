@@ -1,0 +1,78 @@
+"""What a run sets beside the paper's tables: every score of its own protocol, fit for JSON."""
+
+import json
+
+import pytest
+
+from more_lib.evaluation.scoring import evaluate_or_load
+from more_lib.paper import measurement
+from more_lib.paper.ablation import condition
+from more_lib.paper.claims import verdicts
+from more_lib.paper.measurement import costs, measure
+from more_lib.paper.tables import table1, table2, table3, table4, table5
+from more_lib.training.cache import train_or_load
+from tests.training.helpers import small_recipe
+
+NAMES = ("baseline", "more")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A data folder for all tests of this module: networks are trained once."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(autouse=True)
+def kept_data_folder(own_data_folder, kept, monkeypatch):
+    monkeypatch.setenv("MORE_DATA", str(kept))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper")
+    return small_recipe(folder, "optimizer.iterations=2", "evaluation.scales=[1.0]")
+
+
+@pytest.fixture(scope="module")
+def found(recipe, kept):
+    with pytest.MonkeyPatch.context() as patch:  # a module's fixture comes before a test's own
+        patch.setenv("MORE_DATA", str(kept))
+        patch.setattr(measurement, "can_refine", lambda: False)
+        return measure(recipe, NAMES, (0,), train_split=True)
+
+
+def test_without_crf_its_protocols_are_left_out_and_the_others_say_what_they_are(found):
+    assert list(found["protocols"]) == ["decoder-log", "lam-log", "cam-log"]
+    assert list(found["pseudo_labels"]) == ["lam-train", "cam-train"]
+    assert found["pseudo_labels"]["lam-train"]["split"] == "train"
+    assert found["protocols"]["lam-log"]["split"] == "val"
+    assert "no CRF" in found["protocols"]["lam-log"]["protocol"]
+
+
+def test_scores_are_those_of_the_evaluation(found, recipe):
+    for name in NAMES:
+        result = evaluate_or_load(train_or_load(condition(recipe, name))).result("lam")
+        (row,) = (r for r in found["ablation"] if (r["condition"], r["map"]) == (name, "LAM"))
+        assert row["miou"] == pytest.approx(result.scores.miou)
+        for k, title in enumerate(("background", *recipe.data.classes)):
+            ours = found["classes"][name][title]["iou"]
+            assert ours is None or ours == pytest.approx(result.scores.iou[k])
+    assert found["protocols"]["lam-log"]["miou"] == pytest.approx(row["miou"], abs=1e-4)
+
+
+def test_tables_and_verdicts_can_be_made_of_it_after_json(found, recipe):
+    found = json.loads(json.dumps(found, allow_nan=False))
+    spent = {name: costs(train_or_load(condition(recipe, name))) for name in NAMES}
+    json.dumps(spent, allow_nan=False)
+    assert spent["more"]["iterations"] == 2 and spent["more"]["parameters"] > 3e6
+    for rows in (table1(found), table2(found), table3(found), table4(found), table5(spent)):
+        assert len({tuple(row) for row in rows}) == 1  # a table: the same columns throughout
+        json.dumps(rows, allow_nan=False)
+    judged = verdicts(found, spent, {})
+    assert {"shown", "not shown"} & {row["verdict"] for row in judged}
+
+
+def test_an_older_record_without_memory_has_none(recipe):
+    trained = train_or_load(condition(recipe, "more"))
+    del trained.record["peak_memory_gb"]
+    assert costs(trained)["peak_memory_gb"] is None

@@ -1,0 +1,76 @@
+"""Trials: what is missing is trained side by side, seeds are put together rightly."""
+
+import pytest
+import torch
+
+from more_lib.paper import trials
+from more_lib.paper.trials import SCORES, over_seeds, score_each, train_side_by_side, with_seeds
+from more_lib.recipes.loading import changed
+from more_lib.training.cache import cached_folder, train_or_load
+from tests.training.helpers import small_recipe
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    return small_recipe(folder, "optimizer.iterations=2", "graph.use=false")
+
+
+def row(trial, kind, miou, **others):
+    return {"trial": trial, "map": kind, **dict.fromkeys(SCORES, 0.5), "miou": miou, **others}
+
+
+def test_seeds_of_a_trial_and_map_are_put_together_by_hand():
+    rows = [
+        row("a", "LAM", 0.2, seed=0),
+        row("a", "CAM", 0.9, seed=0),
+        row("b", "LAM", 0.3, seed=0),
+        row("a", "LAM", 0.4, seed=1),
+    ]
+    lam, cam, other = over_seeds(rows)
+    assert (lam["trial"], lam["map"], lam["seeds"]) == ("a", "LAM", 2)
+    assert lam["miou"] == pytest.approx(0.3) and lam["miou_std"] == pytest.approx(0.02**0.5)
+    assert lam["precision_std"] == 0
+    assert (cam["trial"], cam["map"], cam["seeds"], cam["miou"]) == ("a", "CAM", 1, 0.9)
+    assert (other["trial"], other["miou"]) == ("b", 0.3)
+    assert not [name for name in (*cam, *other) if name.endswith("_std")]
+
+
+def test_one_seed_without_a_value_leaves_none():
+    (found,) = over_seeds([row("a", "LAM", 0.2), row("a", "LAM", 0.4, precision=None)])
+    assert found["precision"] is found["precision_std"] is None
+    assert found["miou"] == pytest.approx(0.3)
+
+
+def test_every_recipe_comes_with_the_first_seed_before_any_with_the_next(start):
+    other = changed(start, ["optimizer.iterations=3"])
+    found = [(each.seed, each.optimizer.iterations) for each in with_seeds([start, other], (4, 7))]
+    assert found == [(4, 2), (4, 3), (7, 2), (7, 3)]
+
+
+def test_side_by_side_trains_what_is_missing_and_no_more(start, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    wanted = with_seeds([start], (0, 1))
+    assert train_side_by_side([*wanted, start]) == 2  # the same training is trained once
+    for recipe in wanted:
+        folder = cached_folder(recipe)
+        assert (folder / "record.json").exists() and list(folder.glob("evaluation-*.json"))
+        assert train_or_load(recipe).record["threads"] == 1
+    assert train_side_by_side(wanted) == 0
+    assert train_side_by_side([*wanted, *with_seeds([start], [2])]) == 0  # one takes all threads
+
+    rows = score_each({"it": start}, (0, 1), ("lam", "decoder"))
+    assert [(each["trial"], each["seed"], each["map"]) for each in rows] == [
+        ("it", seed, kind) for seed in (0, 1) for kind in ("LAM", "decoder")
+    ]
+
+
+def test_side_by_side_leaves_accelerators_and_single_threads_alone(start, monkeypatch):
+    monkeypatch.setattr(trials, "ProcessPoolExecutor", None)
+    both = with_seeds([start], (5, 6))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert train_side_by_side(both) == 0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert train_side_by_side(both) == 0

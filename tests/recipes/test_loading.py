@@ -1,0 +1,445 @@
+"""Recipes: what a profile holds, how it is changed, and every way to get that wrong."""
+
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import yaml
+
+from more_lib.method.objective import MINED, Objective
+from more_lib.recipes.classes import VOC_CLASSES
+from more_lib.recipes.loading import (
+    fingerprint,
+    from_dict,
+    load_recipe,
+    to_dict,
+    training_fingerprint,
+)
+from more_lib.recipes.profiles import PROFILES
+from more_lib.system.errors import InputError
+
+# Another valid value for every key of the mini profile.
+CHANGES = {
+    "seed": "1",
+    "data.dataset": "voc",
+    "data.classes": "[cat, dog]",
+    "data.train_split": "val",
+    "data.crop_size": "64",
+    "data.crop_scale": "[0.6, 1]",
+    "data.color_jitter": "[0.4, 0.4, 0.2, 0.1]",
+    "data.jitter_probability": "0.8",
+    "data.crop": "padded",
+    "backbone.name": "vit_tiny_patch16_224",
+    "backbone.weights": "weights.safetensors",
+    "backbone.num_registers": "0",
+    "backbone.aux_layer": "-2",
+    "backbone.decoder_width": "64",
+    "graph.use": "false",
+    "graph.num_neighbors": "72",
+    "graph.tails": "patches",
+    "graph.similarity": "cosine",
+    "graph.edge_weights": "sum_of_products",
+    "graph.update": "plain",
+    "lir.temperature": "0.1",
+    "lir.confident": "paper",
+    "lir.kernel_size": "5",
+    "lir.phi": "1.1",
+    "lir.num_tokens": "16",
+    "lir.form": "cosine",
+    "lir.token": "centre",
+    "lir.sampling": "all",
+    "masks.scales": "[1, 0.5]",
+    "masks.confident": "[0.55, 0.2]",
+    "masks.uncertain": "[0.65, 0.2]",
+    "masks.final": "[0.65, 0.25]",
+    "masks.contrast": "[0.65, 0.2]",
+    "masks.decoder": "[0.65, 0.2]",
+    "masks.decoder_map": "lam",
+    "masks.dilations": "[1, 2]",
+    "masks.refinements": "5",
+    "energy.weight": "1e-6",
+    "energy.sigma_rgb": "10",
+    "energy.sigma_xy": "50",
+    "energy.scale": "0.125",
+    "schedule.patch_token_contrast": "5",
+    "schedule.confident_relation": "5",
+    "schedule.uncertain_relation": "5",
+    "schedule.segmentation": "5",
+    "schedule.dense_energy": "5",
+    "schedule.final_cam": "5",
+    "loss.classification": "2",
+    "loss.aux_classification": "0",
+    "loss.token_classification": "0",
+    "loss.token_discrepancy": "0.5",
+    "loss.token_temperature": "0.1",
+    "loss.confident_relation": "0.7",
+    "loss.uncertain_relation": "0.7",
+    "loss.segmentation": "0.7",
+    "loss.patch_token_contrast": "0.7",
+    "loss.dense_energy": "0.7",
+    "optimizer.iterations": "10",
+    "optimizer.batch_size": "16",
+    "optimizer.lr": "1e-3",
+    "optimizer.warmup_iterations": "0",
+    "optimizer.head_lr_factor": "11",
+    "optimizer.token_lr_factor": "3",
+    "optimizer.betas": "[0.9, 0.99]",
+    "optimizer.weight_decay": "0",
+    "optimizer.warmup_ratio": "0.1",
+    "optimizer.power": "1",
+    "optimizer.precision": "fp32",
+    "optimizer.accumulate": "2",
+    "backbone.depth": "4",
+}
+CHANGES_WITHOUT_TRAINING = {
+    "masks.lam_similarity": "cosine",
+    "data.val_split": "train",
+    "data.root": "/data/EmojiVOC",
+    "data.labels": "table.csv",
+    "data.skip": "[train_00001]",
+    "data.workers": "2",
+    "optimizer.log_every": "1",
+    "optimizer.checkpoint_every": "5",
+    "evaluation.scales": "[1, 0.5]",
+    "evaluation.threshold": "0.4",
+    "evaluation.batch_size": "1",
+}
+
+
+def value_of(recipe, key):
+    for part in key.split("."):
+        recipe = getattr(recipe, part)
+    return recipe
+
+
+def complaint(*overrides, profile="mini", file=None):
+    with pytest.raises(InputError) as error:
+        load_recipe(profile, overrides, file)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_voc_profile_holds_the_released_values():
+    recipe = PROFILES["voc"]
+    data, optimizer, loss = recipe.data, recipe.optimizer, recipe.loss
+    assert data.classes == VOC_CLASSES and data.train_split == "train_aug"
+    assert (data.crop_size, data.crop_scale) == (448, (0.32, 1.0))
+    assert (data.color_jitter, data.jitter_probability) == ((0.4, 0.4, 0.2, 0.1), 0.5)
+    assert recipe.backbone.name == "vit_base_patch16_224.orig_in21k_ft_in1k"
+    assert (recipe.backbone.num_registers, recipe.backbone.aux_layer) == (4, -3)
+    assert recipe.backbone.decoder_width == 512
+    assert (optimizer.iterations, optimizer.batch_size, optimizer.lr) == (20_000, 4, 6e-5)
+    assert (optimizer.head_lr_factor, optimizer.weight_decay) == (10, 0.01)
+    assert (optimizer.betas, optimizer.power) == ((0.9, 0.999), 0.9)
+    assert (optimizer.warmup_iterations, optimizer.warmup_ratio) == (1_500, 1e-6)
+    assert (loss.classification, loss.aux_classification, loss.token_discrepancy) == (1, 1, 1)
+    assert (loss.token_classification, loss.token_temperature) == (0, 0.07)
+    assert recipe.evaluation.scales == (1.0, 0.5, 0.75, 1.5)
+    assert recipe.evaluation.threshold == 0.5
+
+
+def test_coco_profile_is_the_released_script():
+    recipe = PROFILES["coco"]
+    data, loss, masks = recipe.data, recipe.loss, recipe.masks
+    assert len(data.classes) == 80 and (data.train_split, data.val_split) == ("train", "val")
+    assert (data.crop, data.crop_size, data.crop_scale) == ("padded", 448, (0.32, 1.0))
+    assert data.jitter_probability == 0.8
+    weights = (loss.confident_relation, loss.uncertain_relation, loss.segmentation)
+    assert weights == (0.1, 0.01, 0.12) and recipe.lir.temperature == 0.1
+    assert (recipe.optimizer.iterations, recipe.optimizer.batch_size) == (80_000, 2)
+    assert masks.scales == recipe.evaluation.scales == (1.0, 0.5, 0.75, 1.25, 1.5)
+    assert masks.decoder == (0.65, 0.25) and masks.final == (0.6, 0.35)
+    assert recipe.evaluation.threshold == 0.45
+    stages = {name: Objective(recipe).active(step) for name, step in STAGES.items()}
+    assert stages == {
+        "classes": set(),
+        "patches": {"patch_token_contrast"},
+        "relations": {"patch_token_contrast", "confident_relation", "uncertain_relation"},
+        "all": set(MINED),
+    }
+    assert recipe.schedule.final_cam == 50_000
+
+
+STAGES = {"classes": 7_999, "patches": 8_000, "relations": 12_000, "all": 16_000}
+
+
+def test_coco_log_differs_from_the_script_in_three_values():
+    script, log = (to_dict(PROFILES[name]) for name in ("coco", "coco-log"))
+    assert log["loss"] == script["loss"] | {"confident_relation": 0.05, "uncertain_relation": 0.0}
+    assert log["optimizer"] == script["optimizer"] | {"batch_size": 4}
+    rest = script.keys() - {"profile", "loss", "optimizer"}
+    assert all(log[name] == script[name] for name in rest)
+
+
+def test_pets_profile_is_of_breeds_and_fits_its_patches():
+    recipe = PROFILES["pets"]
+    assert len(recipe.data.classes) == 37 and recipe.data.crop_size % 16 == 0
+    assert recipe.schedule.final_cam == recipe.optimizer.iterations
+
+
+def test_stored_networks_keep_their_fingerprints():
+    """The mini profile's and VOC's, from before ``data.crop`` and ``optimizer.accumulate``."""
+    assert training_fingerprint(PROFILES["mini"]) == "1d19287642a0"
+    assert training_fingerprint(PROFILES["voc"]) == "e310f4422389"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_load_under_their_own_name(profile):
+    assert load_recipe(profile) == PROFILES[profile]
+    assert PROFILES[profile].profile == profile
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_round_trip_through_dictionaries_yaml_and_json(profile):
+    recipe = PROFILES[profile]
+    values = to_dict(recipe)
+    assert from_dict(values) == recipe
+    assert from_dict(yaml.safe_load(yaml.safe_dump(values))) == recipe
+    assert from_dict(json.loads(json.dumps(values))) == recipe
+
+
+def test_recipes_cannot_be_changed_in_place():
+    with pytest.raises(FrozenInstanceError):
+        PROFILES["mini"].seed = 1
+    to_dict(PROFILES["mini"])["optimizer"]["lr"] = 5.0
+    assert PROFILES["mini"].optimizer.lr == 2e-4
+
+
+@pytest.mark.parametrize("key, text", (CHANGES | CHANGES_WITHOUT_TRAINING).items())
+def test_an_override_changes_its_key_and_no_other(key, text):
+    mini = PROFILES["mini"]
+    changed = load_recipe("mini", [f"{key}={text}"])
+    assert value_of(changed, key) != value_of(mini, key)
+    assert type(value_of(changed, key)) is type(value_of(mini, key))
+    for other in (CHANGES | CHANGES_WITHOUT_TRAINING).keys() - {key}:
+        assert value_of(changed, other) == value_of(mini, other)
+
+
+def test_the_changes_above_cover_every_key():
+    values = to_dict(PROFILES["mini"])
+    sections = {name: part for name, part in values.items() if isinstance(part, dict)}
+    keys = {f"{section}.{name}" for section, part in sections.items() for name in part}
+    assert keys | {"seed"} == (CHANGES | CHANGES_WITHOUT_TRAINING).keys()
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("optimizer.lr=6e-5", 6e-5),  # YAML alone takes it for text
+        ("optimizer.lr=6.0e-05", 6e-5),
+        ("loss.classification=2", 2.0),
+        ("optimizer.iterations = 7", 7),
+        ("data.root=", ""),
+        ("data.root=/a=b", "/a=b"),
+        ("data.train_split='2012'", "2012"),
+        ("evaluation.scales=[1, 5e-1]", (1.0, 0.5)),
+        ("data.classes=[dog]", ("dog",)),
+        ("seed=0x10", 16),
+    ],
+)
+def test_override_values_are_yaml(override, expected):
+    value = value_of(load_recipe("mini", [override]), override.partition("=")[0].strip())
+    assert value == expected and type(value) is type(expected)
+
+
+def test_file_then_overrides_the_last_word_wins(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("seed: 3\noptimizer:\n  lr: 1e-4\n  iterations: 50\n")
+    recipe = load_recipe("voc", ["optimizer.iterations=60", "optimizer.iterations=70"], path)
+    assert (recipe.seed, recipe.optimizer.lr, recipe.optimizer.iterations) == (3, 1e-4, 70)
+    assert recipe.data == PROFILES["voc"].data
+    path.write_text("")
+    assert load_recipe("voc", file=path) == PROFILES["voc"]
+    path.write_text(yaml.safe_dump(to_dict(recipe)))
+    assert load_recipe("voc", file=str(path)) == recipe
+
+
+def test_replace_checks_and_converts_as_well():
+    optimizer = PROFILES["mini"].optimizer
+    assert replace(optimizer, lr=1) == replace(optimizer, lr=1.0)
+    assert type(replace(optimizer, lr=1).lr) is float
+    with pytest.raises(InputError, match="optimizer.lr is 'fast'"):
+        replace(optimizer, lr="fast")
+    with pytest.raises(InputError, match="data is 3: it must be a DataRecipe"):
+        replace(PROFILES["mini"], data=3)
+
+
+def test_fingerprint_is_the_start_of_the_sha256_of_canonical_json():
+    # printf '{"a":[1,0.5],"b":"x"}' | sha256sum
+    assert fingerprint({"b": "x", "a": (1, 0.5)}) == "360f7f889504"
+    assert fingerprint({"a": [1, 0.5], "b": "x"}) == "360f7f889504"
+    assert fingerprint({"a": [0.5, 1], "b": "x"}) != "360f7f889504"
+    with pytest.raises(ValueError):
+        fingerprint(float("nan"))
+
+
+def test_same_recipe_same_fingerprint_however_it_is_written():
+    written = load_recipe("mini", ["optimizer.lr=0.0002", "loss.classification=1"])
+    assert fingerprint(to_dict(written)) == fingerprint(to_dict(PROFILES["mini"]))
+    assert training_fingerprint(written) == training_fingerprint(PROFILES["mini"])
+    assert training_fingerprint(written) != training_fingerprint(PROFILES["voc"])
+
+
+@pytest.mark.parametrize("key, text", CHANGES.items())
+def test_training_fingerprint_changes_with_what_decides_the_weights(key, text):
+    changed = load_recipe("mini", [f"{key}={text}"])
+    assert training_fingerprint(changed) != training_fingerprint(PROFILES["mini"])
+
+
+@pytest.mark.parametrize("key, text", CHANGES_WITHOUT_TRAINING.items())
+def test_training_fingerprint_stays_where_no_weight_changes(key, text):
+    changed = load_recipe("mini", [f"{key}={text}"])
+    assert training_fingerprint(changed) == training_fingerprint(PROFILES["mini"])
+    assert fingerprint(to_dict(changed)) != fingerprint(to_dict(PROFILES["mini"]))
+
+
+def test_unknown_profile_lists_those_that_exist():
+    there = "(profiles: mini, pets, voc, coco, coco-log)"
+    assert f"'mimi' is unknown: did you mean mini? {there}" in complaint(profile="mimi")
+    assert "did you mean" not in complaint(profile="imagenet")
+
+
+@pytest.mark.parametrize(
+    "override, guess",
+    [
+        ("optimizer.itertions=3", "optimizer.iterations"),
+        ("optimiser.lr=3", "optimizer"),
+        ("iterations=3", "optimizer.iterations"),
+        ("data.croop_size=3", "data.crop_size"),
+        ("seeed=3", "seed"),
+    ],
+)
+def test_unknown_key_names_the_nearest(override, guess):
+    message = complaint(override)
+    assert f"is unknown: did you mean {guess}? (here are: " in message
+
+
+def test_unknown_key_without_a_near_one_lists_what_is_there():
+    message = complaint("loss.zzz=1")
+    assert "'loss.zzz' is unknown (here are: loss.classification, " in message
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("optimizer.lr=fast", "optimizer.lr is 'fast': it must be a finite number"),
+        ("optimizer.lr=true", "optimizer.lr is True: it must be a finite number"),
+        ("optimizer.lr=.nan", "optimizer.lr is nan: it must be a finite number"),
+        ("optimizer.lr=1e999", "optimizer.lr is inf: it must be a finite number"),
+        (f"optimizer.lr={10**400}", "it must be a finite number"),
+        ("optimizer.iterations=true", "optimizer.iterations is True: it must be a whole number"),
+        ("optimizer.iterations=1.5", "optimizer.iterations is 1.5: it must be a whole number"),
+        ("optimizer.iterations='10'", "optimizer.iterations is '10': it must be a whole number"),
+        ("seed=2012-05-11", "it must be a whole number"),
+        ("seed=2012-99-99", "no valid YAML"),
+        ("seed=", "seed is '': it must be a whole number"),
+        ("data.train_split=2012", "data.train_split is 2012: it must be text"),
+        ("backbone.name=no", "backbone.name is False: it must be text"),
+        ("data.classes=cat", "data.classes is 'cat': it must be a list"),
+        ("data.classes=[cat, 1]", "data.classes[1] is 1: it must be text"),
+        ("data.crop_scale=[1]", "data.crop_scale is [1]: it must be a list of 2 values"),
+        ("data.color_jitter=[0, 0, 0]", "it must be a list of 4 values"),
+        ("optimizer.betas=[0.9, yes]", "optimizer.betas[1] is True"),
+        ("evaluation.scales=1.0", "evaluation.scales is 1.0: it must be a list"),
+        ("optimizer=3", "optimizer is a section of: iterations, "),
+        ("optimizer.lr.x=3", "optimizer.lr is {'x': 3}: it must be a finite number"),
+        ("evaluation.scales=[1", "evaluation.scales=[1 is no valid YAML"),
+        ("optimizer.lr", "'optimizer.lr' must read key=value"),
+        ("=3", "must read key=value"),
+        ("profile=voc", "profile is 'voc', but 'mini' was asked for"),
+    ],
+)
+def test_wrong_types_and_forms_name_the_key(override, said):
+    assert said in complaint(override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=-1",
+        "seed=4294967296",
+        "data.dataset=cityscapes",
+        "data.classes=[]",
+        "data.classes=[cat, cat]",
+        "data.train_split=",
+        "data.val_split=",
+        "data.crop_size=0",
+        "data.crop_scale=[0, 1]",
+        "data.crop_scale=[0.8, 0.5]",
+        "data.crop_scale=[0.5, 1.1]",
+        "data.color_jitter=[-1, 0, 0, 0]",
+        "data.color_jitter=[0, 0, 0, 0.6]",
+        "data.jitter_probability=1.1",
+        "data.workers=-1",
+        "data.crop=centre",
+        "backbone.name=",
+        "backbone.num_registers=-1",
+        "backbone.decoder_width=0",
+        "loss.classification=-1",
+        "loss.token_discrepancy=-0.1",
+        "loss.token_temperature=0",
+        "optimizer.iterations=0",
+        "optimizer.batch_size=0",
+        "optimizer.lr=0",
+        "optimizer.head_lr_factor=-1",
+        "optimizer.betas=[0.9, 1]",
+        "optimizer.weight_decay=-1",
+        "optimizer.warmup_iterations=-1",
+        "optimizer.warmup_ratio=2",
+        "optimizer.power=-1",
+        "optimizer.precision=fp8",
+        "optimizer.log_every=0",
+        "optimizer.accumulate=0",
+        "optimizer.checkpoint_every=-1",
+        "evaluation.scales=[]",
+        "evaluation.scales=[1, 0]",
+        "evaluation.threshold=1.5",
+        "evaluation.batch_size=0",
+    ],
+)
+def test_values_out_of_range_name_the_key_and_the_rule(override):
+    key = override.partition("=")[0]
+    message = complaint(override)
+    assert message.startswith(f"{key} is ") and ": it must be " in message
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("optimizer:\n  lrr: 1\n", "'optimizer.lrr' is unknown: did you mean optimizer.lr?"),
+        ("optimizer:\n  lr: slow\n", "optimizer.lr is 'slow'"),
+        ("optimizer: 3\n", "optimizer is a section of: "),
+        ("profile: voc\n", "profile is 'voc', but 'mini' was asked for"),
+        ("1: 2\n", "'1' is unknown"),
+        ("- seed\n", "must hold sections"),
+        ("a: [\n", "no valid YAML"),
+        ("a: !!python/object:os.system {}\n", "no valid YAML"),
+    ],
+)
+def test_bad_recipe_file_is_named(tmp_path, content, said):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    message = complaint(file=path)
+    assert "mine.yaml" in message and said in message
+
+
+def test_unreadable_recipe_file_is_named(tmp_path):
+    assert "missing.yaml cannot be read: No such file" in complaint(file=tmp_path / "missing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xfa\x00\x80")
+    assert "binary.yaml is no valid YAML" in complaint(file=tmp_path / "binary.yaml")
+
+
+def test_from_dict_wants_every_key_and_no_other():
+    values = to_dict(PROFILES["mini"])
+    del values["optimizer"]["lr"], values["data"]["workers"]
+    with pytest.raises(InputError, match="lacks data.workers: give a value"):
+        from_dict(values)
+    values = to_dict(PROFILES["mini"])
+    values["loss"]["extra"] = 1
+    with pytest.raises(InputError, match="'loss.extra' is unknown"):
+        from_dict(values)
+    with pytest.raises(InputError, match="loss must be a section"):
+        from_dict(to_dict(PROFILES["mini"]) | {"loss": None})
+    with pytest.raises(InputError, match="the recipe must be a section"):
+        from_dict(None)

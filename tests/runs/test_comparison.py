@@ -1,0 +1,155 @@
+import copy
+from html.parser import HTMLParser
+
+import pytest
+from tests.runs.helpers import VERDICTS, write_run
+
+from more_lib.runs import comparison
+from more_lib.runs.comparison import leaves, write_comparison
+from more_lib.runs.reading import load_run
+from more_lib.runs.report import write_report
+from more_lib.system.errors import InputError
+
+METRICS = {
+    "06_evaluation": {
+        "rows": [
+            {"dataset": "emoji", "map": "lam", "miou": 0.5, "confusion_ratio": 2.0, "note": "a"},
+            {"dataset": "emoji", "map": "cam", "miou": 0.25, "confusion_ratio": None, "note": "b"},
+        ],
+        "images": 400,
+    },
+    "07_paper": {"verdicts": VERDICTS},
+}
+
+
+class Page(HTMLParser):
+    """Visible text, tags and links of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.words, self.tags, self.links = "", [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(self.words.split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data):
+        if self.tags[-1:] != ["style"]:
+            self.words += data + " "
+
+
+def write(folder, metrics=METRICS, **changes):
+    return write_run(folder, {"06_evaluation": []}, metrics, **changes)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A run, and one of another seed, version and score that began later."""
+    other = copy.deepcopy(METRICS)
+    other["06_evaluation"]["rows"][0]["miou"] = 0.53125
+    other["07_paper"]["verdicts"][1]["verdict"] = "shown"
+    first = write(tmp_path / "first")
+    recipe = copy.deepcopy(load_run(first).manifest["recipe"])
+    recipe["optimizer"]["iterations"] = 7
+    changes = {
+        "started": "2026-02-02T03:04:05+00:00",
+        "versions": {"python": "3.11.7", "torch": "2.6.0", "numpy": "2.4.6"},
+        "recipe": recipe,
+    }
+    return first, write(tmp_path / "second", other, **changes)
+
+
+def test_the_same_metrics_are_said_to_be_identical(tmp_path):
+    folders = [write(tmp_path / name) for name in "ab"]
+    page = Page(write_comparison(folders))
+    assert "The metrics of A and B are identical, all 26 values." in page.text
+    assert "None of those that all runs have." in page.text
+
+
+def test_what_differs_is_listed_with_its_difference(two):
+    runs = [load_run(folder) for folder in two]
+    evaluation, paper = comparison.metrics(runs)
+    assert evaluation[0] == "06_evaluation"
+    (row,) = evaluation[1]
+    assert row.name == "rows · LAM · mIoU (%)"
+    assert (row.values, row.changes) == (["50", "53.125"], ["+3.1"])
+    (row,) = paper[1]
+    assert (row.values, row.changes) == (["not shown", "shown"], [""])
+    assert comparison.agreement(runs, 0, 1) == "2 of the 26 metrics that A and B share differ."
+
+
+def test_metrics_of_one_run_alone_are_counted(tmp_path):
+    less = {"06_evaluation": {"images": 400}}
+    runs = [load_run(write(tmp_path / "a")), load_run(write(tmp_path / "b", less))]
+    said = comparison.agreement(runs, 0, 1)
+    assert said == "0 of the 1 metrics that A and B share differ; 25 more are in A alone."
+    assert comparison.metrics(runs) == []
+
+
+def test_provenance_marks_what_differs_and_leaves_out_what_does_not(two):
+    rows = {row.name: row for row in comparison.provenance([load_run(folder) for folder in two])}
+    assert rows["commit"].values == ["0123456789ab with uncommitted changes"] * 2
+    assert not rows["commit"].differs and rows["started"].differs
+    assert rows["numpy"].values == ["–", "2.4.6"]
+    assert rows["recipe · optimizer · iterations"].values == ["420", "7"]
+    assert [name for name in rows if name.startswith("recipe")] == [
+        "recipe · optimizer · iterations"
+    ]
+    assert "torch" in rows and "pillow" not in rows
+
+
+def test_verdicts_stand_side_by_side(two, tmp_path):
+    none = write(tmp_path / "third", {})
+    found = comparison.verdicts([load_run(folder) for folder in (*two, none)])
+    assert [claim for claim, _ in found] == [row["claim"] for row in VERDICTS]
+    assert found[1][1] == [("not shown", "no | less"), ("shown", "no | less"), ("not judged", "")]
+
+
+def test_the_page_goes_to_the_newest_run_and_links_the_reports(two):
+    first, second = two
+    write_report(first)
+    path = write_comparison([second, first])
+    assert path == second / "comparison.html"
+    page = Page(path)
+    assert page.links == ["../first/report.html"]
+    assert "script" not in page.tags and "≠" in page.text
+
+
+def test_output_says_where_the_page_goes(two, tmp_path):
+    path = write_comparison(two, tmp_path / "new" / "page.html")
+    assert path == tmp_path / "new" / "page.html" and path.is_file()
+
+
+def test_nothing_becomes_markup(tmp_path):
+    evil = "<script>alert(1)</script>"
+    folders = [
+        write(tmp_path / name, {evil: {evil: {evil: evil + name}}}, overrides=[evil, name])
+        for name in "ab"
+    ]
+    page = Page(write_comparison(folders))
+    assert "script" not in page.tags and evil in page.text
+
+
+def test_names_of_rows_do_not_depend_on_numbers():
+    def names(*rows):
+        return [name for name, _ in leaves({"rows": list(rows)})]
+
+    one = {"map": "cam", "miou": 0.5, "scales": [1.0, 0.5]}
+    assert names(one, {**one, "map": "lam"}) == [
+        f"rows · {row} · {key}" for row in ("CAM", "LAM") for key in ("map", "miou", "scales")
+    ]
+    assert names(one, {**one, "miou": 0.4})[:2] == ["rows · 1 · map", "rows · 1 · miou"]
+
+
+def test_wrong_choices_of_runs_are_refused(two, tmp_path):
+    first, second = two
+    with pytest.raises(InputError, match="two runs or more"):
+        write_comparison([first])
+    with pytest.raises(InputError, match="given twice"):
+        write_comparison([first, second, tmp_path / "second" / ".." / "first"])
+    with pytest.raises(InputError, match="is a folder of runs"):
+        write_comparison([first, tmp_path])
+    with pytest.raises(InputError, match="26 runs at most"):
+        write_comparison([tmp_path / str(number) for number in range(27)])

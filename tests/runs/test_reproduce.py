@@ -1,0 +1,395 @@
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from more_lib.paper import ablation
+from more_lib.recipes.loading import load_recipe, to_dict
+from more_lib.runs import manifest as manifests
+from more_lib.runs.recording import record_costs, record_metrics
+from more_lib.runs.reproduce import ReproduceError, _train_ahead, plan, reproduce
+from more_lib.system.errors import InputError
+
+PARAMETERS = 'profile: str = "mini"  # help\noverrides: str = ""\nout_dir: str = ""'
+PROVENANCE = {"data_sha256": "d" * 64, "backbone_sha256": "b" * 64}
+
+
+def write_notebook(path: Path, *sources: str, parameters: str | None = PARAMETERS) -> Path:
+    cells = [new_markdown_cell(f"# {path.stem}")]
+    if parameters is not None:
+        cells.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    cells.extend(new_code_cell(source) for source in sources)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def read(folder: Path, name: str = "manifest.json") -> dict:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def statuses(folder: Path) -> list[str]:
+    return [entry["status"] for entry in read(folder)["notebooks"]]
+
+
+def fix_foundations(patch: pytest.MonkeyPatch) -> None:
+    """No data is made or hashed, and sources may be edited while tests run."""
+    patch.setattr("more_lib.training.cache.provenance", lambda recipe: dict(PROVENANCE))
+    patch.setattr(manifests, "_library_sha256", lambda: "library")
+
+
+@pytest.fixture(autouse=True)
+def known_foundations(monkeypatch):
+    fix_foundations(monkeypatch)
+
+
+@pytest.fixture
+def executed(monkeypatch) -> SimpleNamespace:
+    """Stands in for kernels: notes each notebook's name and parameters, fails those in ``bad``."""
+    notes = SimpleNamespace(names=[], parameters=[], bad=set())
+
+    def execute(source, target, parameters, **_):
+        notes.names.append(Path(source).stem)
+        notes.parameters.append(parameters)
+        shutil.copy(source, target)
+        record_metrics(parameters.get("out_dir", ""), "counts", {"calls": len(notes.names)})
+        record_costs(parameters.get("out_dir", ""), "time", {"seconds": 0.5})
+        if Path(source).stem in notes.bad:
+            raise RuntimeError("first line\nthe last line\n")
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    return notes
+
+
+@pytest.fixture
+def three(tmp_path) -> Path:
+    for name in ("02_second", "00_zeroth", "01_first"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", f"print({name!r})")
+    write_notebook(tmp_path / "notebooks" / "draft.ipynb", "1 / 0")
+    return tmp_path / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> SimpleNamespace:
+    """Real kernels: a notebook that works, one that fails; then the same, mended and resumed."""
+    root = tmp_path_factory.mktemp("a {brace} and spaces")
+    first = (
+        "import os, pathlib\n"
+        "from more_lib.recording import record_metrics\n"
+        "print(profile, overrides, os.environ['MORE_PROGRESS'], os.environ.get('MPLBACKEND'))\n"
+        "record_metrics(out_dir, 'places', {'cwd': os.getcwd(), 'out_dir': out_dir})"
+    )
+    folder = root / "notebooks"
+    source = write_notebook(folder / "01_works.ipynb", first)
+    untouched = source.read_bytes()
+    broken = write_notebook(folder / "02_breaks.ipynb", "x = 1", "raise OSError('a\\nb')")
+    seen = SimpleNamespace(root=root)
+    arguments = ("mini", ["optimizer.iterations=3"], root / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        fix_foundations(patch)
+        patch.setenv("MPLBACKEND", "pdf")
+        patch.setenv("MORE_PROGRESS", "1")
+        with pytest.raises(ReproduceError) as failure:
+            reproduce(*arguments, notebooks=folder)
+        seen.error = str(failure.value)
+        seen.environment = (os.environ["MPLBACKEND"], os.environ["MORE_PROGRESS"])
+        (seen.folder,) = (root / "runs" / "mini").iterdir()
+        seen.failed, seen.kept = read(seen.folder), (seen.folder / "02_breaks.ipynb").read_text()
+        seen.report = (seen.folder / "report.html").read_text(encoding="utf-8")
+        write_notebook(broken, "x = 1")
+        seen.resumed = reproduce(*arguments, resume=True, notebooks=folder)
+    seen.source_kept = source.read_bytes() == untouched
+    return seen
+
+
+def test_kernels_get_parameters_and_environment(real):
+    cells = nbformat.read(real.folder / "01_works.ipynb", as_version=4).cells
+    backend = "module://matplotlib_inline.backend_inline"
+    assert cells[-1].outputs[0].text == f"mini optimizer.iterations=3 0 {backend}\n"
+    assert real.environment == ("pdf", "1")  # the caller's is put back
+    assert real.source_kept
+
+
+def test_kernels_run_in_the_run_folder(real):
+    places = read(real.folder, "metrics.json")["01_works"]["places"]
+    assert Path(places["cwd"]) == real.folder.resolve()
+    assert Path(places["out_dir"]) == real.folder.resolve() / "01_works"
+
+
+def test_a_failure_names_notebook_cell_and_last_line(real):
+    assert real.error == "02_breaks stopped at cell In [4]: OSError: b"
+    assert real.failed["status"] == "failed"
+    assert [entry["status"] for entry in real.failed["notebooks"]] == ["done", "failed"]
+    assert real.failed["notebooks"][1]["error"] == real.error
+    assert "OSError" in real.kept
+    assert "This run failed." in real.report and "OSError: b" in real.report
+
+
+def test_resume_runs_only_what_is_left(real):
+    assert real.resumed == real.folder
+    resumed = read(real.folder)
+    assert resumed["status"] == "done"
+    assert resumed["notebooks"][0] == real.failed["notebooks"][0]  # skipped: not even the time
+    assert resumed["notebooks"][1]["status"] == "done"
+    assert "error" not in resumed["notebooks"][1]
+    assert (real.folder / "earlier" / "02_breaks-1.ipynb").read_text() == real.kept
+    assert "This run failed." not in (real.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_notebooks_run_in_order_and_are_all_done(executed, three, tmp_path, capsys):
+    folder = reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+    assert executed.names == ["00_zeroth", "01_first", "02_second"]
+    assert statuses(folder) == ["done"] * 3
+    assert read(folder, "metrics.json")["02_second"] == {"counts": {"calls": 3}}
+    names = ("00_zeroth", "01_first", "02_second")
+    assert read(folder, "costs.json") == {name: {"time": {"seconds": 0.5}} for name in names}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" … ")[0] for line in lines[1:4]] == executed.names
+    assert re.fullmatch(r"00_zeroth … \d+ s", lines[1])
+    assert lines[-1] == f"report: {folder / 'report.html'}"
+    assert (folder / "report.html").is_file()
+
+
+def test_manifest_says_what_the_run_rests_on(executed, three, tmp_path):
+    folder = reproduce("mini", ["seed=7"], tmp_path / "runs", notebooks=three)
+    manifest = read(folder)
+    assert manifest["recipe"] == to_dict(load_recipe("mini", ["seed=7"]))
+    assert manifest["seeds"] == {"recipe": 7}
+    assert manifest["overrides"] == ["seed=7"]
+    assert {name: manifest[name] for name in PROVENANCE} == PROVENANCE
+    assert manifest["versions"]["torch"] == torch.__version__.split("+")[0] or (
+        manifest["versions"]["torch"] == torch.__version__
+    )
+    assert manifest["threads"] == torch.get_num_threads()
+    assert re.fullmatch("[0-9a-f]{40}|unknown", manifest["git"]["commit"])
+    out_dir = str((folder / "00_zeroth").resolve())
+    assert manifest["notebooks"][0]["parameters"] == executed.parameters[0]
+    assert executed.parameters[0] == {"profile": "mini", "overrides": "seed=7", "out_dir": out_dir}
+
+
+def test_the_manifest_is_current_while_notebooks_run(executed, three, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "papermill.execute_notebook",
+        lambda source, target, **_: seen.append(statuses(Path(target).parent)),
+    )
+    reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+    assert seen == [[*["done"] * count, *["not run"] * (3 - count)] for count in range(3)]
+
+
+def test_the_first_failure_stops_the_run(executed, three, tmp_path, capsys):
+    executed.bad = {"01_first"}
+    with pytest.raises(ReproduceError, match="^01_first stopped at .*RuntimeError: the last line$"):
+        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+    (folder,) = (tmp_path / "runs" / "mini").iterdir()
+    assert statuses(folder) == ["done", "failed", "not run"]
+    assert list(read(folder, "metrics.json")) == ["00_zeroth"]
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {folder / 'report.html'}"
+
+
+def test_a_killed_kernel_names_the_cell_it_was_in(three, tmp_path, monkeypatch):
+    def killed(source, target, **_):
+        notebook = nbformat.read(source, as_version=4)
+        for cell in notebook.cells[:2]:  # the heading and the parameters had begun
+            cell.metadata["papermill"] = {"start_time": "2026-01-02T03:04:05+00:00"}
+        nbformat.write(notebook, target)
+        raise RuntimeError("Kernel died")
+
+    monkeypatch.setattr("papermill.execute_notebook", killed)
+    with pytest.raises(ReproduceError, match=r"^00_zeroth .* In \[1\]: RuntimeError: Kernel died$"):
+        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+
+
+@pytest.mark.parametrize(
+    "git, ending",
+    [
+        ({"commit": "0123456789abcdef", "dirty": False}, "-0123456"),
+        ({"commit": "0123456789abcdef", "dirty": True}, "-0123456-dirty"),
+        ({"commit": "unknown", "dirty": None}, "-unknown"),
+    ],
+)
+def test_run_folders_are_named_and_never_shared(
+    executed, three, tmp_path, monkeypatch, git, ending
+):
+    fixed = "2026-01-02T03:04:05+00:00"
+    fresh = manifests.new_manifest
+    monkeypatch.setattr(
+        "more_lib.runs.reproduce.new_manifest",
+        lambda *args: {**fresh(*args), "git": git, "started": fixed},
+    )
+    folders = [reproduce("mini", runs=tmp_path / "runs", notebooks=three) for _ in range(3)]
+    names = [folder.relative_to(tmp_path / "runs").as_posix() for folder in folders]
+    first = f"mini/20260102-030405{ending}"
+    assert names == [first, f"{first}-2", f"{first}-3"]
+
+
+def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifests, "CHECKOUT", tmp_path)
+    manifest = manifests.new_manifest(load_recipe("mini"), (), [])
+    assert manifest["git"] == {"commit": "unknown", "dirty": None}
+
+
+def test_resume_skips_a_finished_run_that_nothing_changed(executed, three, tmp_path, capsys):
+    folder = reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+    before = read(folder)
+    capsys.readouterr()
+    assert reproduce("mini", runs=tmp_path / "runs", resume=True, notebooks=three) == folder
+    assert len(executed.names) == 3
+    assert read(folder) == before
+    assert capsys.readouterr().out.count("skipped: done and unchanged") == 3
+
+
+def test_resume_goes_on_from_the_first_changed_notebook(executed, three, tmp_path):
+    executed.bad = {"02_second"}
+    with pytest.raises(ReproduceError):
+        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+    executed.bad, executed.names[:] = set(), []
+    write_notebook(three / "01_first.ipynb", "print('changed')")
+    folder = reproduce("mini", runs=tmp_path / "runs", resume=True, notebooks=three)
+    assert executed.names == ["01_first", "02_second"]
+    assert list((tmp_path / "runs" / "mini").iterdir()) == [folder]
+    assert statuses(folder) == ["done"] * 3
+    assert len(read(folder)["resumed"]) == 1
+    kept = {path.name for path in (folder / "earlier").iterdir()}
+    assert kept == {"01_first-1.ipynb", "01_first-1", "02_second-1.ipynb", "02_second-1"}
+    assert read(folder, "metrics.json")["01_first"] == {"counts": {"calls": 1}}
+
+
+def test_a_finished_run_with_a_changed_notebook_is_not_touched(executed, three, tmp_path):
+    folder = reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+    write_notebook(three / "02_second.ipynb", "print('changed')")
+    again = reproduce("mini", runs=tmp_path / "runs", resume=True, notebooks=three)
+    assert again != folder
+    assert len(executed.names) == 6
+
+
+@pytest.mark.parametrize("changed", ["recipe", "data", "library", "versions"])
+def test_resume_needs_the_same_foundations(executed, three, tmp_path, monkeypatch, changed):
+    executed.bad = {"02_second"}
+    with pytest.raises(ReproduceError):
+        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+    executed.bad, executed.names[:] = set(), []
+    if changed == "data":
+        other = {**PROVENANCE, "data_sha256": "0" * 64}
+        monkeypatch.setattr("more_lib.training.cache.provenance", lambda recipe: other)
+    elif changed == "library":
+        monkeypatch.setattr(manifests, "_library_sha256", lambda: "another")
+    elif changed == "versions":
+        monkeypatch.setattr(manifests, "_versions", lambda: {"torch": "0.1"})
+    overrides = ["seed=1"] if changed == "recipe" else []
+    reproduce("mini", overrides, tmp_path / "runs", resume=True, notebooks=three)
+    assert executed.names == ["00_zeroth", "01_first", "02_second"]
+    assert len(list((tmp_path / "runs" / "mini").iterdir())) == 2
+
+
+def test_resume_passes_over_a_folder_that_is_no_run(executed, three, tmp_path, capsys):
+    (tmp_path / "runs" / "mini" / "99999999").mkdir(parents=True)
+    (tmp_path / "runs" / "mini" / "99999999" / "manifest.json").write_text("[]")
+    reproduce("mini", runs=tmp_path / "runs", resume=True, notebooks=three)
+    assert "nothing to resume" in capsys.readouterr().out
+    assert len(executed.names) == 3
+
+
+@pytest.mark.parametrize(
+    "profile, overrides, expected",
+    [
+        ("minni", [], "minni.*mini"),
+        ("mini", ["optimizer.iteration=3"], "optimizer.iteration.*optimizer.iterations"),
+        ("mini", ["optimizer.iterations=many"], "optimizer.iterations.*whole number"),
+        ("mini", ["evaluation.scales=[1.0, 0.5]"], "without spaces"),
+    ],
+)
+def test_a_bad_recipe_stops_before_anything_runs(
+    executed, three, tmp_path, profile, overrides, expected
+):
+    with pytest.raises(InputError, match=expected):
+        reproduce(profile, overrides, tmp_path / "runs", notebooks=three)
+    assert not executed.names and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "parameters, overrides, expected",
+    [
+        ("profile: int = 3", [], "02_bad.ipynb declares profile with type int.*str"),
+        ("profile = 'mini'", [], "02_bad.ipynb declares profile with no type.*profile: str"),
+        ("profile: str = ''\nout_dir: int = 0", [], "declares out_dir with type int"),
+        ("profil: str = 'mini'", [], r"02_bad.ipynb has no parameter profile.*it has: profil\)"),
+        ("profile: str = 'mini'", ["seed=1"], "02_bad.ipynb has no parameter overrides"),
+        (None, [], "02_bad.ipynb has no parameter profile.*tag a cell"),
+    ],
+)
+def test_parameters_are_checked_before_anything_runs(
+    executed, three, tmp_path, parameters, overrides, expected
+):
+    write_notebook(three / "02_bad.ipynb", parameters=parameters)
+    with pytest.raises(InputError, match=expected):
+        reproduce("mini", overrides, tmp_path / "runs", notebooks=three)
+    assert not executed.names and not (tmp_path / "runs").exists()
+
+
+def test_notebooks_get_only_what_they_declare(tmp_path):
+    write_notebook(tmp_path / "00_small.ipynb", parameters='profile: "str" = "mini"')
+    write_notebook(tmp_path / "01_more.ipynb", parameters="profile: str = ''\nmy_own: int = 3")
+    write_notebook(tmp_path / "02_all.ipynb")
+    small, more, every = (step.all_parameters(tmp_path) for step in plan(tmp_path, "voc"))
+    assert small == more == {"profile": "voc"}
+    assert every == {"profile": "voc", "overrides": "", "out_dir": str(tmp_path / "02_all")}
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not JSON"])
+def test_a_broken_notebook_file_is_named(tmp_path, content):
+    (tmp_path / "00_broken.ipynb").write_text(content)
+    with pytest.raises(InputError, match="00_broken.ipynb"):
+        plan(tmp_path, "mini")
+
+
+def test_no_notebooks_is_an_error(executed, tmp_path):
+    with pytest.raises(InputError, match="no notebooks.*missing"):
+        reproduce("mini", runs=tmp_path / "runs", notebooks=tmp_path / "missing")
+
+
+def test_runs_below_a_file_is_an_error(executed, three, tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(InputError, match="cannot make .*runs"):
+        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+
+
+def test_full_reaches_the_notebooks_that_know_it(executed, three, tmp_path):
+    write_notebook(three / "04_more.ipynb", parameters=PARAMETERS + "\nfull: bool = False  # help")
+    for full in (False, True):
+        reproduce("mini", (), tmp_path / "runs", full=full, notebooks=three)
+    given = [parameters.get("full") for parameters in executed.parameters]
+    assert given == [None] * 7 + [True]
+
+
+def test_networks_are_trained_ahead_and_a_failure_is_left_to_the_notebook(
+    monkeypatch, capsys, tmp_path
+):
+    asked = []
+
+    def side_by_side(recipes):
+        asked.append(recipes)
+        if len(asked) == 2:
+            raise RuntimeError("losses {'segmentation': nan}")
+        return len(recipes)
+
+    monkeypatch.setattr("more_lib.paper.trials.train_side_by_side", side_by_side)
+    recipe = load_recipe("mini", ["seed=4"])
+    _train_ahead(recipe, full=False, folder=tmp_path)
+    _train_ahead(recipe, full=True, folder=tmp_path)
+    main = [ablation.condition(recipe, name) for name in ("baseline", "lir", "more")]
+    assert asked[0] == main
+    assert len(asked[1]) == 18 and {each.seed for each in asked[1]} == {4, 5, 6}
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("trained and scored: ")
+    assert "failed" in second and "segmentation" in second
+    cost = read(tmp_path / "training_ahead" / "costs", "training.json")
+    assert cost["networks"] == 3 and cost["seconds"] >= 0

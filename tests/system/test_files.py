@@ -1,0 +1,195 @@
+"""Files and folders appear whole or not at all, and a bad disk is one clear line."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from more_lib.system.errors import InputError
+from more_lib.system.files import atomic_file, atomic_folder, data_folder, sha256
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file below a folder with its text, hidden ones too."""
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def write(temporary: Path, text: str) -> None:
+    """Put something at either kind of temporary place."""
+    (temporary / "part.txt" if temporary.is_dir() else temporary).write_text(text)
+
+
+def written(place: Path) -> str:
+    return (place / "part.txt" if place.is_dir() else place).read_text()
+
+
+BOTH = pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+
+
+@BOTH
+def test_it_appears_at_the_end_of_the_block_and_nothing_else_does(atomic, tmp_path):
+    place = tmp_path / "new" / "deep" / "result.txt"
+    with atomic(str(place)) as temporary:
+        write(temporary, "whole")
+        assert not place.exists()
+        assert temporary.parent == place.parent  # the same disk, where a rename is one step
+    assert written(place) == "whole"
+    assert os.listdir(place.parent) == ["result.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()], ids=repr)
+@BOTH
+def test_a_block_that_fails_leaves_nothing(atomic, error, tmp_path):
+    with pytest.raises(type(error)), atomic(tmp_path / "result") as temporary:
+        write(temporary, "half")
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
+    file = tmp_path / "result.txt"
+    file.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(file) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert tree(tmp_path) == {"result.txt": "old"}
+    with atomic_file(file) as temporary:
+        temporary.write_text("new")
+        assert file.read_text() == "old"
+    assert tree(tmp_path) == {"result.txt": "new"}
+
+
+def test_a_temporary_file_keeps_the_suffix_by_which_writers_choose_a_format(tmp_path):
+    with atomic_file(tmp_path / "picture.png") as temporary:
+        assert temporary.suffix == ".png" and temporary.read_bytes() == b""
+
+
+def test_others_may_read_what_was_written(tmp_path):
+    with atomic_file(tmp_path / "file"):
+        pass
+    with atomic_folder(tmp_path / "folder"):
+        pass
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_that_came_first_stays(tmp_path):
+    """Two runs that make the same data set at once end with one of them, unmixed."""
+    with atomic_folder(tmp_path / "set") as first:
+        (first / "a").write_text("second's")
+        with atomic_folder(tmp_path / "set") as other:
+            (other / "b").write_text("first's")
+    assert tree(tmp_path) == {"set/b": "first's"}
+
+
+def test_two_writers_of_one_file_do_not_share_a_temporary(tmp_path):
+    with atomic_file(tmp_path / "file") as one, atomic_file(tmp_path / "file") as two:
+        assert one != two
+        one.write_text("one")
+        two.write_text("two")
+    assert tree(tmp_path) == {"file": "one"}  # the outer block ends last
+
+
+# --- a disk that does not play along -------------------------------------------------------------
+
+CURES = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "quota",
+    errno.EACCES: "not writable",
+    errno.EPERM: "not writable",
+    errno.EROFS: "read-only",
+}
+
+
+def fail(number: int):
+    def failing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return failing
+
+
+@pytest.mark.parametrize("number", CURES, ids=errno.errorcode.get)
+@BOTH
+def test_a_disk_error_while_writing_is_one_line_with_a_cure(atomic, number, tmp_path):
+    place = tmp_path / "result"
+    with pytest.raises(InputError) as caught, atomic(place) as temporary:
+        write(temporary, "half")
+        fail(number)()
+    message = str(caught.value)
+    assert str(place) in message and CURES[number] in message and "MORE_DATA" in message
+    assert "\n" not in message
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "atomic, step",
+    [
+        (atomic_file, (tempfile, "mkstemp")),
+        (atomic_file, (Path, "replace")),
+        (atomic_folder, (tempfile, "mkdtemp")),
+        (atomic_folder, (Path, "rename")),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else value.__name__,
+)
+def test_a_full_disk_is_told_at_every_step(atomic, step, tmp_path, monkeypatch):
+    monkeypatch.setattr(*step, fail(errno.ENOSPC))
+    with pytest.raises(InputError, match="no space left"), atomic(tmp_path / "result") as temporary:
+        write(temporary, "whole")
+    assert os.listdir(tmp_path) == []
+
+
+@BOTH
+def test_a_file_in_the_way_of_a_folder_is_named(atomic, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file" / "result", tmp_path / "file" / "deep" / "result"):
+        with pytest.raises(InputError, match="part of the path is a file"), atomic(place):
+            pytest.fail("the block must not run")
+    assert tree(tmp_path) == {"file": "mine"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@BOTH
+def test_a_folder_without_permission_is_named(atomic, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    with pytest.raises(InputError, match="not writable"), atomic(closed / "result"):
+        pytest.fail("the block must not run")
+
+
+@BOTH
+def test_other_system_errors_pass_as_they_are(atomic, tmp_path):
+    with pytest.raises(OSError) as caught, atomic(tmp_path / "result"):
+        fail(errno.EIO)()
+    assert caught.value.errno == errno.EIO
+    assert os.listdir(tmp_path) == []
+
+
+# --- where things live, and what they are --------------------------------------------------------
+
+
+def test_the_environment_chooses_the_data_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("MORE_DATA", str(tmp_path / "not there yet"))
+    assert data_folder() == tmp_path / "not there yet"
+    assert os.listdir(tmp_path) == []  # asking makes nothing
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MORE_DATA", "~/data")
+    assert data_folder() == tmp_path / "data"
+
+
+@pytest.mark.parametrize("unset", [True, False])
+def test_without_a_choice_it_is_the_users_cache(monkeypatch, unset):
+    monkeypatch.delenv("MORE_DATA") if unset else monkeypatch.setenv("MORE_DATA", "")
+    assert data_folder() == Path(platformdirs.user_cache_dir("more_lib"))
+
+
+def test_sha256_is_the_standard_one(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(tmp_path / "abc") == sha256(str(tmp_path / "abc")) == expected

@@ -1,0 +1,156 @@
+"""Two processes on CPUs: they make of a batch what one would, and stop together."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from more_lib.data.prepare import emoji
+from more_lib.method.backbones import mini_vit
+from more_lib.method.objective import MINED
+from more_lib.recipes.loading import changed, load_recipe, to_dict
+from more_lib.system import devices as hardware
+from more_lib.system.errors import InputError
+from more_lib.system.weights import save_weights
+from tests.training.whole_batch_runs import COUNTS, TOTALS, train_in_float64
+
+VARIANTS = {
+    "release": ["lir.num_tokens=1"],  # so few that one has to be drawn
+    "paper": ["lir.confident=paper", "lir.form=cosine", "lir.token=centre", "lir.sampling=all"],
+}
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    """Three iterations of the whole objective; its last two terms set in at the second."""
+    folder = tmp_path_factory.mktemp("start")
+    tree = emoji.prepare(folder / "tree", train=6, val=2)
+    torch.manual_seed(0)
+    save_weights(mini_vit(), folder / "backbone.safetensors")
+    settings = [
+        f"data.root={tree}",
+        f"backbone.weights={folder / 'backbone.safetensors'}",
+        "data.crop_size=48",
+        "optimizer.batch_size=2",
+        "optimizer.iterations=3",
+        "optimizer.log_every=1",
+        "optimizer.checkpoint_every=2",
+        "optimizer.precision=fp32",
+        "optimizer.warmup_iterations=0",
+        "lir.kernel_size=2",
+        "lir.phi=0.5",
+        "schedule.segmentation=1",
+        "schedule.dense_energy=1",
+    ]
+    return {name: load_recipe("mini", [*settings, *values]) for name, values in VARIANTS.items()}
+
+
+@pytest.fixture(scope="module")
+def two(recipes, tmp_path_factory):
+    """Folder of what two processes made of the recipes, two images each."""
+    folder = tmp_path_factory.mktemp("two")
+    for name, recipe in recipes.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(to_dict(recipe)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--standalone", Path(__file__).parent / "whole_batch_runs.py", folder]
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=Path(__file__).parents[2],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def environment():
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def gradients_of(folder):
+    """AdamW's running mean of the gradients of two iterations, by number of the parameter."""
+    path = folder / "checkpoints" / "iteration_00000002" / "state.pt"
+    state = torch.load(path, weights_only=True)["optimizer"]["state"]
+    return {number: values["exp_avg"] for number, values in state.items()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses_and_gradients_are_those_of_one_process_with_the_summed_batch(
+    recipes, two, tmp_path, variant
+):
+    # A worker, for one process that loads by itself draws its augmentations from elsewhere.
+    summed = ["optimizer.batch_size=4", "data.workers=1"]
+    one = train_in_float64(changed(recipes[variant], summed), tmp_path / "one")
+    lines = log_of(two / variant)
+    assert len(lines) == 3 and all(abs(lines[1][name]) > 1e-3 for name in MINED)
+    for ours, theirs in zip(one.log(), lines, strict=True):
+        del ours["images_per_second"], theirs["images_per_second"]
+        assert ours == pytest.approx(theirs, abs=2e-6)  # the log rounds to six digits
+    gradients = gradients_of(two / variant)
+    for number, ours in gradients_of(tmp_path / "one").items():
+        torch.testing.assert_close(gradients[number], ours, rtol=1e-5, atol=1e-9)
+    weights = load_file(two / variant / "model.safetensors")
+    for name, ours in one.model.state_dict().items():
+        # AdamW's first steps are signs of gradients, and some have none but rounding (the bias of
+        # the keys): a minority may differ.
+        assert (ours - weights[name]).abs().median() < 1e-9, name
+    record = json.loads((two / variant / "record.json").read_text())
+    assert (record["processes"], record["device"].split()[0]) == (2, "cpu")
+
+
+def test_a_mean_over_the_batch_divides_by_what_all_processes_count(two):
+    parts = [torch.load(two / f"parts_{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert sum(TOTALS) / (sum(COUNTS) + 1) == 7 / 4
+    assert [part["mean"].item() for part in parts] == [2 * 6 / 4, 2 * 1 / 4]
+
+
+def test_the_processes_draw_the_random_numbers_of_one(two):
+    parts = [torch.load(two / f"parts_{rank}.pt", weights_only=True) for rank in (0, 1)]
+    torch.manual_seed(5)
+    assert torch.equal(torch.cat([part["drawn"] for part in parts]), torch.rand(4, 3, 4))
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_both(two):
+    said = [(two / f"said_{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    assert "'classification': nan" in said[0] and "at iteration 1" in said[0]
+    assert said[0].count("train_0") == 2  # the images of the process that went wrong
+    assert (two / "stopped" / "stopped.safetensors").exists()
+    assert not (two / "stopped" / "record.json").exists()
+
+
+def test_fewer_gpus_than_processes_is_an_error(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"4 processes were started here for 2 GPU\(s\)"):
+        hardware.start_accelerator("fp32")
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_accelerate_launch_for_gpus_without_any_is_an_error(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "ACCELERATE_DYNAMO_BACKEND": "no"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="there is none here; on CPUs start them with torchrun"):
+        hardware.start_accelerator("fp32")
+
+
+def test_only_the_first_process_speaks(monkeypatch, capsys):
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        hardware.say(f"from {rank}")
+    assert capsys.readouterr().out == "from 0\n"

@@ -1,0 +1,84 @@
+"""What a training step costs: parts that add up, and operations counted by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from more_lib.method.model import MoRe
+from more_lib.recipes.loading import changed, load_recipe
+from more_lib.recipes.profiles import PROFILES
+from more_lib.training.step_cost import StepCost, bench_step, format_step, least_bytes, operations
+
+SMALL = ["data.crop_size=32", "optimizer.batch_size=2", "backbone.decoder_width=8"]
+
+
+def test_parts_add_up_and_every_term_takes_part():
+    cost = bench_step(load_recipe("mini", SMALL), "fp32", repeats=1)
+    parts = {k: v for k, v in cost.milliseconds.items() if k != "whole step"}
+    assert list(parts) == [
+        "forward", "multi-scale CAM", "masks and losses", "dense energy", "backward", "optimizer"
+    ]  # fmt: skip
+    assert all(value >= 0 for value in parts.values())
+    whole = cost.milliseconds["whole step"]
+    assert 0 < parts["forward"] + parts["backward"] + parts["optimizer"] < whole
+
+
+def test_operations_agree_with_a_counter():
+    """Everything but the dense energy, whose pairs no counter of products sees."""
+    recipe = load_recipe("voc", ["data.crop_size=64", "loss.dense_energy=0", "masks.scales=[1.0]"])
+    model = MoRe.from_recipe(recipe, pretrained=False)
+    images = torch.randn(recipe.optimizer.batch_size, 3, 64, 64)
+    with FlopCounterMode(display=False) as counter:
+        output = model(images)
+        outputs = (output.class_logits, output.aux_logits, output.seg_logits, output.class_tokens)
+        sum(each.square().sum() for each in outputs).backward()
+        with torch.no_grad():
+            model.cams(images)  # the mirror image's
+    # The counter also sees the graph and the classifiers.
+    assert counter.get_total_flops() == pytest.approx(operations(model, recipe), rel=0.03)
+
+
+def test_the_readme_has_the_voc_steps_numbers_on_paper():
+    recipe = PROFILES["voc"]
+    model = MoRe.from_recipe(recipe, pretrained=False)
+    energy = operations(model, recipe) - operations(model, changed(recipe, ["loss.dense_energy=0"]))
+    numbers = f"{operations(model, recipe) / 1e12:.1f} TFLOP, {energy / 1e12:.1f} of them"
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    assert numbers in readme
+    assert f"at least {least_bytes(model, recipe) / 1e9:.1f} GB" in readme
+
+
+def test_the_energys_pairs_are_counted():
+    recipe = load_recipe("voc", ["data.crop_size=64"])
+    without = load_recipe("voc", ["data.crop_size=64", "loss.dense_energy=0"])
+    model = MoRe.from_recipe(recipe, pretrained=False)
+    pairs, each = 32**4, 2 * (5 + 21) + 1
+    assert operations(model, recipe) - operations(model, without) == 4 * pairs * each
+
+
+def test_least_bytes_by_hand():
+    recipe = load_recipe("mini", SMALL)
+    model = MoRe.from_recipe(recipe, pretrained=False)
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    tokens = 16 + 4 + 10  # 4 x 4 patches, registers, classes
+    kept = 2 * 4 * 16 * 192 * tokens * 6 * 2
+    assert least_bytes(model, recipe) == weights * 11 + kept
+
+
+def test_the_table_has_shares_and_rates():
+    times = {"forward": 25.0, "backward": 75.0, "whole step": 100.0}
+    costs = [StepCost(p, "a GPU", times, 8.25, 2e12, 5e9) for p in ("fp32", "bf16")]
+    lines = format_step(costs).splitlines()
+    assert lines[0] == "one step on a GPU" and lines[1].split() == ["fp32", "bf16"]
+    assert lines[2].split() == ["forward", *["25.0", "ms", "25%"] * 2]
+    assert "8.2 GB" in lines[5] and "20.0 TFLOP/s" in lines[6] and "50.0 GB/s" in lines[7]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_voc_step_fits_its_aim(precision):
+    cost = bench_step(PROFILES["voc"], precision)
+    print(format_step([cost]))
+    assert cost.memory_gb <= 12.1  # the released code's
