@@ -1,4 +1,3 @@
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from more_lib.method.localization import (
     fuse,
     lam,
+    maps_of_views,
     min_max,
     multiscale_cam,
-    multiscale_decoder,
     multiscale_lam,
     multiscale_maps,
 )
@@ -28,6 +27,8 @@ class Output(NamedTuple):
     attention_scores: Tensor
     cam: Tensor
     aux_cam: Tensor
+    seg_logits: Tensor
+    class_logits: Tensor
 
 
 class SmallModel(nn.Module):
@@ -45,7 +46,7 @@ class SmallModel(nn.Module):
 
         self.stem = draw(WIDTH, 3, PATCH, PATCH)
         self.classifier, self.aux_classifier = draw(CLASSES, WIDTH), draw(CLASSES, WIDTH)
-        self.tokens = draw(CLASSES, WIDTH)
+        self.tokens, self.decoder = draw(CLASSES, WIDTH), draw(CLASSES + 1, WIDTH)
         self.batches = []
 
     def cams(self, images):
@@ -57,12 +58,13 @@ class SmallModel(nn.Module):
         self.batches.append(tuple(images.shape))
         features = F.conv2d(images, self.stem.to(images.dtype), stride=PATCH)
         tokens = self.tokens.to(images.dtype) + features.mean((2, 3))[:, None]
-        cam, aux_cam = (
+        cam, aux_cam, seg_logits = (
             torch.einsum("bdhw,cd->bchw", features, classifier.to(images.dtype))
-            for classifier in (self.classifier, self.aux_classifier)
+            for classifier in (self.classifier, self.aux_classifier, self.decoder)
         )
         attention = torch.einsum("bdhw,bcd->bchw", features, tokens).tanh() - 0.3
-        return Output(features, tokens, attention, cam, aux_cam)
+        class_logits = cam.amax((2, 3))
+        return Output(features, tokens, attention, cam, aux_cam, seg_logits, class_logits)
 
 
 def random_images(height=16, width=24, batch=2) -> Tensor:
@@ -175,7 +177,7 @@ def test_cam_and_lam_alone_equal_those_of_the_common_pass():
 
 
 def test_maps_lie_between_0_and_1_at_the_images_size():
-    for maps in multiscale_maps(SmallModel(), random_images(13, 18).float(), SCALES):
+    for maps in multiscale_maps(SmallModel(), random_images(13, 18).float(), SCALES)[:4]:
         assert maps.shape == (2, CLASSES, 13, 18) and maps.dtype == torch.float32
         assert (maps.amin((2, 3)) == 0).all() and (maps <= 1).all()
 
@@ -238,7 +240,7 @@ def test_flipped_images_give_flipped_maps():
     model, images = SmallModel(), random_images()
     straight = multiscale_maps(model, images, SCALES)
     flipped = multiscale_maps(model, images.flip(-1), SCALES)
-    for a, b in zip(straight, flipped, strict=True):
+    for a, b in zip(straight[:5], flipped[:5], strict=True):
         torch.testing.assert_close(b, a.flip(-1))
 
 
@@ -274,51 +276,62 @@ def test_bad_input_is_refused(maps_of):
         maps_of(model, images, ())
     with pytest.raises(InputError, match="scale 0.2 makes the images 3x4"):
         maps_of(model, images, (1.0, 0.2))
-    with pytest.raises(InputError, match="images are"):
+    with pytest.raises(InputError, match=r"images \(3, 16, 24\) must be \(B, 3, H, W\)"):
         maps_of(model, images[0], SCALES)
-    with pytest.raises(InputError, match="images are"):
+    with pytest.raises(InputError, match="images are torch.uint8; give floats"):
         maps_of(model, images.to(torch.uint8), SCALES)
 
 
-class Decoder(nn.Module):
-    """Logits that tell left from right and large from small."""
-
-    patch_size = PATCH
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.kernel = torch.randn(CLASSES + 1, 3, PATCH, PATCH, generator=generator)
-        self.sizes = []
-
-    def forward(self, images):
-        self.sizes.append(tuple(images.shape))
-        return SimpleNamespace(seg_logits=F.conv2d(images, self.kernel, stride=PATCH))
-
-
 def test_decoder_is_the_mean_of_probabilities_over_views():
-    model, images = Decoder(), torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(2))
+    model, images = SmallModel(), random_images()
 
     def view(scale, mirrored):
-        seen = F.interpolate(images, (int(16 * scale), int(24 * scale)), mode="bilinear")
-        logits = F.conv2d(seen.flip(-1) if mirrored else seen, model.kernel, stride=PATCH)
-        maps = F.interpolate(logits, (16, 24), mode="bilinear").softmax(1)
+        seen = resize(images, int(16 * scale), int(24 * scale))
+        logits = model(seen.flip(-1) if mirrored else seen).seg_logits
+        maps = resize(logits, 16, 24).softmax(1)
         return maps.flip(-1) if mirrored else maps
 
     views = [view(scale, mirrored) for scale in (1.0, 0.5) for mirrored in (False, True)]
-    found = multiscale_decoder(model, images, (1.0, 0.5))
-    torch.testing.assert_close(found, sum(views) / 4)
-    torch.testing.assert_close(found.sum(1), torch.ones(2, 16, 24))
-    torch.testing.assert_close(
-        multiscale_decoder(model, images.flip(-1), (1.0, 0.5)), found.flip(-1)
-    )
-    model.sizes.clear()
-    torch.testing.assert_close(
-        multiscale_decoder(model, images, (0.5,), flip=False), view(0.5, False)
-    )
-    assert model.sizes == [(2, 3, 8, 12)]
-    with pytest.raises(InputError, match="scales is empty"):
-        multiscale_decoder(model, images, ())
+    decoder = multiscale_maps(model, images, (1.0, 0.5)).decoder
+    torch.testing.assert_close(decoder, sum(views) / 4)
+    torch.testing.assert_close(decoder.sum(1), torch.ones(2, 16, 24, dtype=torch.float64))
+    single = multiscale_maps(model, images, (0.5,), flip=False).decoder
+    torch.testing.assert_close(single, view(0.5, False))
+
+
+GROUPS = [(SCALES, True), ((1.0,), False), ((1.5, 0.5), False), ((0.5,), True)]
+
+
+def test_groups_of_views_share_what_is_run_and_equal_each_alone():
+    model, images = SmallModel(), random_images(13, 18)
+    together = maps_of_views(model, images, GROUPS, "cosine")
+    assert model.batches == [(4, 3, 12, 16), (4, 3, 4, 8), (4, 3, 16, 24)]  # each scale once
+    assert list(together) == GROUPS
+    for (scales, flip), maps in together.items():
+        alone = multiscale_maps(model, images, scales, "cosine", flip)
+        for ours, expected in zip(maps[:5], alone[:5], strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+def test_mirror_images_are_run_only_at_the_scales_that_want_them():
+    model = SmallModel()
+    maps_of_views(model, random_images(), [((1.0, 0.5), False), ((0.5,), True)])
+    assert model.batches == [(2, 3, 16, 24), (4, 3, 8, 12)]
+
+
+def test_class_logits_are_those_of_the_straight_images_at_scale_1():
+    model, images = SmallModel(), random_images()
+    expected = model(images).class_logits
+    for maps in maps_of_views(model, images, GROUPS).values():
+        torch.testing.assert_close(maps.class_logits, expected)
+    assert multiscale_maps(model, images, (0.5,)).class_logits is None
+
+
+def test_a_scale_named_twice_counts_twice():
+    model, images = SmallModel(), random_images()
+    twice = multiscale_maps(model, images, (1.0, 1.0, 0.5)).decoder
+    once, half = (multiscale_maps(model, images, (scale,)).decoder for scale in (1.0, 0.5))
+    torch.testing.assert_close(twice, (2 * once + half) / 3)
 
 
 def test_maps_without_mirror_images_see_each_image_once():
