@@ -4,6 +4,7 @@ Nothing is decided here. The library is imported inside the commands, so that he
 are the commands that make and use a model; ``tool_commands`` has those around it.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -191,6 +192,7 @@ def evaluate(
 
         python -m more_lib evaluate --checkpoint trial --protocol paper-val
     """
+    from more_lib import training
     from more_lib.cli.scoreboard import export_masks, scoreboard
     from more_lib.evaluation.protocols import listing
     from more_lib.system.processes import is_main_process
@@ -198,12 +200,13 @@ def evaluate(
     file = recipe or (checkpoint / "recipe.yaml" if checkpoint else None)
     chosen = _recipe(profile, changes, file, data, labels)
     names = protocols or []
+    network = partial(training.load_trained, checkpoint) if checkpoint else None
     if list_protocols:
         said = listing(chosen)
     elif export:
-        said = export_masks(chosen, checkpoint, names, split, export)
+        said = export_masks(chosen, names, split, export, network)
     else:
-        said = scoreboard(chosen, checkpoint, names, split, skip_bad, json)
+        said = scoreboard(chosen, names, split, skip_bad, json, network)
     if is_main_process():
         print(said)
 
@@ -286,20 +289,20 @@ def predict(
 
         python -m more_lib predict photos --checkpoint trial --output masks
     """
-    from more_lib.evaluation.writing import predict_files
+    from more_lib import training
+    from more_lib.evaluation.writing import Output, plan_predictions, write_predictions
+    from more_lib.recipes.loading import load_recipe, saved_recipe
 
-    predict_files(
-        images,
-        output,
-        checkpoint=checkpoint,
-        overrides=changes or [],
-        labels=labels,
-        map=map,
-        crf=crf,
-        npz=npz,
-        force=force,
-        skip_bad=skip_bad,
-    )
+    changes = changes or []
+    recipe = saved_recipe(checkpoint, changes) if checkpoint else load_recipe("mini", changes)
+    place = Output(output, npz, force)
+    plan = plan_predictions(recipe, images, place, labels, map, crf, skip_bad)
+    if checkpoint:
+        trained = training.load_trained(checkpoint, recipe)
+    else:
+        print("no --checkpoint: profile mini, which has seen emoji glyphs and no photograph")
+        trained = training.train_or_load(recipe)
+    write_predictions(plan, trained.model)
 
 
 for command in (report, study, bench, doctor):

@@ -1,65 +1,130 @@
-"""From a split's images to the masks that protocols make of them, one batch after the other.
+"""One rule from a network's maps to a mask, for scores, for export and for images of your own.
 
-``evaluation`` counts their pixels, ``voc_server`` writes them to files; neither keeps them.
+Maps over some views, of them the classes that are looked for, perhaps a dense CRF; then the largest
+score takes the pixel. ``segment`` makes the masks of a whole split that way, one batch after the
+other: ``scoring`` counts their pixels, ``voc_server`` writes them to files, neither keeps them.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import NamedTuple
+from itertools import product, tee
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from more_lib.data.transforms import denormalize, evaluation_transform
 from more_lib.data.tree import ImageTree
-from more_lib.evaluation.protocols import LABELS, MAPS, Protocol, check_choice
-from more_lib.method.crf import (
-    CrfParams,
-    Method,
-    choose_method,
-    dense_crf_many,
-    has_lattice,
-    with_background,
-)
-from more_lib.method.localization import fuse, multiscale_decoder, multiscale_maps, resized
-from more_lib.method.model import MoReOutput
-from more_lib.method.pseudo_labels import foreground_mask
+from more_lib.evaluation.protocols import Protocol
+from more_lib.method.crf import Method, choose_method, dense_crf_many, has_lattice, with_background
+from more_lib.method.localization import Group, MultiscaleMaps, fuse, maps_of_views, resized
+from more_lib.method.model import MoRe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 
-CRF = {"released": CrfParams()}
-"""What ``Protocol.crf`` may name, beside "none"."""
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What the background and K classes score at the pixels of one image.
+
+    classes: their numbers, of 1..C. values: (K, h, w) in [0, 1]. background: (h, w) likewise where
+    it has a score of its own, else the threshold that a class must exceed.
+    """
+
+    classes: list[int]
+    values: Tensor
+    background: Tensor | float
+
+    def mask(self, size: Sequence[int]) -> Tensor:
+        """(H, W) uint8: the class of the largest score where that exceeds the background's, else 0.
+
+        One class at a time is brought to ``size``: a photograph's K together need not fit.
+        """
+        if isinstance(self.background, Tensor):
+            best = resized(self.background[None, None], size)[0, 0]
+        else:
+            best = self.values.new_full(tuple(size), self.background)
+        mask = torch.zeros_like(best, dtype=torch.uint8)
+        for number, values in zip(self.classes, self.values, strict=True):
+            score = resized(values[None, None], size)[0, 0]
+            mask.masked_fill_(score > best, number)
+            best = torch.maximum(best, score)
+        return mask
+
+    def probabilities(self, size: Sequence[int]) -> Tensor:
+        """(1 + K, H, W) for ``dense_crf``; a background without score has 1 - the largest."""
+        if not self.classes:
+            return self.values.new_ones(1, *size)
+        values = resized(self.values[None], size)[0]
+        if isinstance(self.background, Tensor):
+            return torch.cat([resized(self.background[None, None], size)[0], values])
+        return with_background(values)
+
+    def refined(self, probabilities: Tensor) -> "Scores":
+        """The same classes with the (1 + K, H, W) that ``dense_crf`` made of ``probabilities``."""
+        return Scores(self.classes, probabilities[1:], probabilities[0])
 
 
-class Candidates(NamedTuple):
-    """What a dense CRF decides between in one image."""
+def protocol_maps(
+    model: MoRe, images: Tensor, protocols: Iterable[Protocol], similarity: str
+) -> tuple[dict[Group, MultiscaleMaps], Tensor]:
+    """The maps of all protocols by (scales, flip), each view run once, and image logits (B, C).
 
-    protocol: int  # its place among the protocols
-    image: Tensor  # (H, W, 3) uint8
-    scores: Tensor  # (K, H, W) in [0, 1]
-    numbers: Tensor  # (K,) the classes that the scores belong to, 0 being the background
+    images: (B, 3, H, W) normalised, whole patches.
+    """
+    groups = list(dict.fromkeys((protocol.scales, protocol.flip) for protocol in protocols))
+    if not any(1 in scales for scales, _ in groups):
+        groups.append(((1.0,), False))  # the logits are those of the images as they are
+    maps = maps_of_views(model, images, groups, similarity)
+    logits = maps[groups[0]].class_logits
+    assert logits is not None
+    return maps, logits
+
+
+def scores_of(
+    maps: MultiscaleMaps, index: int, protocol: Protocol, classes: Sequence[int]
+) -> Scores:
+    """What a protocol lets compete for the pixels of one image of a batch, at the maps' size.
+
+    maps: of the protocol's views. index: the image's. classes: the numbers 1..C that are looked
+    for; the decoder's probabilities are then those among them and the background.
+    """
+    numbers = list(classes)
+    if protocol.map == "decoder":
+        shares = maps.decoder[index, [0, *numbers]]
+        shares = shares / shares.sum(0).clamp(min=1e-5)
+        return Scores(numbers, shares[1:], shares[0])
+    chosen = (index, [number - 1 for number in numbers])
+    if protocol.map == "fused":
+        values = fuse(maps.lam[chosen], maps.cam[chosen])
+    else:
+        values = getattr(maps, protocol.map)[chosen]
+    # Without a threshold the background has 1 - the largest map, which that exceeds from 0.5 on.
+    return Scores(numbers, values, 0.5 if protocol.threshold is None else protocol.threshold)
+
+
+def whole_patches(images: Tensor, patch: int, least: int = 1) -> Tensor:
+    """Images (B, 3, H, W) at the whole number of patches nearest to their size, ``least`` a side."""
+    return resized(images, [max(int(s / patch + 0.5), least) * patch for s in images.shape[-2:]])
 
 
 @dataclass(eq=False)
 class Batch:
     """Some images of a split and what was made of them.
 
-    predictions: for each protocol (B, H, W) int64, 0 background and 1..C, at the images' size.
     logits: (B, C) image-level, on the CPU. labels: (B, C) of 0 and 1, masks: (B, H, W) int64, each
-    None unless it was read. exact: whether a CRF was at work, by exact sums.
+    None unless it was read. predictions: for each protocol (B, H, W), together (P, B, H, W) int64,
+    0 background and 1..C, at the images' size. exact: whether a CRF was at work, by exact sums.
+    undecided: what awaits the CRF: the place (p, b) of a mask, (H, W, 3) uint8 pixels, scores.
     """
 
     ids: list[str]
     logits: Tensor
     labels: Tensor | None
     masks: Tensor | None
-    predictions: list[Tensor | None] = field(default_factory=list)
-    candidates: list[Candidates] = field(default_factory=list)
+    predictions: Tensor
+    undecided: list[tuple[tuple[int, int], Tensor, Scores]] = field(default_factory=list)
     exact: bool = False
 
 
@@ -84,7 +149,7 @@ class SplitImages(Dataset):
 
 
 def segment(
-    model: nn.Module,
+    model: MoRe,
     recipe: Recipe,
     protocols: Sequence[Protocol],
     images: SplitImages,
@@ -92,10 +157,8 @@ def segment(
 ) -> Iterator[Batch]:
     """Batches in the order of ``images``, one at a time, each with a mask for every protocol.
 
-    model: as ``MoRe``, on ``device`` and in evaluation mode (``evaluation_mode``).
-
-    Raises ``InputError`` for unusable files, images of several sizes in one batch, and a CRF that
-    cannot run here.
+    model: on ``device`` and in evaluation mode (``evaluation_mode``). Raises ``InputError`` for
+    unusable files, images of several sizes in one batch, and a CRF that cannot run here.
     """
     loader = DataLoader(
         images,
@@ -104,24 +167,24 @@ def segment(
         collate_fn=_same_size,
         pin_memory=device.type == "cuda",
     )
-    batches = (_segmented(model, recipe, protocols, items, device) for items in loader)
+    batches: Iterator[Batch] = (_scored(model, recipe, protocols, each, device) for each in loader)
     if all(protocol.crf == "none" for protocol in protocols):
-        return batches
-    return _refined(batches, crf_method(device))
-
-
-def check_protocols(protocols: Sequence[Protocol]) -> None:
-    """Raise ``InputError`` for a protocol that does not say how to make a mask."""
-    for protocol in protocols:
-        decoder = protocol.map == "decoder"
-        check_choice("map", [protocol.map], MAPS)
-        check_choice("labels", [protocol.labels], ("none",) if decoder else LABELS)
-        check_choice("crf", [protocol.crf], ("none", *CRF))
-        if protocol.threshold is not None and (decoder or protocol.crf != "none"):
-            raise InputError(
-                f"threshold is {protocol.threshold:g} for {protocol.describe()}: decoder and CRF "
-                "take none, for they weigh the background by its own score"
-            )
+        yield from batches
+        return
+    # To keep its processes busy, the CRF draws batches ahead of what it gives back; tee keeps them.
+    batches, ahead = tee(batches)
+    pairs = (
+        (pixels, scores.probabilities(pixels.shape[:2]))
+        for batch in ahead
+        for _, pixels, scores in batch.undecided
+    )
+    method = crf_method(device)
+    with closing(dense_crf_many(pairs, method=method)) as beliefs:
+        for batch in batches:
+            _decide(batch, beliefs)
+            size = batch.predictions.shape[-2:]
+            batch.exact = choose_method(*size, device, method) == "exact"
+            yield batch
 
 
 def crf_method(device: torch.device) -> Method:
@@ -148,108 +211,42 @@ def evaluation_mode(model: nn.Module, device: torch.device | str | None) -> Iter
 
 
 @torch.inference_mode()
-def _segmented(
-    model: nn.Module,
-    recipe: Recipe,
-    protocols: Sequence[Protocol],
-    items: dict,
-    device: torch.device,
+def _scored(
+    model: MoRe, recipe: Recipe, protocols: Sequence[Protocol], items: dict, device: torch.device
 ) -> Batch:
-    """One batch through the network; what awaits a CRF is left as candidates."""
+    """One batch through the network: masks, but for those that a CRF has to decide."""
     images = items["image"].to(device, non_blocking=True)
-    size, views = images.shape[-2:], _whole_patches(images, model.patch_size)
-    output = model(views)
-    labels = {"predicted": (output.class_logits > 0).to(images.dtype)}
+    views = whole_patches(images, model.patch_size)
+    maps, logits = protocol_maps(model, views, protocols, recipe.masks.lam_similarity)
+    present = {"none": torch.ones_like(logits), "predicted": logits > 0}
     if "labels" in items:
-        labels["true"] = items["labels"].to(device)
-    maps = _maps(model, views, recipe, protocols, size)
-    batch = Batch(items["id"], output.class_logits.cpu(), items.get("labels"), items.get("mask"))
-    for place, protocol in enumerate(protocols):
-        if protocol.map == "decoder":
-            present, scores = None, _decoder_scores(model, views, output, protocol, size)
-        else:
-            present = labels[protocol.labels]
-            found = maps[protocol.scales, protocol.flip, protocol.map]
-            if protocol.threshold is not None:
-                batch.predictions.append(foreground_mask(found, present, protocol.threshold))
-                continue
-            scores = with_background(found * present[:, :, None, None])
+        present["true"] = items["labels"]
+    classes = {kind: _numbers(each) for kind, each in present.items()}
+    pixels = (denormalize(images) * 255).round().byte().permute(0, 2, 3, 1)
+    masks = images.new_zeros((len(protocols), *pixels.shape[:3]), dtype=torch.int64)
+    batch = Batch(items["id"], logits.cpu(), items.get("labels"), items.get("mask"), masks)
+    for place in product(range(len(protocols)), range(len(images))):
+        protocol, index = protocols[place[0]], place[1]
+        found = maps[protocol.scales, protocol.flip]
+        scores = scores_of(found, index, protocol, classes[protocol.labels][index])
         if protocol.crf == "none":
-            batch.predictions.append(scores.argmax(1))
+            masks[place] = scores.mask(masks.shape[-2:])
         else:
-            batch.predictions.append(None)
-            batch.candidates += _candidates(place, images, scores, present)
+            batch.undecided.append((place, pixels[index], scores))
     return batch
 
 
-def _maps(
-    model: nn.Module,
-    views: Tensor,
-    recipe: Recipe,
-    protocols: Sequence[Protocol],
-    size: Sequence[int],
-) -> dict[tuple, Tensor]:
-    """The maps that any protocol asks for, by scales, flip and kind: (B, C, H, W) in [0, 1]."""
-    found, similarity = {}, recipe.masks.lam_similarity
-    wanted = [(p.scales, p.flip, p.map) for p in protocols if p.map != "decoder"]
-    for scales, flip in dict.fromkeys(key[:2] for key in wanted):
-        maps = multiscale_maps(model, views, scales, similarity, flip)._asdict()
-        if (scales, flip, "fused") in wanted:
-            maps["fused"] = fuse(maps["lam"], maps["cam"])
-        kinds = {kind for kind in maps if (scales, flip, kind) in wanted}
-        found |= {(scales, flip, kind): resized(maps[kind], size) for kind in kinds}
-    return found
+@torch.inference_mode()
+def _decide(batch: Batch, beliefs: Iterator[Tensor]) -> None:
+    """Fill in the masks that the batch's CRFs, the next of ``beliefs``, come to."""
+    for (place, _, scores), belief in zip(batch.undecided, beliefs, strict=False):
+        batch.predictions[place] = scores.refined(belief).mask(belief.shape[-2:])
+    batch.undecided.clear()
 
 
-def _decoder_scores(
-    model: nn.Module, views: Tensor, output: MoReOutput, protocol: Protocol, size: Sequence[int]
-) -> Tensor:
-    """The decoder's (B, C + 1, H, W): logits where the largest counts alone, else probabilities."""
-    if protocol.scales == (1.0,) and not protocol.flip:
-        logits = resized(output.seg_logits, size)
-        return logits if protocol.crf == "none" else logits.softmax(1)
-    return resized(multiscale_decoder(model, views, protocol.scales, protocol.flip), size)
-
-
-def _candidates(
-    place: int, images: Tensor, scores: Tensor, present: Tensor | None
-) -> Iterator[Candidates]:
-    """Of each image the background and the classes ``present``, or all: others cannot win."""
-    pixels = (denormalize(images) * 255).round().byte().permute(0, 2, 3, 1)
-    for index, image in enumerate(pixels):
-        numbers = torch.arange(scores.shape[1], device=scores.device)
-        if present is not None:
-            numbers = numbers[F.pad(present[index] > 0, (1, 0), value=True)]
-        yield Candidates(place, image, scores[index, numbers], numbers)
-
-
-def _refined(batches: Iterable[Batch], method: Method) -> Iterator[Batch]:
-    """The batches with the CRF's masks; only as many are under way as keep its processes busy."""
-    waiting: deque[Batch] = deque()
-
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in batches:
-            waiting.append(batch)
-            yield from ((candidate.image, candidate.scores) for candidate in batch.candidates)
-
-    with closing(dense_crf_many(pairs(), CRF["released"], method)) as results:
-        for first in results:
-            batch = waiting.popleft()
-            beliefs = [first, *islice(results, len(batch.candidates) - 1)]
-            masks: dict[int, list[Tensor]] = {}
-            for candidate, belief in zip(batch.candidates, beliefs, strict=True):
-                masks.setdefault(candidate.protocol, []).append(candidate.numbers[belief.argmax(0)])
-            *_, (_, image, scores, _) = batch.candidates
-            batch.exact = choose_method(*image.shape[:2], scores.device, method) == "exact"
-            batch.candidates = []
-            for place, of_images in masks.items():
-                batch.predictions[place] = torch.stack(of_images)
-            yield batch
-
-
-def _whole_patches(images: Tensor, patch: int) -> Tensor:
-    """Images resized, if need be, to the multiple of the patch nearest to their size."""
-    return resized(images, [max(int(s / patch + 0.5), 1) * patch for s in images.shape[-2:]])
+def _numbers(present: Tensor) -> list[list[int]]:
+    """The classes 1..C of each image whose entry in ``present`` (B, C) is not 0."""
+    return [[number for number, here in enumerate(row, 1) if here] for row in present.tolist()]
 
 
 def _same_size(items: list[dict]) -> dict:

@@ -19,6 +19,7 @@ MAP_NAMES = {
 }
 MAPS = tuple(MAP_NAMES)
 LABELS = ("true", "predicted")
+CRFS = ("none", "released")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Protocol:
         compete with a score of its own: for a map 1 - the largest one, which alone is much the
         same as a threshold of 0.5; the decoder has a channel for it.
     crf: "released" refines those scores by a dense CRF with the released parameters
-        (``more_lib.crf``), or "none".
+        (``method.crf``), or "none".
     """
 
     dataset: str
@@ -74,9 +75,9 @@ class NamedProtocol:
     """
 
     published: str
-    split: str  # "val", or "train": the paper's pseudo labels
     map: str
-    labels: str
+    labels: str = "true"
+    split: str = "val"  # or "train": the paper's pseudo labels
     multiscale: bool = True
     crf: str = "none"
 
@@ -101,61 +102,40 @@ PROTOCOLS = {
     "paper-val": NamedProtocol(
         published="76.4 on VOC val, 75.0 on VOC test, 47.4 on COCO val (paper, Table 2), "
         "by the released script: LAM as segmentation",
-        split="val",
         map="lam",
         labels="predicted",
         crf="released",
     ),
     "decoder-val": NamedProtocol(
         published="about 74.6 on VOC val (a user's report, no paper)",
-        split="val",
         map="decoder",
         labels="none",
         crf="released",
     ),
     "decoder-log": NamedProtocol(
         published="72.1 on VOC val where the released log ends, 73.6 at its best",
-        split="val",
         map="decoder",
         labels="none",
         multiscale=False,
     ),
-    "lam-log": NamedProtocol(
-        published="73.4 on VOC val where the released log ends",
-        split="val",
-        map="lam",
-        labels="true",
-    ),
-    "cam-log": NamedProtocol(
-        published="75.0 on VOC val where the released log ends",
-        split="val",
-        map="cam",
-        labels="true",
-    ),
+    "lam-log": NamedProtocol(published="73.4 on VOC val where the released log ends", map="lam"),
+    "cam-log": NamedProtocol(published="75.0 on VOC val where the released log ends", map="cam"),
     "lam-train": NamedProtocol(
-        published="77.0 on VOC train, pseudo labels (paper, Table 1)",
-        split="train",
-        map="lam",
-        labels="true",
+        published="77.0 on VOC train, pseudo labels (paper, Table 1)", map="lam", split="train"
     ),
     "lam-train-crf": NamedProtocol(
         published="80.0 on VOC train, pseudo labels (paper, Table 1)",
-        split="train",
         map="lam",
-        labels="true",
+        split="train",
         crf="released",
     ),
     "cam-train": NamedProtocol(
-        published="76.9 on VOC train, pseudo labels (paper, Table 1)",
-        split="train",
-        map="cam",
-        labels="true",
+        published="76.9 on VOC train, pseudo labels (paper, Table 1)", map="cam", split="train"
     ),
     "cam-train-crf": NamedProtocol(
         published="79.7 on VOC train, pseudo labels (paper, Table 1)",
-        split="train",
         map="cam",
-        labels="true",
+        split="train",
         crf="released",
     ),
 }
@@ -194,10 +174,22 @@ def table_protocols(
 
 def map_protocol(recipe: Recipe, kind: str, labels: str) -> Protocol:
     """One row of that table."""
-    row = NamedProtocol(
-        published="", split="val", map=kind, labels=labels, multiscale=kind != "decoder"
-    )
-    return row.of(recipe, recipe.data.val_split)
+    row = NamedProtocol(published="", map=kind, labels=labels, multiscale=kind != "decoder")
+    return row.of(recipe)
+
+
+def check_protocols(protocols: Sequence[Protocol]) -> None:
+    """Raise ``InputError`` for a protocol that does not say how to make a mask."""
+    for protocol in protocols:
+        decoder = protocol.map == "decoder"
+        check_choice("map", [protocol.map], MAPS)
+        check_choice("labels", [protocol.labels], ("none",) if decoder else LABELS)
+        check_choice("crf", [protocol.crf], CRFS)
+        if protocol.threshold is not None and (decoder or protocol.crf != "none"):
+            raise InputError(
+                f"threshold is {protocol.threshold:g} for {protocol.describe()}: decoder and CRF "
+                "take none, for they weigh the background by its own score"
+            )
 
 
 def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

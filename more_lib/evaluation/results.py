@@ -1,17 +1,18 @@
 """What an evaluation found: scores with their protocols, as JSON and as a table (notebook 06)."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
+import pandas as pd
 
 from more_lib.evaluation.metrics import Scores, scores
 from more_lib.evaluation.protocols import MAP_NAMES, Protocol
 from more_lib.system.errors import InputError
 
 PER_CENT = ("miou", "precision", "recall")
+DIGITS = {**dict.fromkeys(PER_CENT, 4), "confusion_ratio": 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +52,11 @@ class Evaluation:
 
     def result(self, map: str, labels: str = "true") -> Result:
         """The result of one map and kind of labels ("none" for the decoder), or ``InputError``."""
-        there = {(result.protocol.map, result.protocol.labels): result for result in self.results}
-        if (map, labels) not in there:
-            rows = ", ".join(f"{kind} with labels {given}" for kind, given in there)
-            raise InputError(f"no result of map {map!r} with labels {labels!r}; there are: {rows}")
-        return there[map, labels]
+        known = {(result.protocol.map, result.protocol.labels): result for result in self.results}
+        if (map, labels) not in known:
+            those = ", ".join(f"{kind} with labels {given}" for kind, given in known)
+            raise InputError(f"no result of map {map!r} with labels {labels!r}; there are: {those}")
+        return known[map, labels]
 
     def to_json(self) -> str:
         """Everything as JSON, each class's scores spelled out; nan and inf become null."""
@@ -94,49 +95,50 @@ class Evaluation:
             raise InputError(f"this is no evaluation in JSON ({error}); evaluate again") from error
 
 
-def rows(evaluation: Evaluation) -> list[dict]:
-    """One dictionary a result, protocol and scores together, for reports and ``format_table``.
+def rows(evaluation: Evaluation) -> pd.DataFrame:
+    """A row for each result, protocol and scores together, for reports and ``format_table``.
 
     Scores are means as in ``Scores.summary``: shares rounded to four decimals (``PER_CENT`` names
-    them) and the confusion ratio to two; None where there is no mean.
+    them) and the confusion ratio to two; None or NaN where there is no mean or no threshold.
     """
-    return [_row(result, evaluation.num_images) for result in evaluation.results]
+    return pd.DataFrame([_row(result, evaluation.num_images) for result in evaluation.results])
 
 
-def format_table(rows: Sequence[Mapping]) -> str:
-    """``rows`` as aligned text: what all share in the first line, the rest below, notes last."""
-    if not rows:
+def format_table(frame: pd.DataFrame) -> str:
+    """``rows`` as aligned text: what all share in the first line, the rest below, notes last.
+
+    Columns in front of those of ``rows`` are shown as they are.
+    """
+    if frame.empty:
         return "no results"
-    texts = [{name: _text(name, value) for name, value in row.items()} for row in rows]
-    names = [name for name in texts[0] if name != "note"]
-    measured = names[names.index("miou") :]
-    shared = [name for name in names if name not in measured and len({r[name] for r in texts}) == 1]
-    columns = [name for name in names if name not in shared]
-    titles = {name: name.replace("_", " ") for name in columns}
-    titles |= {name: f"{name.replace('miou', 'mIoU')} %" for name in PER_CENT}
-    widths = {name: max(len(row[name]) for row in (*texts, titles)) for name in columns}
-    lines = [
-        "  ".join(
-            row[name].rjust(widths[name]) if name in measured else row[name].ljust(widths[name])
-            for name in columns
-        )
-        for row in (titles, *texts)
+    texts = frame.apply(lambda column: column.map(partial(_text, column.name)))
+    settings, measured = texts.loc[:, :"images"], texts.loc[:, "miou":"confusion_ratio"]
+    shared = [name for name in settings if settings[name].nunique() == 1]
+    columns = []
+    for name, column in settings.drop(columns=shared).join(measured).items():
+        cells = [_title(name), *column]
+        align = str.rjust if name in measured else str.ljust
+        columns.append([align(cell, max(map(len, cells))) for cell in cells])
+    head = ", ".join(f"{name} {settings[name].iloc[0]}" for name in shared)
+    lines = ["  ".join(cells) for cells in zip(*columns, strict=True)]
+    notes = [
+        f"{row['map']}, labels {row['labels']}: {row['note']}"
+        for _, row in texts[texts["note"] != ""].iterrows()
     ]
-    notes = [f"{row['map']}, labels {row['labels']}: {row['note']}" for row in texts if row["note"]]
-    return "\n".join([", ".join(f"{name} {texts[0][name]}" for name in shared), *lines, *notes])
+    return "\n".join([head, *lines, *notes])
 
 
 def _row(result: Result, num_images: int) -> dict:
     summary = result.scores.summary()
-    digits = {**dict.fromkeys(PER_CENT, 4), "confusion_ratio": 2}
     hidden = summary["classes_without_hits"]
     left_out = f"classes without hits, not in the confusion ratio: {hidden}" if hidden else ""
     fields = ("map", "labels", "dataset", "split", "scales", "threshold", "crf")
+    means = {name: (summary[name], digits) for name, digits in DIGITS.items()}
     return {
         **{name: getattr(result.protocol, name) for name in fields},
         "scales": result.protocol.views,
         "images": num_images,
-        **{k: None if summary[k] is None else round(summary[k], n) for k, n in digits.items()},
+        **{k: None if mean is None else round(mean, n) for k, (mean, n) in means.items()},
         "note": "; ".join(filter(None, (result.note, left_out))),
     }
 
@@ -145,7 +147,14 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+def _title(name: str) -> str:
+    title = name.replace("miou", "mIoU").replace("_", " ")
+    return f"{title} %" if name in PER_CENT else title
+
+
 def _text(name: str, value: object) -> str:
+    if value is None or value != value:  # nan is not equal to itself
+        return "-"
     if isinstance(value, float):
         return f"{100 * value:.2f}" if name in PER_CENT else f"{value:.2f}"
-    return "-" if value is None else str(value)
+    return str(value)

@@ -1,33 +1,27 @@
-"""Maps against pixel masks: every score with the protocol it was measured by (notebook 06).
+"""Masks against pixel masks: every score with the protocol it was measured by (notebook 06).
 
 One pass over a split scores any number of protocols. It runs on one process or several, remembers
 where it was, and keeps no mask: of each image stay C logits and C labels.
 """
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from more_lib.data import open_tree
 from more_lib.data.scan import require_readable
 from more_lib.data.tree import ImageTree
-from more_lib.evaluation.masks import SplitImages, check_protocols, evaluation_mode, segment
-from more_lib.evaluation.metrics import average_precision
-from more_lib.evaluation.protocols import (
-    LABELS,
-    MAPS,
-    Protocol,
-    table_protocols,
-)
+from more_lib.evaluation.masks import Batch, SplitImages, evaluation_mode, segment
+from more_lib.evaluation.metrics import average_precision, confusion_matrix
+from more_lib.evaluation.protocols import LABELS, MAPS, Protocol, check_protocols, table_protocols
 from more_lib.evaluation.results import Evaluation, Result
-from more_lib.evaluation.tally import Tally
+from more_lib.method.model import MoRe
 from more_lib.recipes.loading import fingerprint
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import best_device
@@ -35,12 +29,9 @@ from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file
 from more_lib.system.processes import Shards
 from more_lib.system.progress import progress_bar
+from more_lib.training.cache import Trained
 
-if TYPE_CHECKING:
-    from more_lib.training.cache import Trained
-
-
-SCORING_VERSION = 2
+SCORING_VERSION = 3
 """Part of the key of every kept evaluation: raise it when the same protocol gives other numbers."""
 
 SAVE_EVERY = 100
@@ -50,7 +41,7 @@ Device = torch.device | str | None
 
 
 def evaluate(
-    model: nn.Module,
+    model: MoRe,
     recipe: Recipe,
     *,
     tree: ImageTree | None = None,
@@ -70,7 +61,7 @@ def evaluate(
     return score(model, recipe, protocols, tree=tree, device=device)
 
 
-def evaluate_or_load(trained: "Trained") -> Evaluation:
+def evaluate_or_load(trained: Trained) -> Evaluation:
     """``evaluate`` of a trained network: kept in its folder, or made now and kept there.
 
     The file's name covers the protocols, the data, masks included, and ``SCORING_VERSION``. Runs
@@ -80,7 +71,7 @@ def evaluate_or_load(trained: "Trained") -> Evaluation:
     return _kept_or_scored(trained, [table_protocols(trained.recipe)])[0]
 
 
-def evaluate_protocols(trained: "Trained", protocols: Sequence[Protocol]) -> list[Evaluation]:
+def evaluate_protocols(trained: Trained, protocols: Sequence[Protocol]) -> list[Evaluation]:
     """One evaluation for each protocol, with a single result, kept like ``evaluate_or_load``'s.
 
     Protocols of one split share a pass. Raises what ``score`` raises.
@@ -89,7 +80,7 @@ def evaluate_protocols(trained: "Trained", protocols: Sequence[Protocol]) -> lis
 
 
 def score(
-    model: nn.Module,
+    model: MoRe,
     recipe: Recipe,
     protocols: Sequence[Protocol],
     *,
@@ -103,7 +94,7 @@ def score(
     image and gets the whole result, the same to the last pixel as from one process.
 
     Args:
-        model: as ``MoRe``; put in evaluation mode for the pass and then back in its own.
+        model: put in evaluation mode for the pass and then back in its own.
         recipe, tree: how, and on what; the data set is the recipe's, if no other is given.
         device: where to run, by default where the model is; it returns there.
         notes: a file name beside which every process notes its counts from time to time; a pass
@@ -116,35 +107,109 @@ def score(
     """
     tree, split = tree or open_tree(recipe.data), _shared_split(protocols)
     check_masks(tree, split)
-    ids = tree.ids(split)
     shards = Shards()
+    mine = shards.of(tree.ids(split))
     note = notes and notes.with_name(f"{notes.name}.{shards.index}-of-{shards.count}.npz")
-    mine, tally = shards.of(ids), Tally(len(protocols), len(tree.classes), note)
-    images = SplitImages(tree, mine[tally.num_images :], labels=True, masks=True)
-    with evaluation_mode(model, device) as place, _bar(shards, len(mine)) as bar:
-        bar.update(tally.num_images)
+    tally = Tally.begin(len(protocols), len(tree.classes), note)
+    images = SplitImages(tree, mine[len(tally.logits) :], labels=True, masks=True)
+    bar = progress_bar(total=len(mine), description="evaluation", shown=shards.is_main)
+    with evaluation_mode(model, device) as place, bar:
+        bar.update(len(tally.logits))
         with closing(segment(model, recipe, protocols, images, place)) as batches:
             for batch in batches:
                 tally.add(batch)
                 bar.update(len(batch.ids))
-                if note and tally.num_images % SAVE_EVERY < len(batch.ids):
+                if note and len(tally.logits) % SAVE_EVERY < len(batch.ids):
                     tally.save(note)
-    whole = Tally.together(shards.gather(tally.arrays()))
+    whole = Tally.together(shards.gather(tally))
     if note:
         note.unlink(missing_ok=True)
-    return _evaluation(recipe, protocols, tree.classes, whole)
+    results = tuple(
+        Result(protocol, matrix, tree.classes, _note(protocol, recipe, whole))
+        for protocol, matrix in zip(protocols, whole.matrices, strict=True)
+    )
+    image_map = np.nanmean(average_precision(np.stack(whole.logits), np.stack(whole.labels)))
+    return Evaluation(results, float(image_map), len(whole.logits))
 
 
-def _kept_or_scored(trained: "Trained", wanted: Sequence[Sequence[Protocol]]) -> list[Evaluation]:
+@dataclass
+class Tally:
+    """Counts of P protocols over C classes: they add up over images and survive a kill.
+
+    matrices: (P, C + 1, C + 1) int64 pixel counts, true classes in rows. logits, labels: image-level
+    (C,) float32 of each image counted. num_exact: images whose dense CRF was summed exactly.
+    """
+
+    matrices: np.ndarray
+    logits: list[np.ndarray] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
+    num_exact: int = 0
+
+    @classmethod
+    def begin(cls, num_protocols: int, num_classes: int, note: Path | None = None) -> "Tally":
+        """Nothing counted, or what the file ``note`` holds; ``InputError`` if that is damaged."""
+        if note is None or not note.is_file():
+            return cls(np.zeros((num_protocols, num_classes + 1, num_classes + 1), np.int64))
+        try:
+            with np.load(note) as kept:  # refuses pickles
+                images = list(kept["logits"]), list(kept["labels"])
+                return cls(kept["matrices"], *images, int(kept["num_exact"]))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{note} is damaged ({error}): delete it, and begin anew") from error
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch that was read with labels and masks."""
+        assert batch.labels is not None and batch.masks is not None
+        target = batch.masks.to(batch.predictions.device)
+        for matrix, prediction in zip(self.matrices, batch.predictions, strict=True):
+            matrix += confusion_matrix(prediction, target, len(matrix)).cpu().numpy()
+        self.logits += list(batch.logits.float().numpy())
+        self.labels += list(batch.labels.numpy())
+        self.num_exact += batch.exact * len(batch.ids)
+
+    def save(self, note: Path) -> None:
+        """Write the counts, whole or not at all."""
+        with atomic_file(note) as temporary:
+            np.savez(temporary, **vars(self))
+
+    @classmethod
+    def together(cls, parts: Sequence["Tally"]) -> "Tally":
+        """The counts of several processes as one's; nothing depends on the order of the images."""
+        return cls(
+            np.sum([part.matrices for part in parts], axis=0),
+            [row for part in parts for row in part.logits],
+            [row for part in parts for row in part.labels],
+            sum(part.num_exact for part in parts),
+        )
+
+
+def check_masks(tree: ImageTree, split: str) -> None:
+    """Raise ``InputError`` unless every image of the split has a mask."""
+    ids = tree.ids(split)
+    missing = [image_id for image_id in ids if not tree.mask_path(image_id).is_file()]
+    if len(missing) == len(ids):
+        raise InputError(
+            f"the split {split!r} of {tree.root} has no pixel masks, and a score needs them: "
+            "choose another split, or write masks instead, for VOC's test server by `evaluate "
+            "--protocol NAME --export FILE`, else by `predict`"
+        )
+    if missing:
+        more = f" (and {len(missing) - 1} more masks)" if len(missing) > 1 else ""
+        raise InputError(
+            f"{tree.mask_path(missing[0])} is missing{more}: restore it, or take its id out of the "
+            "split"
+        )
+
+
+def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> list[Evaluation]:
     """An evaluation for each list of protocols, which share a split; what is missing is scored."""
     recipe, tree = trained.recipe, open_tree(trained.recipe.data)
     splits = dict.fromkeys(_shared_split(protocols) for protocols in wanted)
     data = {split: _data_fingerprint(tree, split) for split in splits}
-    similarity = recipe.masks.lam_similarity
 
     def place(protocols: Sequence[Protocol]) -> Path:
         described = [asdict(protocol) for protocol in protocols]
-        rest = [SCORING_VERSION, similarity, data[protocols[0].split]]
+        rest = [SCORING_VERSION, recipe.masks.lam_similarity, data[protocols[0].split]]
         return trained.folder / f"evaluation-{fingerprint([described, *rest])}.json"
 
     missing = [protocols for protocols in wanted if not place(protocols).is_file()]
@@ -152,13 +217,13 @@ def _kept_or_scored(trained: "Trained", wanted: Sequence[Sequence[Protocol]]) ->
         lists = [protocols for protocols in missing if protocols[0].split == split]
         together = list(dict.fromkeys(protocol for protocols in lists for protocol in protocols))
         require_readable(tree, split, masks=True)
-        found = score(
+        scored = score(
             trained.model, recipe, together, tree=tree, device=best_device(), notes=place(together)
         )
-        results = dict(zip(together, found.results, strict=True))
+        results = dict(zip(together, scored.results, strict=True))
         for protocols in lists:
             chosen = tuple(results[protocol] for protocol in protocols)
-            _keep(replace(found, results=chosen), place(protocols))
+            _keep(replace(scored, results=chosen), place(protocols))
     return [_load(place(protocols)) for protocols in wanted]
 
 
@@ -181,27 +246,9 @@ def _shared_split(protocols: Sequence[Protocol]) -> str:
     check_protocols(protocols)
     splits = {protocol.split for protocol in protocols}
     if len(splits) != 1:
-        there = ", ".join(sorted(splits)) or "none"
-        raise InputError(f"protocols of one pass share a split, these have: {there}")
+        these = ", ".join(sorted(splits)) or "none"
+        raise InputError(f"protocols of one pass share a split, these have: {these}")
     return splits.pop()
-
-
-def check_masks(tree: ImageTree, split: str) -> None:
-    """Raise ``InputError`` unless every image of the split has a mask."""
-    ids = tree.ids(split)
-    missing = [image_id for image_id in ids if not tree.mask_path(image_id).is_file()]
-    if len(missing) == len(ids):
-        raise InputError(
-            f"the split {split!r} of {tree.root} has no pixel masks, and a score needs them: "
-            "choose another split, or write masks instead, for VOC's test server by `evaluate "
-            "--protocol NAME --export FILE`, else by `predict`"
-        )
-    if missing:
-        more = f" (and {len(missing) - 1} more masks)" if len(missing) > 1 else ""
-        raise InputError(
-            f"{tree.mask_path(missing[0])} is missing{more}: restore it, or take its id out of the "
-            "split"
-        )
 
 
 def _data_fingerprint(tree: ImageTree, split: str) -> str:
@@ -212,34 +259,18 @@ def _data_fingerprint(tree: ImageTree, split: str) -> str:
     return f"{split} {tree.fingerprint((split,))} {masks}"
 
 
-def _bar(shards: Shards, total: int):
-    return progress_bar(total=total, description="evaluation", shown=shards.is_main)
-
-
-def _evaluation(
-    recipe: Recipe, protocols: Sequence[Protocol], classes: tuple[str, ...], tally: Tally
-) -> Evaluation:
-    results = tuple(
-        Result(protocol, matrix, classes, _note(protocol, recipe, tally))
-        for protocol, matrix in zip(protocols, tally.matrices, strict=True)
-    )
-    image_map = float(np.nanmean(average_precision(tally.logits, tally.labels)))
-    return Evaluation(results, image_map, tally.num_images)
-
-
 def _note(protocol: Protocol, recipe: Recipe, tally: Tally) -> str:
     """What a reader of the number must know, or ""."""
-    notes = []
+    notes, images = [], len(tally.logits)
     if protocol.map == "decoder":  # before its loss sets in, it stays at its random start
         starts = recipe.schedule.segmentation if recipe.loss.segmentation else float("inf")
         if starts >= recipe.optimizer.iterations:
             notes.append("not trained by this recipe")
-    empty = int((tally.logits <= 0).all(1).sum())
+    empty = sum(bool((logits <= 0).all()) for logits in tally.logits)
     if protocol.labels == "predicted" and empty:
         notes.append(f"images without a predicted class, all background: {empty}")
     if protocol.crf != "none":
-        lattice = tally.num_images - tally.num_exact
-        ways = {"exact sums": tally.num_exact, "pydensecrf2's lattice": lattice}
+        ways = {"exact sums": tally.num_exact, "pydensecrf2's lattice": images - tally.num_exact}
         used = [f"{way} ({count} images)" for way, count in ways.items() if count]
         notes.append(f"CRF by {', '.join(used)}")
     return "; ".join(notes)

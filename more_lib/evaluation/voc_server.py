@@ -12,15 +12,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from PIL import Image
 
 from more_lib.data import open_tree
-from more_lib.data.images import PALETTE
-from more_lib.evaluation.masks import SplitImages, check_protocols, evaluation_mode, segment
-from more_lib.evaluation.protocols import Protocol
+from more_lib.data.images import mask_image
+from more_lib.evaluation.masks import SplitImages, evaluation_mode, segment
+from more_lib.evaluation.protocols import Protocol, check_protocols
+from more_lib.evaluation.writing import voc_ids
 from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.recipes.loading import fingerprint
 from more_lib.system.devices import best_device
@@ -28,15 +25,13 @@ from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file
 from more_lib.system.processes import Shards
 from more_lib.system.progress import progress_bar
-
-if TYPE_CHECKING:
-    from more_lib.training.cache import Trained
+from more_lib.training.cache import Trained
 
 RESULTS = "results/VOC2012/Segmentation/comp5_test_cls"
 ARCHIVES = (".tgz", ".tar.gz")
 
 
-def export_voc(trained: "Trained", protocol: Protocol, destination: str | Path) -> int:
+def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) -> int:
     """Write the mask of every image of ``protocol.split`` as VOC's test server wants them.
 
     Neither masks are read nor, unless the protocol takes true labels, annotations. Under
@@ -53,18 +48,19 @@ def export_voc(trained: "Trained", protocol: Protocol, destination: str | Path) 
     check_protocols([protocol])
     destination = Path(destination).expanduser()
     recipe, tree = trained.recipe, open_tree(trained.recipe.data)
-    strange = [name for name in tree.classes if name not in VOC_CLASSES]
-    if strange:
-        raise InputError(
-            f"the class {strange[0]!r} is not VOC's, whose test server takes no other: write masks "
-            "of these images by `predict`"
-        )
+    for name in tree.classes:
+        if name not in VOC_CLASSES:
+            raise InputError(
+                f"the class {name!r} is not VOC's, whose test server takes no other: write masks "
+                "of these images by `predict`"
+            )
     if destination.exists():
         raise InputError(f"{destination} is there already: delete it, or name another")
     ids, shards = tree.ids(protocol.split), Shards()
-    key = fingerprint([asdict(protocol), recipe.masks.lam_similarity, ids, _network(trained)])
+    network = trained.record["weights_sha256"]
+    key = fingerprint([asdict(protocol), recipe.masks.lam_similarity, ids, network])
     unfinished = destination.with_name(f".{destination.name}.{key}.unfinished")
-    _write_masks(trained, protocol, shards, ids, unfinished / RESULTS)
+    _write_masks(trained, protocol, shards, unfinished / RESULTS)
     shards.gather(None)
     if shards.is_main:
         _finish(unfinished, ids, destination)
@@ -72,24 +68,20 @@ def export_voc(trained: "Trained", protocol: Protocol, destination: str | Path) 
     return len(ids)
 
 
-def _write_masks(
-    trained: "Trained", protocol: Protocol, shards: Shards, ids: Sequence[str], folder: Path
-) -> None:
+def _write_masks(trained: Trained, protocol: Protocol, shards: Shards, folder: Path) -> None:
     """This process's masks that are not there yet."""
     recipe, tree = trained.recipe, open_tree(trained.recipe.data)
-    missing = [name for name in shards.of(ids) if not (folder / f"{name}.png").is_file()]
-    voc_id = np.array([0, *(VOC_CLASSES.index(name) + 1 for name in tree.classes)], np.uint8)
+    mine = shards.of(tree.ids(protocol.split))
+    missing = [name for name in mine if not (folder / f"{name}.png").is_file()]
+    values = voc_ids(tree.classes)
     images = SplitImages(tree, missing, labels=protocol.labels == "true", masks=False)
     bar = progress_bar(total=len(missing), description="masks", shown=shards.is_main)
     with evaluation_mode(trained.model, best_device()) as place, bar:
-        batches = segment(trained.model, recipe, [protocol], images, place)
-        with closing(batches):
+        with closing(segment(trained.model, recipe, [protocol], images, place)) as batches:
             for batch in batches:
                 for image_id, mask in zip(batch.ids, batch.predictions[0], strict=True):
-                    picture = Image.fromarray(voc_id[mask.cpu().numpy()])
-                    picture.putpalette(PALETTE.tobytes())
                     with atomic_file(folder / f"{image_id}.png") as temporary:
-                        picture.save(temporary)
+                        mask_image(values[mask.cpu().numpy()]).save(temporary)
                 bar.update(len(batch.ids))
 
 
@@ -112,8 +104,3 @@ def _finish(unfinished: Path, ids: Sequence[str], destination: Path) -> None:
                 with path.open("rb") as mask:
                     archive.addfile(entry, mask)
     shutil.rmtree(unfinished)
-
-
-def _network(trained: "Trained") -> str:
-    """What tells this network from others."""
-    return trained.record["weights_sha256"]

@@ -202,7 +202,8 @@ def test_every_command_has_an_example_that_it_accepts(command, calls, monkeypatc
     Path("trial/recipe.yaml").write_text("seed: 0\n")
     monkeypatch.setattr("more_lib.cli.doctor.report", lambda: "")
     monkeypatch.setattr("tests.benchmarks.speed.bench_losses", lambda *_: [])
-    monkeypatch.setattr("more_lib.evaluation.writing.predict_files", lambda *_, **__: [])
+    monkeypatch.setattr("more_lib.evaluation.writing.plan_predictions", lambda *_: None)
+    monkeypatch.setattr("more_lib.evaluation.writing.write_predictions", lambda *_: [])
     monkeypatch.setattr("more_lib.runs.comparison.write_comparison", lambda *_: "")
     text = run(command, "--help").stdout
     (example,) = [line for line in text.splitlines() if line.startswith("      python -m more_lib")]

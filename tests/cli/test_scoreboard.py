@@ -24,11 +24,11 @@ def recipe(root):
 
 @pytest.fixture(autouse=True)
 def asked(tmp_path, monkeypatch):
-    """Stands in for training: the recipes a network was asked for, and where from."""
+    """The recipes a network was asked for, and what stands in for training."""
     made = []
 
-    def trained(recipe, folder):
-        made.append((recipe, folder))
+    def trained(recipe):
+        made.append(recipe)
         (tmp_path / "kept").mkdir(exist_ok=True)
         record = {"weights_sha256": "0" * 64}
         return SimpleNamespace(
@@ -36,9 +36,8 @@ def asked(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr("more_lib.evaluation.masks.crf_method", lambda device: "exact")
-    monkeypatch.setattr("more_lib.training.train_or_load", lambda recipe: trained(recipe, None))
-    monkeypatch.setattr("more_lib.training.load_trained", lambda f, recipe: trained(recipe, f))
-    return made
+    monkeypatch.setattr("more_lib.cli.scoreboard.train_or_load", trained)
+    return made, trained
 
 
 def test_without_protocols_every_map_has_its_rows(recipe, asked, tmp_path):
@@ -46,7 +45,7 @@ def test_without_protocols_every_map_has_its_rows(recipe, asked, tmp_path):
     evaluation = evaluate(ColourModel(), recipe)
     assert text == f"{format_table(rows(evaluation))}\nimage labels: mAP 0.9167"
     assert (tmp_path / "scores.json").read_text() == evaluation.to_json()
-    assert asked == [(recipe, None)]
+    assert asked[0] == [recipe]
 
 
 def test_each_protocol_comes_with_what_it_is_and_the_published_number(recipe, root, tmp_path):
@@ -90,27 +89,26 @@ def test_masks_are_missed_before_anything_is_trained(recipe, root, asked):
         scoreboard(recipe, names=["paper-val"], split="nowhere")
     with pytest.raises(InputError, match="protocol 'test-val' is unknown; choose from paper-val"):
         scoreboard(recipe, names=["test-val"])
-    assert asked == []
+    assert asked[0] == []
 
 
-def test_bad_images_are_named_at_the_start_or_left_out(recipe, root, asked, tmp_path):
+def test_bad_images_are_named_at_the_start_or_left_out(recipe, root, asked):
     image = root / "JPEGImages/missed.jpg"
     image.write_bytes(image.read_bytes()[:-20])
     with pytest.raises(InputError, match="1 of 3 images .*missed.jpg.*--skip-bad"):
         scoreboard(recipe)
-    text = scoreboard(recipe, tmp_path, skip_bad=True)
-    assert "images 2" in text
-    seen, folder = asked[-1]
-    assert seen.data.skip == ("missed",) and folder == tmp_path
+    made, trained = asked
+    text = scoreboard(recipe, skip_bad=True, network=trained)  # its train split is not looked at
+    assert "images 2" in text and made[-1].data.skip == ("missed",)
 
 
 def test_export(recipe, root, tmp_path):
     set_split(root, "named", split="test")
     for name in ("Annotations/named.xml", "SegmentationClass/named.png"):
         (root / name).unlink()
-    line = export_masks(recipe, tmp_path, ["paper-val"], "test", tmp_path / "m.tgz")
+    line = export_masks(recipe, ["paper-val"], "test", tmp_path / "m.tgz")
     assert line.startswith("1 masks by voc test, LAM, predicted image labels, scales 1 + flip")
     assert line.endswith(f"CRF released: {tmp_path / 'm.tgz'}") and (tmp_path / "m.tgz").is_file()
     for names in ([], ["paper-val", "lam-log"]):
         with pytest.raises(InputError, match="one protocol: name it by --protocol"):
-            export_masks(recipe, tmp_path, names, "test", tmp_path / "n.tgz")
+            export_masks(recipe, names, "test", tmp_path / "n.tgz")

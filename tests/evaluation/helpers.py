@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from more_lib.data.transforms import denormalize
+from more_lib.evaluation.protocols import named_protocol, table_protocols
 from more_lib.recipes.loading import load_recipe
 
 PATCH = 4
@@ -61,6 +62,27 @@ class ColourModel(nn.Module):
         )
 
 
+class PhotoModel(ColourModel):
+    """Red is cat and green is dog, in every map, the background 0.4 to the decoder."""
+
+    def forward(self, images):
+        output = super().forward(images)
+        decoder = torch.cat([torch.full_like(output.cam[:, :1], 0.4), output.cam], 1)
+        tokens = torch.eye(2, 3).expand(len(images), -1, -1)
+        return output._replace(seg_logits=decoder, class_tokens=tokens, attention_scores=output.cam)
+
+
+RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), (40, 40, 40)
+SIDE = 32
+
+
+def picture(left=RED, right=GREY, size=(SIDE, SIDE)):
+    """An RGB image of two halves."""
+    image = Image.new("RGB", size, right)
+    image.paste(left, (0, 0, size[0] // 2, size[1]))
+    return image
+
+
 def save(root, name, pixels, mask, label):
     Image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg", quality=100, subsampling=0)
     Image.fromarray(mask).save(root / f"SegmentationClass/{name}.png")
@@ -97,3 +119,26 @@ def recipe_with(root, *changes):
         "evaluation.scales=[1.0]",
     ]
     return load_recipe("mini", [*given, "evaluation.batch_size=2", *changes])
+
+
+def save_wide(root, channel, value, label):
+    """An image of 6x14 pixels whose left half has a colour, and ``value`` in its mask."""
+    pixels, mask = np.zeros((6, 14, 3), np.uint8), np.zeros((6, 14), np.uint8)
+    pixels[:, :7, channel], mask[:, :7] = 255, value
+    save(root, "wide", pixels, mask, label)
+
+
+def many(root, number=9):
+    """A split of that many images, all different."""
+    rng = np.random.default_rng(0)
+    names = [f"image{n}" for n in range(number)]
+    for name in names:
+        mask = rng.choice(np.array([0, CAT, 255], np.uint8), (8, 8))
+        save(root, name, rng.integers(0, 256, (8, 8, 3), np.uint8), mask, "cat")
+    set_split(root, *names)
+    return names
+
+
+def protocols_of(recipe):
+    names = ("paper-val", "decoder-val")
+    return [*table_protocols(recipe), *(named_protocol(name, recipe) for name in names)]

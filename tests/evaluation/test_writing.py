@@ -1,0 +1,240 @@
+"""Image files in, a folder of masks, overlays, maps and tables out; all faults come first."""
+
+import csv
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from typer.testing import CliRunner
+
+from more_lib.cli.commands import app
+from more_lib.data.images import PALETTE
+from more_lib.evaluation.predict import predict
+from more_lib.evaluation.writing import (
+    Output,
+    mask_values,
+    plan_predictions,
+    write_prediction,
+    write_predictions,
+)
+from more_lib.recipes.loading import load_recipe
+from more_lib.system.errors import InputError
+from tests.evaluation.helpers import CAT, DOG, GREY, RED, picture
+
+
+@pytest.fixture(autouse=True)
+def bare_overlays(monkeypatch):
+    figure = Figure(figsize=(1, 1))
+    monkeypatch.setattr("more_lib.evaluation.writing.plot_prediction", lambda *_: figure)
+
+
+@pytest.fixture
+def write(photo_model, own_recipe):
+    """Plans predictions and writes them; returns the rows."""
+
+    def planned_and_written(inputs, folder, npz=False, force=False, **options):
+        output = Output(folder, npz, force)
+        plan = plan_predictions(own_recipe, inputs, output, **options)
+        return write_predictions(plan, photo_model)
+
+    return planned_and_written
+
+
+def table(file):
+    return list(csv.DictReader(file.open()))
+
+
+def test_files(write, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    write([photos], out, npz=True)
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*.*")}
+    assert files == {"summary.csv", "classes.csv"} | {
+        f"{kind}/{name}.{ending}"
+        for kind, ending in (("masks", "png"), ("overlays", "png"), ("maps", "npz"))
+        for name in ("cat", "dog", "nothing")
+    }
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("[1/3] cat.png, 32×32: cat ") and lines[0].endswith(" %)")
+    assert lines[2] == "[3/3] nothing.bmp, 32×32: no class looked for (likeliest: cat 0.42)"
+    assert lines[3].endswith(f"maps of 3 images, summary.csv and classes.csv: {out}")
+
+
+def test_masks_hold_vocs_values_and_colours(write, photos, tmp_path):
+    write([photos], tmp_path)
+    with Image.open(tmp_path / "masks/dog.png") as mask:
+        assert mask.mode == "P" and mask.size == (48, 24)
+        values = np.asarray(mask)
+        palette = np.array(mask.getpalette()).reshape(-1, 3)
+    assert set(np.unique(values)) == {0, DOG}
+    np.testing.assert_array_equal(palette[[0, CAT, DOG]], PALETTE[[0, CAT, DOG]])
+    assert list(csv.reader((tmp_path / "classes.csv").open())) == [
+        ["value", "class", "color"],
+        ["0", "background", "#000000"],
+        ["8", "cat", "#400000"],
+        ["12", "dog", "#400080"],
+    ]
+
+
+def test_values_of_other_data_run_from_1(own_recipe):
+    own = replace(own_recipe, data=replace(own_recipe.data, dataset="folder", root="x"))
+    assert mask_values(own_recipe).tolist() == [0, CAT, DOG]
+    assert mask_values(own).tolist() == [0, 1, 2]
+
+
+def test_maps_are_kept_as_half_precision_with_their_names(
+    photo_model, own_recipe, photos, tmp_path
+):
+    labels = {"dog": ("cat", "dog")}
+    (prediction,) = predict(photo_model, own_recipe, [photos / "dog.jpg"], labels)
+    write_prediction(prediction, own_recipe, Output(tmp_path, npz=True))
+    with np.load(tmp_path / "maps/dog.npz", allow_pickle=False) as kept:
+        assert kept["classes"].tolist() == ["cat", "dog"] == kept["all_classes"].tolist()
+        assert kept["maps"].dtype == np.float16 and kept["maps"].shape == (2, 24, 48)
+        np.testing.assert_allclose(kept["maps"], prediction.maps, atol=1e-3)
+        assert kept["size"].tolist() == [24, 48]
+        np.testing.assert_array_equal(kept["probabilities"], prediction.probabilities)
+
+
+def test_summary(write, photos, tmp_path):
+    (photos / "labels.csv").write_text("image,classes\ncat.png,cat;dog\ndog,dog\nnothing.bmp,\n")
+    rows = write([photos], tmp_path, labels=photos / "labels.csv")
+    written = table(tmp_path / "summary.csv")
+    assert list(written[0]) == "image width height labels probabilities classes pixels".split()
+    with Image.open(tmp_path / "masks/cat.png") as mask:
+        pixels = [int((np.asarray(mask) == value).sum()) for value in (CAT, DOG)]
+    cat, dog = 1 / (1 + np.exp(-np.array([0.5, 40 / 255 - 0.5])))
+    assert rows[0] == {
+        "image": "cat.png",
+        "width": 32,
+        "height": 32,
+        "labels": ("cat", "dog"),
+        "probabilities": pytest.approx((cat, dog)),
+        "classes": ("cat", "dog"),
+        "pixels": tuple(pixels),
+    }
+    assert list(written[0].values()) == [
+        "cat.png", "32", "32", "cat;dog", f"{cat:.4f};{dog:.4f}", "cat;dog", "{};{}".format(*pixels),
+    ]  # fmt: skip
+    assert [row["classes"] for row in written] == ["cat;dog", "dog", ""]
+    assert written[2]["labels"] == written[2]["pixels"] == ""
+
+
+def test_nothing_is_overwritten_unless_forced(write, photo_model, photos, tmp_path):
+    out = tmp_path / "out"
+    write([photos / "cat.png"], out)
+    before = (out / "masks/cat.png").read_bytes()
+    photo_model.inputs.clear()
+    with pytest.raises(InputError, match=r"holds 4 of the files .*masks/cat\.png, .*--force"):
+        write([photos], out)
+    assert not photo_model.inputs and not (out / "masks/dog.png").exists()  # nothing was computed
+    picture(GREY, RED).save(photos / "cat.png")
+    write([photos], out, force=True)
+    assert (out / "masks/cat.png").read_bytes() != before and (out / "masks/dog.png").exists()
+    write([photos / "dog.jpg"], tmp_path / "elsewhere")
+
+
+def test_one_bad_image_does_not_lose_the_others(write, photo_model, photos, tmp_path, capsys):
+    bad = photos / "cut.jpg", photos / "text.png"
+    bad[0].write_bytes((photos / "dog.jpg").read_bytes()[:300])
+    bad[1].write_text("no")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"2 of 5 images: .*cut\.jpg.*text\.png.*--skip-bad"):
+        write([photos], out)
+    with pytest.raises(InputError, match="no image is left"):
+        write(bad, out, skip_bad=True)
+    assert not out.exists() and not photo_model.inputs
+    rows = write([photos], out, skip_bad=True)
+    assert [row["image"] for row in rows] == ["cat.png", "dog.jpg", "nothing.bmp"]
+    assert [row["image"] for row in table(out / "skipped.csv")] == [str(path) for path in bad]
+    assert capsys.readouterr().out.count("skipped: ") == 2
+    for path in bad:
+        path.unlink()
+    write([photos], out, skip_bad=True, force=True)
+    assert not (out / "skipped.csv").exists()  # it would speak of another run
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("image,classes\ncat.png,cat\n", r"labels\.csv: no labels for dog\.jpg"),
+        ("image,classes\ncat.png,cow\n", r"labels\.csv: cat\.png has the class 'cow'"),
+        ("image,classes\ncat.png,cat\ncat.png,dog\n", "more than one row: cat.png"),
+        ("file,classes\ncat.png,cat\n", "image,classes"),
+    ],
+)
+def test_labels_that_do_not_fit(own_recipe, photos, tmp_path, rows, message):
+    (tmp_path / "labels.csv").write_text(rows)
+    with pytest.raises(InputError, match=message):
+        plan_predictions(own_recipe, [photos], Output(tmp_path / "out"), tmp_path / "labels.csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_crf_that_cannot_be_computed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("more_lib.method.crf.find_spec", lambda name: None)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    picture(size=(400, 400)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="pydensecrf2"):
+        plan_predictions(load_recipe("mini"), [tmp_path / "a.png"], Output(tmp_path), crf=True)
+
+
+@pytest.fixture
+def run(photo_model, own_recipe, monkeypatch):
+    """The command, to which the colour model is what the profile mini trains."""
+    monkeypatch.setattr("more_lib.recipes.loading.load_recipe", lambda *_: own_recipe)
+    trained = SimpleNamespace(model=photo_model)
+    monkeypatch.setattr("more_lib.training.train_or_load", lambda recipe: trained)
+    return lambda *arguments: CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def test_command(run, photos, tmp_path):
+    out = tmp_path / "out"
+    result = run(photos / "cat.png", photos / "dog.jpg", "--output", out, "--npz", "--map", "cam")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("no --checkpoint: profile mini")
+    assert (out / "maps/dog.npz").is_file() and str(out) in result.stdout
+    again = run(photos / "cat.png", "--output", out)
+    assert (again.exit_code, again.stderr.count("\n")) == (2, 1) and "--force" in again.stderr
+    assert run(photos / "cat.png", "--output", out, "--force", "--crf").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--map", "seed"], "'seed' is unknown"),
+        (["--labels", "no.csv"], "no.csv is missing"),
+        (["--output", "photos/cat.png"], "cat.png"),
+    ],
+)
+def test_command_with_bad_options(run, photos, tmp_path, monkeypatch, options, named):
+    monkeypatch.chdir(tmp_path)
+    result = run("photos", *options)
+    assert result.exit_code == 2 and named in result.stderr, result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_command_wants_images_and_a_checkpoint_that_is_there(run, photos, tmp_path):
+    assert run().exit_code == 2
+    assert run(photos, "--checkpoint", tmp_path / "gone").exit_code == 2
+    (tmp_path / "empty").mkdir()
+    result = run(photos, "--checkpoint", tmp_path / "empty")
+    assert result.exit_code == 2 and "recipe.yaml" in result.stderr
+
+
+def test_checkpoint_brings_its_own_recipe_and_comes_after_the_checks(photos, tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text("profile: voc\nseed: 5\n")
+    seen = []
+
+    def load_trained(given, recipe):
+        seen.append((given, recipe.profile, recipe.seed, recipe.evaluation.threshold))
+        raise InputError("seen")
+
+    monkeypatch.setattr("more_lib.training.load_trained", load_trained)
+    options = ["--checkpoint", tmp_path, "--set", "evaluation.threshold=0.3", "--output", tmp_path]
+    for image, told in ((photos / "gone.png", "does not exist"), (photos / "cat.png", "seen")):
+        result = CliRunner().invoke(app, ["predict", str(image), *map(str, options)])
+        assert result.exit_code == 2 and told in result.stderr
+    assert seen == [(tmp_path, "voc", 5, 0.3)]
