@@ -2,10 +2,10 @@
 
 Maps over some views, of them the classes that are looked for, perhaps a dense CRF; then the largest
 score takes the pixel. ``segment`` makes the masks of a whole split that way, one batch after the
-other: ``scoring`` counts their pixels, ``voc_server`` writes them to files, neither keeps them.
+other: ``scoring`` counts their pixels, ``writing`` saves them; neither keeps them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import product, tee
@@ -41,10 +41,7 @@ class Scores:
 
         One class at a time is brought to ``size``: a photograph's K together need not fit.
         """
-        if isinstance(self.background, Tensor):
-            best = resized(self.background[None, None], size)[0, 0]
-        else:
-            best = self.values.new_full(tuple(size), self.background)
+        best = self._background(size)
         mask = torch.zeros_like(best, dtype=torch.uint8)
         for number, values in zip(self.classes, self.values, strict=True):
             score = resized(values[None, None], size)[0, 0]
@@ -58,12 +55,17 @@ class Scores:
             return self.values.new_ones(1, *size)
         values = resized(self.values[None], size)[0]
         if isinstance(self.background, Tensor):
-            return torch.cat([resized(self.background[None, None], size)[0], values])
+            return torch.cat([self._background(size)[None], values])
         return with_background(values)
 
     def refined(self, probabilities: Tensor) -> "Scores":
         """The same classes with the (1 + K, H, W) that ``dense_crf`` made of ``probabilities``."""
         return Scores(self.classes, probabilities[1:], probabilities[0])
+
+    def _background(self, size: Sequence[int]) -> Tensor:
+        if isinstance(self.background, Tensor):
+            return resized(self.background[None, None], size)[0, 0]
+        return self.values.new_full(tuple(size), self.background)
 
 
 def protocol_maps(
@@ -82,30 +84,27 @@ def protocol_maps(
     return maps, logits
 
 
-def scores_of(
-    maps: MultiscaleMaps, index: int, protocol: Protocol, classes: Sequence[int]
-) -> Scores:
+def scores_of(maps: MultiscaleMaps, index: int, protocol: Protocol, classes: list[int]) -> Scores:
     """What a protocol lets compete for the pixels of one image of a batch, at the maps' size.
 
     maps: of the protocol's views. index: the image's. classes: the numbers 1..C that are looked
     for; the decoder's probabilities are then those among them and the background.
     """
-    numbers = list(classes)
     if protocol.map == "decoder":
-        shares = maps.decoder[index, [0, *numbers]]
+        shares = maps.decoder[index, [0, *classes]]
         shares = shares / shares.sum(0).clamp(min=1e-5)
-        return Scores(numbers, shares[1:], shares[0])
-    chosen = (index, [number - 1 for number in numbers])
+        return Scores(classes, shares[1:], shares[0])
+    chosen = (index, [number - 1 for number in classes])
     if protocol.map == "fused":
         values = fuse(maps.lam[chosen], maps.cam[chosen])
     else:
         values = getattr(maps, protocol.map)[chosen]
     # Without a threshold the background has 1 - the largest map, which that exceeds from 0.5 on.
-    return Scores(numbers, values, 0.5 if protocol.threshold is None else protocol.threshold)
+    return Scores(classes, values, 0.5 if protocol.threshold is None else protocol.threshold)
 
 
 def whole_patches(images: Tensor, patch: int, least: int = 1) -> Tensor:
-    """Images (B, 3, H, W) at the whole number of patches nearest to their size, ``least`` a side."""
+    """Images (B, 3, H, W) at the nearest whole number of patches, at least ``least`` a side."""
     return resized(images, [max(int(s / patch + 0.5), least) * patch for s in images.shape[-2:]])
 
 
@@ -154,19 +153,14 @@ def segment(
     protocols: Sequence[Protocol],
     images: SplitImages,
     device: torch.device,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches in the order of ``images``, one at a time, each with a mask for every protocol.
 
     model: on ``device`` and in evaluation mode (``evaluation_mode``). Raises ``InputError`` for
     unusable files, images of several sizes in one batch, and a CRF that cannot run here.
     """
-    loader = DataLoader(
-        images,
-        recipe.evaluation.batch_size,
-        num_workers=recipe.data.workers,
-        collate_fn=_same_size,
-        pin_memory=device.type == "cuda",
-    )
+    size, workers, pinned = recipe.evaluation.batch_size, recipe.data.workers, device.type == "cuda"
+    loader = DataLoader(images, size, num_workers=workers, collate_fn=_same_size, pin_memory=pinned)
     batches: Iterator[Batch] = (_scored(model, recipe, protocols, each, device) for each in loader)
     if all(protocol.crf == "none" for protocol in protocols):
         yield from batches
@@ -182,8 +176,8 @@ def segment(
     with closing(dense_crf_many(pairs, method=method)) as beliefs:
         for batch in batches:
             _decide(batch, beliefs)
-            size = batch.predictions.shape[-2:]
-            batch.exact = choose_method(*size, device, method) == "exact"
+            height, width = batch.predictions.shape[-2:]
+            batch.exact = choose_method(height, width, device, method) == "exact"
             yield batch
 
 
@@ -193,8 +187,7 @@ def crf_method(device: torch.device) -> Method:
     On a CPU by the lattice also where one small image could be summed exactly: it would take
     seconds, the split hours. Without pydensecrf2 what is left is "auto".
     """
-    lattice = device.type == "cpu" and has_lattice()
-    return "lattice" if lattice else "auto"
+    return "lattice" if device.type == "cpu" and has_lattice() else "auto"
 
 
 @contextmanager
@@ -219,20 +212,22 @@ def _scored(
     views = whole_patches(images, model.patch_size)
     maps, logits = protocol_maps(model, views, protocols, recipe.masks.lam_similarity)
     present = {"none": torch.ones_like(logits), "predicted": logits > 0}
-    if "labels" in items:
-        present["true"] = items["labels"]
-    classes = {kind: _numbers(each) for kind, each in present.items()}
+    present |= {"true": items["labels"]} if "labels" in items else {}
+    # The classes 1..C of each image, by whose labels they are.
+    classes = {
+        kind: [[number for number, y in enumerate(row, 1) if y] for row in labels.tolist()]
+        for kind, labels in present.items()
+    }
     pixels = (denormalize(images) * 255).round().byte().permute(0, 2, 3, 1)
     masks = images.new_zeros((len(protocols), *pixels.shape[:3]), dtype=torch.int64)
     batch = Batch(items["id"], logits.cpu(), items.get("labels"), items.get("mask"), masks)
-    for place in product(range(len(protocols)), range(len(images))):
-        protocol, index = protocols[place[0]], place[1]
-        found = maps[protocol.scales, protocol.flip]
-        scores = scores_of(found, index, protocol, classes[protocol.labels][index])
+    for (p, protocol), b in product(enumerate(protocols), range(len(images))):
+        views_maps = maps[protocol.scales, protocol.flip]
+        scores = scores_of(views_maps, b, protocol, classes[protocol.labels][b])
         if protocol.crf == "none":
-            masks[place] = scores.mask(masks.shape[-2:])
+            masks[p, b] = scores.mask(masks.shape[-2:])
         else:
-            batch.undecided.append((place, pixels[index], scores))
+            batch.undecided.append(((p, b), pixels[b], scores))
     return batch
 
 
@@ -242,11 +237,6 @@ def _decide(batch: Batch, beliefs: Iterator[Tensor]) -> None:
     for (place, _, scores), belief in zip(batch.undecided, beliefs, strict=False):
         batch.predictions[place] = scores.refined(belief).mask(belief.shape[-2:])
     batch.undecided.clear()
-
-
-def _numbers(present: Tensor) -> list[list[int]]:
-    """The classes 1..C of each image whose entry in ``present`` (B, C) is not 0."""
-    return [[number for number, here in enumerate(row, 1) if here] for row in present.tolist()]
 
 
 def _same_size(items: list[dict]) -> dict:

@@ -8,7 +8,9 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
+from more_lib.system.shapes import check_shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +43,8 @@ class Scores:
         without hits has no finite ratio. How many classes that hides is
         ``classes_without_hits``: foreground classes in target or prediction whose TP is 0.
         """
-        ratio, iou = self.confusion_ratio[1:], self.iou[1:]
-        without_hits = ~np.isfinite(ratio) & ~np.isnan(iou)
+        ratio = self.confusion_ratio[1:]
+        without_hits = ~np.isfinite(ratio) & ~np.isnan(self.iou[1:])
         means = {
             "miou": self.miou,
             "precision": _mean_of_finite(self.precision),
@@ -58,7 +60,7 @@ def confusion_matrix(
     prediction: Tensor | ArrayLike,
     target: Tensor | ArrayLike,
     num_classes: int,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """Count pixels by true class (rows) and predicted class (columns): (K, K) int64.
 
@@ -123,21 +125,13 @@ def average_precision(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) ->
     scores, labels = (
         torch.as_tensor(values).detach().cpu().double().numpy() for values in (scores, labels)
     )
-    if scores.ndim != 2 or scores.shape != labels.shape:
-        raise InputError(
-            f"scores {scores.shape} and labels {labels.shape} must both be (images, classes)"
-        )
+    check_shapes(scores=(scores, "images classes"), labels=(labels, "images classes"))
     if not np.isfinite(scores).all():
         raise InputError("scores hold nan or inf; check the model's logits")
     if not np.isin(labels, (0, 1)).all():
         raise InputError("labels hold values other than 0 and 1; give multi-hot image labels")
-    return np.array(
-        [
-            average_precision_score(truth, score) if truth.any() else np.nan
-            for truth, score in zip(labels.T, scores.T, strict=True)
-        ],
-        dtype=np.float64,
-    )
+    each = zip(labels.T, scores.T, strict=True)
+    return np.array([average_precision_score(y, z) if y.any() else np.nan for y, z in each])
 
 
 def _integer_mask(name: str, values: Tensor | ArrayLike) -> Tensor:
@@ -148,14 +142,12 @@ def _integer_mask(name: str, values: Tensor | ArrayLike) -> Tensor:
 
 
 def _check_classes(name: str, values: Tensor, num_classes: int, ignore_index: int) -> None:
-    if values.numel() == 0:
-        return
-    for value in (int(values.min()), int(values.max())):
-        if not 0 <= value < num_classes:
-            raise InputError(
-                f"{name} holds {value}; expected 0 to {num_classes - 1}, or {ignore_index} where "
-                "the target is ignored; check the mask's source and num_classes"
-            )
+    strange = values[(values < 0) | (values >= num_classes)]
+    if strange.numel():
+        raise InputError(
+            f"{name} holds {int(strange[0])}; expected 0 to {num_classes - 1}, or {ignore_index} "
+            "where the target is ignored; check the mask's source and num_classes"
+        )
 
 
 def _mean_of_finite(values: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from more_lib.system.errors import InputError
 
 PER_CENT = ("miou", "precision", "recall")
 DIGITS = {**dict.fromkeys(PER_CENT, 4), "confusion_ratio": 2}
+SETTINGS = ("map", "labels", "dataset", "split", "scales", "threshold", "crf")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,19 +113,17 @@ def format_table(frame: pd.DataFrame) -> str:
     if frame.empty:
         return "no results"
     texts = frame.apply(lambda column: column.map(partial(_text, column.name)))
-    settings, measured = texts.loc[:, :"images"], texts.loc[:, "miou":"confusion_ratio"]
-    shared = [name for name in settings if settings[name].nunique() == 1]
+    shared = [name for name in texts.loc[:, :"images"] if texts[name].nunique() == 1]
     columns = []
-    for name, column in settings.drop(columns=shared).join(measured).items():
-        cells = [_title(name), *column]
-        align = str.rjust if name in measured else str.ljust
-        columns.append([align(cell, max(map(len, cells))) for cell in cells])
-    head = ", ".join(f"{name} {settings[name].iloc[0]}" for name in shared)
+    for name, column in texts.drop(columns=[*shared, "note"]).items():
+        title = str(name).replace("miou", "mIoU").replace("_", " ")
+        cells = [f"{title} %" if name in PER_CENT else title, *column]
+        align = str.rjust if name in DIGITS else str.ljust
+        columns.append([align(cell, max(len(each) for each in cells)) for cell in cells])
+    head = ", ".join(f"{name} {texts[name].iloc[0]}" for name in shared)
     lines = ["  ".join(cells) for cells in zip(*columns, strict=True)]
-    notes = [
-        f"{row['map']}, labels {row['labels']}: {row['note']}"
-        for _, row in texts[texts["note"] != ""].iterrows()
-    ]
+    noted = texts[texts["note"] != ""].to_dict("records")
+    notes = [f"{row['map']}, labels {row['labels']}: {row['note']}" for row in noted]
     return "\n".join([head, *lines, *notes])
 
 
@@ -132,24 +131,18 @@ def _row(result: Result, num_images: int) -> dict:
     summary = result.scores.summary()
     hidden = summary["classes_without_hits"]
     left_out = f"classes without hits, not in the confusion ratio: {hidden}" if hidden else ""
-    fields = ("map", "labels", "dataset", "split", "scales", "threshold", "crf")
-    means = {name: (summary[name], digits) for name, digits in DIGITS.items()}
+    means = {name: summary[name] for name in DIGITS}
     return {
-        **{name: getattr(result.protocol, name) for name in fields},
+        **{name: getattr(result.protocol, name) for name in SETTINGS},
         "scales": result.protocol.views,
         "images": num_images,
-        **{k: None if mean is None else round(mean, n) for k, (mean, n) in means.items()},
+        **{k: None if mean is None else round(mean, DIGITS[k]) for k, mean in means.items()},
         "note": "; ".join(filter(None, (result.note, left_out))),
     }
 
 
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def _title(name: str) -> str:
-    title = name.replace("miou", "mIoU").replace("_", " ")
-    return f"{title} %" if name in PER_CENT else title
 
 
 def _text(name: str, value: object) -> str:

@@ -4,7 +4,6 @@ One pass over a split scores any number of protocols. It runs on one process or 
 where it was, and keeps no mask: of each image stay C logits and C labels.
 """
 
-import hashlib
 import zipfile
 from collections.abc import Sequence
 from contextlib import closing
@@ -97,9 +96,9 @@ def score(
         model: put in evaluation mode for the pass and then back in its own.
         recipe, tree: how, and on what; the data set is the recipe's, if no other is given.
         device: where to run, by default where the model is; it returns there.
-        notes: a file name beside which every process notes its counts from time to time; a pass
-            over the same that was killed, by as many processes, goes on from there. They are
-            deleted at the end. Its name must tell apart whatever gives other counts.
+        notes: a file name beside which every process notes its counts until the end; a pass that
+            was killed, by as many processes, goes on from there. It must tell apart whatever gives
+            other counts.
 
     Memory does not grow with the number of images N, but for the 2 N C numbers of the image-level
     scores. Raises ``InputError`` for protocols that say no mask or not one split, a split without
@@ -136,8 +135,8 @@ def score(
 class Tally:
     """Counts of P protocols over C classes: they add up over images and survive a kill.
 
-    matrices: (P, C + 1, C + 1) int64 pixel counts, true classes in rows. logits, labels: image-level
-    (C,) float32 of each image counted. num_exact: images whose dense CRF was summed exactly.
+    matrices: (P, C + 1, C + 1) int64 pixel counts, true classes in rows. logits, labels: of each
+    image counted, (C,) float32. num_exact: images whose dense CRF was summed exactly.
     """
 
     matrices: np.ndarray
@@ -255,22 +254,21 @@ def _data_fingerprint(tree: ImageTree, split: str) -> str:
     """What scores depend on of the data: what a training does, and the masks."""
     check_masks(tree, split)
     sizes = [tree.mask_path(image_id).stat().st_size for image_id in tree.ids(split)]
-    masks = hashlib.sha256(repr(sizes).encode()).hexdigest()
-    return f"{split} {tree.fingerprint((split,))} {masks}"
+    return fingerprint([split, tree.fingerprint((split,)), sizes])
 
 
 def _note(protocol: Protocol, recipe: Recipe, tally: Tally) -> str:
     """What a reader of the number must know, or ""."""
-    notes, images = [], len(tally.logits)
-    if protocol.map == "decoder":  # before its loss sets in, it stays at its random start
-        starts = recipe.schedule.segmentation if recipe.loss.segmentation else float("inf")
-        if starts >= recipe.optimizer.iterations:
-            notes.append("not trained by this recipe")
+    notes = []
+    trains = recipe.loss.segmentation and recipe.schedule.segmentation < recipe.optimizer.iterations
+    if protocol.map == "decoder" and not trains:  # it is still at its random start
+        notes.append("not trained by this recipe")
     empty = sum(bool((logits <= 0).all()) for logits in tally.logits)
     if protocol.labels == "predicted" and empty:
         notes.append(f"images without a predicted class, all background: {empty}")
     if protocol.crf != "none":
-        ways = {"exact sums": tally.num_exact, "pydensecrf2's lattice": images - tally.num_exact}
+        lattice = len(tally.logits) - tally.num_exact
+        ways = {"exact sums": tally.num_exact, "pydensecrf2's lattice": lattice}
         used = [f"{way} ({count} images)" for way, count in ways.items() if count]
         notes.append(f"CRF by {', '.join(used)}")
     return "; ".join(notes)

@@ -1,7 +1,7 @@
-"""From image files to a folder of masks, overlays and maps (notebook 08): the command ``predict``.
+"""Masks as files: of images of your own (notebook 08), and for VOC's test server (notebook 06).
 
-``plan_predictions`` finds all that can be wrong with images, labels and output folder before a
-network is trained or asked; ``write_predictions`` then asks it.
+The command ``predict``: ``plan_predictions`` finds all that can be wrong with images, labels and
+output folder before a network is trained or asked; ``write_predictions`` then asks it.
 
     <folder>/masks/<id>.png       palette mask in the image's size; values as classes.csv says
     <folder>/overlays/<id>.png    the image beside the map of each class
@@ -9,30 +9,48 @@ network is trained or asked; ``write_predictions`` then asks it.
     <folder>/summary.csv          a row an image: classes looked for, classes found, pixels
     <folder>/classes.csv          mask value and colour of each class
     <folder>/skipped.csv          if any: the files left out, and why
+
+``export_voc``: what http://host.robots.ox.ac.uk:8080, whose ground truth is not public, takes as
+one .tgz.
+
+    results/VOC2012/Segmentation/comp5_test_cls/<id>.png    palette, VOC's ids, the image's size
 """
 
+import gzip
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+import tarfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from more_lib.data import open_tree
 from more_lib.data.folder import read_labels
 from more_lib.data.images import PALETTE, find_images, image_size, mask_image, unreadable
+from more_lib.evaluation.masks import SplitImages, evaluation_mode, segment
 from more_lib.evaluation.overlays import plot_prediction
 from more_lib.evaluation.predict import Prediction, class_numbers, own_protocol, predict, seen_size
+from more_lib.evaluation.protocols import Protocol, check_protocols
 from more_lib.figures.canvas import class_colors
 from more_lib.method.crf import choose_method
 from more_lib.method.model import MoRe
 from more_lib.recipes.classes import VOC_CLASSES
+from more_lib.recipes.loading import fingerprint
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import best_device
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file
+from more_lib.system.processes import Shards
+from more_lib.system.progress import progress_bar
+from more_lib.training.cache import Trained
 
 TABLES = ("summary.csv", "classes.csv", "skipped.csv")
+RESULTS = "results/VOC2012/Segmentation/comp5_test_cls"
+ARCHIVES = (".tgz", ".tar.gz")
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ class Plan:
     recipe: Recipe
     images: list[Path]
     output: Output
-    labels: Mapping[str, Sequence[str]] | None
+    labels: Mapping[str, Collection[str]] | None
     map: str
     crf: bool
     bad: Mapping[Path, str]
@@ -87,8 +105,7 @@ def plan_predictions(
     own_protocol(recipe, map, crf)
     paths = find_images(inputs)
     given = None if labels is None else _given(Path(labels), paths, recipe)
-    if not output.force:
-        _refuse_existing(output, paths)
+    _refuse_existing(output, paths)
     bad = _unreadable(paths, skip_bad)
     paths = [path for path in paths if path not in bad]
     if crf:  # possible for the largest image, it is for all
@@ -162,7 +179,7 @@ def voc_ids(classes: Sequence[str]) -> np.ndarray:
     return np.array([0, *(VOC_CLASSES.index(name) + 1 for name in classes)], dtype=np.uint8)
 
 
-def _given(file: Path, paths: Sequence[Path], recipe: Recipe) -> Mapping[str, Sequence[str]]:
+def _given(file: Path, paths: Sequence[Path], recipe: Recipe) -> Mapping[str, Collection[str]]:
     """The labels file's entries, fit for every image."""
     labels = read_labels(file)
     for path in paths:
@@ -176,10 +193,9 @@ def _given(file: Path, paths: Sequence[Path], recipe: Recipe) -> Mapping[str, Se
 def _refuse_existing(output: Output, paths: Sequence[Path]) -> None:
     wanted = [file for path in paths for file in output.files(path.stem)]
     wanted += [output.folder / name for name in TABLES]
-    present = [file for file in wanted if file.exists()]
-    if present:
-        names = [file.relative_to(output.folder).as_posix() for file in present[:3]]
-        listed = ", ".join(names) + (" …" if len(present) > 3 else "")
+    present = [file.relative_to(output.folder).as_posix() for file in wanted if file.exists()]
+    if present and not output.force:
+        listed = ", ".join(present[:3]) + (" …" if len(present) > 3 else "")
         raise InputError(
             f"{output.folder} holds {len(present)} of the files to be written: {listed}; "
             "name another --output, or overwrite them with --force"
@@ -206,11 +222,10 @@ def _row(path: Path, prediction: Prediction, classes: Sequence[str]) -> dict:
     counts = np.bincount(prediction.mask.ravel(), minlength=len(classes) + 1)[1:]
     probability = dict(zip(classes, prediction.probabilities.tolist(), strict=True))
     pixels = {name: int(n) for name, n in zip(classes, counts, strict=True) if n}
-    height, width = prediction.mask.shape
     return {
         "image": path.name,
-        "width": width,
-        "height": height,
+        "width": prediction.image.width,
+        "height": prediction.image.height,
         "labels": prediction.labels,
         "probabilities": tuple(probability[name] for name in prediction.labels),
         "classes": tuple(pixels),
@@ -221,14 +236,12 @@ def _row(path: Path, prediction: Prediction, classes: Sequence[str]) -> dict:
 def _line(row: Mapping, probabilities: np.ndarray, classes: Sequence[str]) -> str:
     """What is printed of an image: classes found, in pixels and in per cent of the image."""
     area, best = row["width"] * row["height"], int(probabilities.argmax())
-    if row["classes"]:
-        counts = zip(row["classes"], row["pixels"], strict=True)
-        said = ", ".join(f"{name} {n} pixels ({100 * n / area:.1f} %)" for name, n in counts)
-    elif row["labels"]:
-        said = "nothing exceeds the background"
-    else:
+    counts = zip(row["classes"], row["pixels"], strict=True)
+    said = ", ".join(f"{name} {n} pixels ({100 * n / area:.1f} %)" for name, n in counts)
+    if not row["labels"]:
         said = f"no class looked for (likeliest: {classes[best]} {probabilities[best]:.2f})"
-    return f"{row['image']}, {row['width']}×{row['height']}: {said}"
+    head = f"{row['image']}, {row['width']}×{row['height']}"
+    return f"{head}: {said or 'nothing exceeds the background'}"
 
 
 def _write_tables(plan: Plan, rows: Sequence[Mapping]) -> None:
@@ -241,11 +254,10 @@ def _write_tables(plan: Plan, rows: Sequence[Mapping]) -> None:
     skipped = {"image": list(plan.bad), "reason": list(plan.bad.values())}
     for name, columns in zip(TABLES, (rows, legend, skipped), strict=True):
         table, file = pd.DataFrame(columns).map(_cell), plan.output.folder / name
-        if table.empty:  # nothing was skipped
-            file.unlink(missing_ok=True)
-            continue
-        with atomic_file(file) as temporary:
-            table.to_csv(temporary, index=False)
+        file.unlink(missing_ok=True)
+        if not table.empty:  # unless nothing was skipped
+            with atomic_file(file) as temporary:
+                table.to_csv(temporary, index=False)
 
 
 def _cell(value: object) -> object:
@@ -253,3 +265,77 @@ def _cell(value: object) -> object:
     if isinstance(value, tuple):
         return ";".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in value)
     return value
+
+
+def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) -> int:
+    """Write the mask of every image of ``protocol.split`` as VOC's test server wants them.
+
+    Neither masks are read nor, unless the protocol takes true labels, annotations. Under
+    `accelerate launch` every process must call this; each writes its share. What a killed export
+    had written is used again: it waits in a hidden folder beside the destination.
+
+    Args:
+        destination: an archive by its ending ``.tgz`` or ``.tar.gz``, else a folder to hold
+            ``results``; complete or not there. The same masks give the same archive, byte for byte.
+
+    Returns the number of images. Raises ``InputError`` when the destination is there already, for
+    classes that are not VOC's, and as ``segment`` does.
+    """
+    check_protocols([protocol])
+    destination = Path(destination).expanduser()
+    recipe, tree = trained.recipe, open_tree(trained.recipe.data)
+    if strange := [name for name in tree.classes if name not in VOC_CLASSES]:
+        raise InputError(
+            f"the class {strange[0]!r} is not VOC's, whose test server takes no other: write masks "
+            "of these images by `predict`"
+        )
+    if destination.exists():
+        raise InputError(f"{destination} is there already: delete it, or name another")
+    ids, shards = tree.ids(protocol.split), Shards()
+    network = trained.record["weights_sha256"]
+    key = fingerprint([asdict(protocol), recipe.masks.lam_similarity, ids, network])
+    unfinished = destination.with_name(f".{destination.name}.{key}.unfinished")
+    _write_masks(trained, protocol, shards, unfinished / RESULTS)
+    shards.gather(None)
+    if shards.is_main:
+        _finish(unfinished, ids, destination)
+    shards.gather(None)
+    return len(ids)
+
+
+def _write_masks(trained: Trained, protocol: Protocol, shards: Shards, folder: Path) -> None:
+    """This process's masks that are not there yet."""
+    model, recipe, tree = trained.model, trained.recipe, open_tree(trained.recipe.data)
+    mine = shards.of(tree.ids(protocol.split))
+    missing = [name for name in mine if not (folder / f"{name}.png").is_file()]
+    images = SplitImages(tree, missing, labels=protocol.labels == "true", masks=False)
+    bar = progress_bar(total=len(missing), description="masks", shown=shards.is_main)
+    with evaluation_mode(model, best_device()) as place, bar:
+        with closing(segment(model, recipe, [protocol], images, place)) as batches:
+            for batch in batches:
+                masks = voc_ids(tree.classes)[batch.predictions[0].cpu().numpy()]
+                for image_id, mask in zip(batch.ids, masks, strict=True):
+                    with atomic_file(folder / f"{image_id}.png") as temporary:
+                        mask_image(mask).save(temporary)
+                bar.update(len(batch.ids))
+
+
+def _finish(unfinished: Path, ids: Sequence[str], destination: Path) -> None:
+    """From the folder of masks to the destination, in one step."""
+    if not destination.name.endswith(ARCHIVES):
+        unfinished.rename(destination)
+        return
+    with atomic_file(destination) as temporary:
+        # Without times and owners, so that the same masks give the same bytes.
+        with (
+            temporary.open("wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            for image_id in ids:
+                path = unfinished / RESULTS / f"{image_id}.png"
+                entry = tarfile.TarInfo(f"{RESULTS}/{image_id}.png")
+                entry.size = path.stat().st_size
+                with path.open("rb") as mask:
+                    archive.addfile(entry, mask)
+    shutil.rmtree(unfinished)

@@ -7,7 +7,7 @@ and pydensecrf2's permutohedral lattice, which is approximate and the way for CP
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -112,7 +112,7 @@ def dense_crf_many(
     params: CrfParams | None = None,
     method: Method = "auto",
     workers: int | None = None,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """``dense_crf`` of many images and probabilities, in their order, over several processes.
 
     pairs: of ``dense_crf``'s image and probabilities, read as they are needed: at most
