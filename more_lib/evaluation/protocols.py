@@ -66,7 +66,7 @@ class Protocol:
         return "no threshold" if self.map == "decoder" else "background 1 - largest map"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class NamedProtocol:
     """A protocol that a published number belongs to; scales and threshold are the recipe's.
 
@@ -98,46 +98,31 @@ class NamedProtocol:
         )
 
 
+_PSEUDO = "on VOC train, pseudo labels (paper, Table 1)"
+
 PROTOCOLS = {
     "paper-val": NamedProtocol(
-        published="76.4 on VOC val, 75.0 on VOC test, 47.4 on COCO val (paper, Table 2), "
-        "by the released script: LAM as segmentation",
+        "76.4 on VOC val, 75.0 on VOC test, 47.4 on COCO val (paper, Table 2), by the released "
+        "script: LAM as segmentation",
         map="lam",
         labels="predicted",
         crf="released",
     ),
     "decoder-val": NamedProtocol(
-        published="about 74.6 on VOC val (a user's report, no paper)",
-        map="decoder",
-        labels="none",
-        crf="released",
+        "about 74.6 on VOC val (a user's report, no paper)", "decoder", "none", crf="released"
     ),
     "decoder-log": NamedProtocol(
-        published="72.1 on VOC val where the released log ends, 73.6 at its best",
+        "72.1 on VOC val where the released log ends, 73.6 at its best",
         map="decoder",
         labels="none",
         multiscale=False,
     ),
-    "lam-log": NamedProtocol(published="73.4 on VOC val where the released log ends", map="lam"),
-    "cam-log": NamedProtocol(published="75.0 on VOC val where the released log ends", map="cam"),
-    "lam-train": NamedProtocol(
-        published="77.0 on VOC train, pseudo labels (paper, Table 1)", map="lam", split="train"
-    ),
-    "lam-train-crf": NamedProtocol(
-        published="80.0 on VOC train, pseudo labels (paper, Table 1)",
-        map="lam",
-        split="train",
-        crf="released",
-    ),
-    "cam-train": NamedProtocol(
-        published="76.9 on VOC train, pseudo labels (paper, Table 1)", map="cam", split="train"
-    ),
-    "cam-train-crf": NamedProtocol(
-        published="79.7 on VOC train, pseudo labels (paper, Table 1)",
-        map="cam",
-        split="train",
-        crf="released",
-    ),
+    "lam-log": NamedProtocol("73.4 on VOC val where the released log ends", "lam"),
+    "cam-log": NamedProtocol("75.0 on VOC val where the released log ends", "cam"),
+    "lam-train": NamedProtocol(f"77.0 {_PSEUDO}", "lam", split="train"),
+    "lam-train-crf": NamedProtocol(f"80.0 {_PSEUDO}", "lam", split="train", crf="released"),
+    "cam-train": NamedProtocol(f"76.9 {_PSEUDO}", "cam", split="train"),
+    "cam-train-crf": NamedProtocol(f"79.7 {_PSEUDO}", "cam", split="train", crf="released"),
 }
 
 
@@ -174,8 +159,7 @@ def table_protocols(
 
 def map_protocol(recipe: Recipe, kind: str, labels: str) -> Protocol:
     """One row of that table."""
-    row = NamedProtocol(published="", map=kind, labels=labels, multiscale=kind != "decoder")
-    return row.of(recipe)
+    return NamedProtocol("", kind, labels, multiscale=kind != "decoder").of(recipe)
 
 
 def check_protocols(protocols: Sequence[Protocol]) -> None:

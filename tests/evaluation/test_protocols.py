@@ -24,15 +24,9 @@ from tests.evaluation.helpers import ColourModel, recipe_with
 def test_paper_val_is_the_released_path():
     """Multi-scale LAM with predicted labels, background 1 - the largest, dense CRF."""
     assert named_protocol("paper-val", PROFILES["voc"]) == Protocol(
-        dataset="voc",
-        split="val",
-        map="lam",
-        labels="predicted",
-        scales=(1.0, 0.5, 0.75, 1.5),
-        flip=True,
-        threshold=None,
-        crf="released",
-    )
+        dataset="voc", split="val", map="lam", labels="predicted", scales=(1.0, 0.5, 0.75, 1.5),
+        flip=True, threshold=None, crf="released",
+    )  # fmt: skip
 
 
 def test_what_tells_the_published_numbers_apart():

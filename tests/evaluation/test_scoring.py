@@ -16,7 +16,7 @@ from torch.multiprocessing import start_processes
 from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocMasks, VocTree
 from more_lib.evaluation.metrics import average_precision, confusion_matrix
-from more_lib.evaluation.protocols import Protocol, map_protocol, named_protocol, table_protocols
+from more_lib.evaluation.protocols import map_protocol, named_protocol, table_protocols
 from more_lib.evaluation.scoring import evaluate, evaluate_or_load, evaluate_protocols, score
 from more_lib.method.localization import fuse, multiscale_maps
 from more_lib.method.pseudo_labels import foreground_mask
@@ -71,10 +71,10 @@ def test_decoder_asks_for_no_labels_and_no_threshold(model, root):
     evaluation = evaluate(model, recipe_with(root, "loss.segmentation=0"))
     decoder = [result for result in evaluation.results if result.protocol.map == "decoder"]
     assert len(decoder) == 1
-    assert decoder[0].protocol == Protocol(
-        dataset="voc", split="val", map="decoder", labels="none", scales=(1.0,), flip=False,
-        threshold=None,
-    )  # fmt: skip
+    assert decoder[0].protocol == map_protocol(recipe_with(root), "decoder", "none")
+    assert decoder[0].protocol.describe() == (
+        "voc val, decoder, no image labels, scales 1, no threshold, no CRF"
+    )
     # Red above 0.5: half of `named`, a patch of `mistaken`, nothing of `missed`.
     assert decoder[0].matrix.tolist() == [[31 + 33 + 32, 8 + 15, 0], [32, 24, 0], [16, 0, 0]]
     assert decoder[0].note == "not trained by this recipe"
@@ -178,30 +178,24 @@ def test_cache_spares_the_model(trained):
     assert evaluate_or_load(trained).to_json() == first.to_json()
 
 
-@pytest.mark.parametrize("change", ["evaluation.threshold=0.3", "data.val_split=half"])
-def test_cache_knows_protocol_and_split(trained, root, change):
+@pytest.mark.parametrize("change", ["threshold", "split", "ids", "masks", "code"])
+def test_cache_knows_protocol_data_and_code(trained, root, monkeypatch, change):
     set_split(root, "named", split="half")
-    first = evaluate_or_load(trained)
-    trained.recipe = recipe_with(root, change)
-    assert evaluate_or_load(trained).to_json() != first.to_json()
+    evaluate_or_load(trained)
+    if change == "threshold":
+        trained.recipe = recipe_with(root, "evaluation.threshold=0.3")
+    elif change == "split":
+        trained.recipe = recipe_with(root, "data.val_split=half")
+    elif change == "ids":
+        set_split(root, "named")
+    elif change == "masks":
+        mask = root / "SegmentationClass/named.png"
+        mask.write_bytes(mask.read_bytes() + b"longer")
+    else:
+        monkeypatch.setattr("more_lib.evaluation.scoring.SCORING_VERSION", 1000)
+    again = evaluate_or_load(trained)
     assert len(list(trained.folder.iterdir())) == 2
-
-
-def test_cache_knows_the_data(trained, root):
-    first = evaluate_or_load(trained)
-    set_split(root, "named")
-    assert evaluate_or_load(trained).num_images == 1 < first.num_images
-
-
-def test_cache_knows_the_masks_and_the_scoring_code(trained, root, monkeypatch):
-    evaluate_or_load(trained)
-    mask = root / "SegmentationClass/named.png"
-    mask.write_bytes(mask.read_bytes() + b"longer")
-    evaluate_or_load(trained)
-    assert len(list(trained.folder.iterdir())) == 2
-    monkeypatch.setattr("more_lib.evaluation.scoring.SCORING_VERSION", 1000)
-    evaluate_or_load(trained)
-    assert len(list(trained.folder.iterdir())) == 3
+    assert again.num_images == (1 if change in ("split", "ids") else 3)
 
 
 def test_damaged_cache_is_named(trained):
