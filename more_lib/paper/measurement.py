@@ -82,7 +82,7 @@ def _named(trained: Trained, names: Sequence[str], split: str = "") -> dict[str,
     }
     found = evaluate_protocols(trained, list(wanted.values()))
     return {
-        name: {**rows(each)[0], "protocol": wanted[name].describe()}
+        name: {**rows(each).to_dict("records")[0], "protocol": wanted[name].describe()}
         for name, each in zip(wanted, found, strict=True)
     }
 
