@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from more_lib import training
 from more_lib.cli import scoreboard
 from more_lib.cli.commands import app
 from more_lib.evaluation.protocols import PROTOCOLS
@@ -16,7 +17,6 @@ from more_lib.recipes.loading import load_recipe, to_dict
 from more_lib.recipes.profiles import PROFILES
 from more_lib.runs import reproduce
 from more_lib.system.errors import InputError
-from more_lib.training import cache as training
 
 COMMANDS = ("reproduce", "report", "train", "evaluate", "predict", "bench", "doctor")
 
@@ -33,7 +33,7 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(module, name, called)
 
-    trained = SimpleNamespace(folder=Path("kept/mini-0123"))
+    trained = SimpleNamespace(folder=Path("kept/mini-0123"), model=None)
     stand_in(reproduce, "reproduce", Path("runs/mini/now"))
     for name in ("train", "train_or_load", "load_trained"):
         stand_in(training, name, trained)
@@ -88,20 +88,20 @@ def test_evaluate_passes_its_options_on_and_prints_the_table(calls, tmp_path):
     result = run("evaluate", "--json", tmp_path / "scores.json")
     assert result.stdout == "map  mIoU %\nlam   24.00\n"
     assert calls.pop() == (
-        "scoreboard", PROFILES["mini"], None, [], "", False, tmp_path / "scores.json"
+        "scoreboard", PROFILES["mini"], [], "", False, tmp_path / "scores.json", None
     )  # fmt: skip
     run(
         "evaluate", "--protocol", "paper-val", "--protocol", "lam-log", "--split", "x", "--skip-bad"
     )
     names = ["paper-val", "lam-log"]
-    assert calls.pop() == ("scoreboard", PROFILES["mini"], None, names, "x", True, None)
+    assert calls.pop() == ("scoreboard", PROFILES["mini"], names, "x", True, None, None)
 
 
 def test_evaluate_exports(calls):
     result = run("evaluate", "--protocol", "paper-val", "--split", "test", "--export", "m.tgz")
     assert result.stdout == "2 masks: m.tgz\n"
     assert calls == [
-        ("export_masks", PROFILES["mini"], None, ["paper-val"], "test", Path("m.tgz"))
+        ("export_masks", PROFILES["mini"], ["paper-val"], "test", Path("m.tgz"), None)
     ]  # fmt: skip
 
 
@@ -120,7 +120,10 @@ def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
     arguments = ("evaluate", "--checkpoint", tmp_path, "--set", "evaluation.threshold=0.25")
     assert run(*arguments, "--profile", "voc").exit_code == 0
     wanted = load_recipe("voc", ["optimizer.iterations=9", "evaluation.threshold=0.25"])
-    assert calls[0][:3] == ("scoreboard", wanted, tmp_path)
+    ((name, recipe, *_, network),) = calls
+    assert (name, recipe) == ("scoreboard", wanted)
+    network(recipe)
+    assert calls.pop() == ("load_trained", tmp_path, wanted)
     result = run(*arguments)
     assert result.exit_code == 2 and "recipe.yaml: profile is 'voc'" in result.stderr
 
