@@ -4,7 +4,6 @@ Predictions in, a figure out that shows itself.
 """
 
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,8 +75,9 @@ def _shaped(names: Names, size: tuple[int, int], title: str) -> tuple[Picture, n
     title = title if len(title) <= most else f"{title[: most - 1]}…"
     figure = new_figure((columns * width + 1.1, rows * height + 0.5), title)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, name in zip_longest(panels, names, fillvalue=""):
+    for ax in panels:
         ax.axis("off")
+    for ax, name in zip(panels, names, strict=False):
         ax.set_title(name, fontsize=10)
     return figure, panels[: len(names)]
 
