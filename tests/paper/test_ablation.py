@@ -1,6 +1,7 @@
 """The ablation changes what a condition names and nothing else, and adds seeds up rightly."""
 
 import dataclasses
+from math import nan
 from statistics import mean, stdev
 
 import pytest
@@ -95,28 +96,25 @@ def test_an_unknown_condition_is_refused_before_anything_trains(start):
 
 def test_rows_hold_means_and_standard_deviations_of_separate_evaluations(start):
     names, seeds = ("baseline", "more"), (0, 1)
-    found = run(start, names, seeds, MAPS)
-    assert [(row["condition"], row["map"]) for row in found] == [
+    table = run(start, names, seeds, MAPS)
+    assert list(table[["condition", "map"]].itertuples(index=False, name=None)) == [
         (name, MAP_NAMES[kind]) for name in names for kind in MAPS
     ]
-    for row in found:
-        kind = next(kind for kind in MAPS if MAP_NAMES[kind] == row["map"])
-        summaries = []
-        for seed in seeds:
-            alone = dataclasses.replace(condition(start, row["condition"]), seed=seed)
-            trained = train_or_load(alone)
-            assert trained.loaded
-            labels = "none" if kind == "decoder" else "true"
-            summaries.append(evaluate_or_load(trained).result(kind, labels).scores.summary())
-        assert row["seeds"] == 2
-        for score in SCORES:
-            values = [summary[score] for summary in summaries]
-            if None in values:
-                assert row[score] is row[f"{score}_std"] is None
-            else:
-                assert row[score] == pytest.approx(mean(values))
-                assert row[f"{score}_std"] == pytest.approx(stdev(values))
+    assert table["title"].tolist() == [CONDITIONS[n].title for n in names for _ in MAPS]
+    assert set(table["seeds"]) == {2}
+    cells = iter(table.to_dict("records"))
+    for name in names:
+        alone = [dataclasses.replace(condition(start, name), seed=seed) for seed in seeds]
+        trained = [train_or_load(each) for each in alone]
+        assert all(each.loaded for each in trained)
+        for kind, labels in zip(MAPS, ("true", "none"), strict=True):
+            results = [evaluate_or_load(each).result(kind, labels) for each in trained]
+            row = next(cells)
+            for score in SCORES:
+                values = [each.scores.summary()[score] for each in results]
+                wanted = (mean(values), stdev(values)) if None not in values else (nan, nan)
+                assert (row[score], row[f"{score}_std"]) == pytest.approx(wanted, nan_ok=True)
 
-    (single, _) = run(start, ["more"], [1], MAPS)  # from the cache
-    assert single["seeds"] == 1 and set(SCORES) <= set(single)
+    single = run(start, ["more"], [1], MAPS)  # from the cache
+    assert set(single["seeds"]) == {1} and set(SCORES) <= set(single)
     assert not [name for name in single if name.endswith("_std")]
