@@ -63,7 +63,9 @@ def table2(found: Mapping) -> pd.DataFrame:
             "protocol": [f"{name}, where the log ends" for name in LOGGED],
         }
     )
-    theirs = pd.Series({"paper-val": None, "decoder-val": None, **dict.fromkeys(LOGGED)}, dtype=float)
+    theirs = pd.Series(
+        {"paper-val": None, "decoder-val": None, **dict.fromkeys(LOGGED)}, dtype=float
+    )
     theirs["paper-val"] = table.set_index("method").loc["MoRe", "voc_val_miou"]
     theirs[list(LOGGED)] = ends["voc"].array
     ours = _by_name(found["protocols"]).reindex(theirs.index)
@@ -88,7 +90,9 @@ def table3(found: Mapping) -> pd.DataFrame:
     Gains can be set beside the paper's in sign and order, also on other images.
     """
     scores = ["precision", "recall", "miou"]
-    paper = published("table3").set_index("condition").reindex(map(PAPER_CONDITIONS.get, CONDITIONS))
+    paper = (
+        published("table3").set_index("condition").reindex(map(PAPER_CONDITIONS.get, CONDITIONS))
+    )
     paper.index = list(CONDITIONS)
     ours = _lam(found, [*scores, "miou_std", "confusion_ratio", "seeds"]).reindex(CONDITIONS)
     table = pd.DataFrame({"condition": {name: each.title for name, each in CONDITIONS.items()}})
