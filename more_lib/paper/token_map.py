@@ -33,12 +33,10 @@ class ClassTokens(NamedTuple):
 class Separation(NamedTuple):
     """How well tokens of different classes keep apart, by the cosine between them.
 
-    silhouette: mean over the tokens of (b - a) / max(a, b), a being the mean cosine distance to
-        the others of its class and b that to the nearest other class: 1 where classes are tight
-        and far apart, 0 where they touch, below 0 where tokens lie with another class. A token
-        that is its class's only one counts 0.
-    nearest_alike: share of the tokens whose nearest other token is of the same class. A class's
-        only token has none, and counts as a miss.
+    silhouette: mean of (b - a) / max(a, b), a a token's mean cosine distance to the others of its
+        class, b to the nearest other class: 1 where classes are tight and far apart, 0 where they
+        touch, below 0 among another class's tokens. A class's only token counts 0.
+    nearest_alike: share of tokens whose nearest other is of their class; an only one's is not.
     """
 
     silhouette: float  # in [-1, 1]
