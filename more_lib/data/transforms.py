@@ -79,10 +79,10 @@ def evaluation_transform(size: int | None) -> v2.Compose:
     With a ``size`` the image is resized to that square whatever its shape (bicubic), so that the
     patch divides it; with None it keeps its own height and width.
     """
-    resize = []
-    if size is not None:
-        resize = [v2.Resize((size, size), interpolation=BICUBIC, antialias=True)]
-    return v2.Compose([*resize, *_to_normalised_tensor()])
+    if size is None:
+        return v2.Compose(_to_normalised_tensor())
+    resize = v2.Resize((size, size), interpolation=BICUBIC, antialias=True)
+    return v2.Compose([resize, *_to_normalised_tensor()])
 
 
 def denormalize(images: torch.Tensor) -> torch.Tensor:

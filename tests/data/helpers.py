@@ -1,0 +1,65 @@
+"""Small images and masks, a server, and what the tests of this room ask of all of them."""
+
+import re
+import runpy
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from more_lib.data.images import mask_image
+from more_lib.system.errors import InputError
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "data_scripts"
+
+
+def noise(seed, width=40, height=30):
+    """A photograph that no format compresses to a few bytes."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(values)
+
+
+def save_mask(path, values):
+    path.parent.mkdir(exist_ok=True)
+    mask_image(values.astype(np.uint8)).save(path)
+
+
+def cut(path, count):
+    """Take bytes off a file's end."""
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+@contextmanager
+def refused(*patterns):
+    """The block raises an ``InputError`` of one line in which every pattern occurs."""
+    with pytest.raises(InputError) as error:
+        yield
+    message = str(error.value)
+    assert "\n" not in message
+    for pattern in patterns:
+        assert re.search(pattern, message), f"{pattern!r} is not in: {message}"
+
+
+@contextmanager
+def serving(handler):
+    """The address of a server on this machine that answers as ``handler`` does."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def run_script(monkeypatch, capsys, script, *options):
+    """Exit status, output and errors of one of data_scripts."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    return end.value.code, *capsys.readouterr()
