@@ -1,13 +1,11 @@
 """Figures of notebook 02: measures by class and by block, token lengths, patches that are marked.
 
-Drawn like those of ``viz``, whose colours and panels they share.
+Drawn like those of ``maps``, whose colours and panels they share.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from more_lib.figures.canvas import (
     LINES,
@@ -21,6 +19,7 @@ from more_lib.figures.canvas import (
     line_style,
     new_figure,
     new_grid,
+    outline_patches,
     share_scale,
 )
 from more_lib.system.errors import InputError
@@ -76,9 +75,8 @@ def plot_lines(
     for ax, (measure, lines) in zip(axes, panels.items(), strict=True):
         for index, (name, line) in enumerate(lines.items()):
             places, mark = np.arange(len(line)) + first, "osD^v"[index % 5]
-            ax.plot(
-                places, line, **line_style(index), label=name, marker=mark if len(line) < 20 else ""
-            )
+            style = line_style(index) | {"marker": mark if len(line) < 20 else ""}
+            ax.plot(places, line, label=name, **style)
         ax.set(xlabel=xlabel, ylabel=measure)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
@@ -103,15 +101,8 @@ def plot_norms(
         ax.hist(length, bins=np.linspace(0, top, 81), color=LINES[0], log=True)
         ax.axvline(factor, color=LINES[1], ls="--")
         ax.set_ylabel(f"block {number}", rotation=0, ha="right", va="center")
-        ax.text(
-            0.99,
-            0.9,
-            f"largest {length.max():.2f}",
-            transform=ax.transAxes,
-            ha="right",
-            va="top",
-            fontsize=9,
-        )
+        text = {"transform": ax.transAxes, "ha": "right", "va": "top", "fontsize": 9}
+        ax.text(0.99, 0.9, f"largest {length.max():.2f}", **text)
     axes[-1].set_xlabel("length / median of the image (number of tokens on a log scale)")
     return figure
 
@@ -123,7 +114,7 @@ def mark_patches(
     names: Names = (),
     title: str = "Marked patches",
 ) -> Picture:
-    """A row an image: the image, its map, and for each kind of mark the map with frames on it.
+    """A row an image: the image, its map, and for each kind of mark the map with it outlined.
 
     maps: one (h, w) an image. marks: by title, one (h, w) bool an image. names: of the rows.
     Raises ``InputError`` for marks of another grid than their map's.
@@ -138,18 +129,6 @@ def mark_patches(
         row[0].imshow(as_rgb(image))
         overlays.extend(draw_overlay(ax, image, values) for ax in row[1:])
         for ax, mark in zip(row[2:], chosen, strict=True):
-            _frame(ax, mark, as_rgb(image).shape[:2])
+            outline_patches(ax, mark, as_rgb(image).shape[:2])
     share_scale(figure, overlays, axes)
     return figure
-
-
-def _frame(ax: Axes, mark: np.ndarray, size: tuple[int, int]) -> None:
-    """An orange frame around every chosen patch of an image of ``size``."""
-    side = [pixels / cells for pixels, cells in zip(size, mark.shape, strict=True)]
-    for y, x in np.argwhere(mark):
-        corner = ((x + 0.08) * side[1] - 0.5, (y + 0.08) * side[0] - 0.5)
-        ax.add_patch(
-            Rectangle(
-                corner, 0.84 * side[1], 0.84 * side[0], fill=False, lw=1.6, edgecolor=LINES[1]
-            )
-        )

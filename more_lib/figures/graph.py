@@ -1,6 +1,6 @@
 """Figures of GCR's graph (notebook 03): edges of a few nodes, neighbours on a picture, weights.
 
-As in ``viz``: arrays or tensors in, a matplotlib figure out, nothing shown.
+As in ``maps``: arrays or tensors in, a matplotlib figure out, nothing shown.
 """
 
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from more_lib.figures.canvas import (
+    COLORMAP,
     LINES,
-    MAPS,
     Array,
     Names,
     Picture,
     as_array,
+    as_rgb,
     line_style,
     new_figure,
     new_panels,
 )
-from more_lib.figures.canvas import as_rgb as _rgb
 from more_lib.method.gcr import Graph
 from more_lib.system.errors import InputError
 
@@ -89,7 +89,7 @@ def show_neighbors(
     """The patches of one image that heads gather from, filled by their weight, one panel a head.
 
     Args:
-        image: RGB, as in ``viz``.
+        image: RGB, as in ``maps``.
         edges: by title, the neighbours (K,) and weights (K,) of one head. Neighbours count the
             patches from 0, row by row; a negative number is a class token: of C candidates that
             come before the patches, as released, subtract C.
@@ -100,10 +100,10 @@ def show_neighbors(
     the K carry weight. Raises ``InputError`` for neighbours that are neither patch nor token, and
     for weights that do not fit them.
     """
-    picture = _rgb(image)
+    picture = as_rgb(image)
     figure, panels = new_panels(["image", *edges], title)
     panels[0].imshow(picture)
-    scale = ScalarMappable(Normalize(0, 1), MAPS)
+    scale = ScalarMappable(Normalize(0, 1), COLORMAP)
     for ax, (name, pair) in zip(panels[1:], edges.items(), strict=True):
         neighbors, weights = map(as_array, pair)
         _check_head(name, neighbors, weights, grid, tokens)
@@ -208,10 +208,8 @@ def _tokens_text(neighbors: np.ndarray, weights: np.ndarray, tokens: Names) -> s
     """The class tokens among the neighbours, the heaviest first; "" where there can be none."""
     if not len(tokens):
         return ""
-    found = sorted(
-        ((float(w), tokens[n]) for n, w in zip(neighbors, weights, strict=True) if n < 0),
-        reverse=True,
-    )
-    lines = [f"{name} {weight:.2f}" for weight, name in found[:2]]
-    more = [f"and {len(found) - 2} more"] if len(found) > 2 else []
-    return "\n".join([f"class tokens: {len(found)} of {len(neighbors)}", *lines, *more])
+    pairs = zip(weights.tolist(), neighbors, strict=True)
+    chosen = sorted(((weight, tokens[n]) for weight, n in pairs if n < 0), reverse=True)
+    lines = [f"{name} {weight:.2f}" for weight, name in chosen[:2]]
+    more = [f"and {len(chosen) - 2} more"] if len(chosen) > 2 else []
+    return "\n".join([f"class tokens: {len(chosen)} of {len(neighbors)}", *lines, *more])

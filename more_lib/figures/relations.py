@@ -1,6 +1,6 @@
 """Figures of notebook 04: three-way masks, the uncertain kernel on them, and what CRE does to LAM.
 
-As in ``viz``, each function takes arrays or tensors and returns a figure that shows itself. Masks
+As in ``maps``, each function takes arrays or tensors and returns a figure that shows itself. Masks
 are three-way: 0 background, 1..C the classes, 255 uncertain, one value a patch.
 """
 
@@ -21,13 +21,16 @@ from more_lib.figures.canvas import (
     Picture,
     as_array,
     as_rgb,
+    class_legend,
     colorize,
     draw_overlay,
     is_mask,
+    legend_below,
     line_style,
     new_figure,
     new_grid,
     new_panels,
+    outline_patches,
     share_scale,
 )
 from more_lib.method.lir import uncertain_patches
@@ -57,16 +60,14 @@ def plot_three_way(
         raise InputError("there is nothing to draw: give at least one mask")
     figure, panels = new_panels(["image", *maps, *masks], title)
     panels[0].imshow(as_rgb(image))
-    overlays = [
-        draw_overlay(ax, image, values)
-        for ax, values in zip(panels[1:], maps.values(), strict=False)
-    ]
+    pairs = zip(panels[1:], maps.values(), strict=False)
+    overlays = [draw_overlay(ax, image, values) for ax, values in pairs]
     for ax, mask in zip(panels[1 + len(maps) :], masks.values(), strict=True):
         ax.imshow(colorize(mask, classes))
         _lines_between(ax, as_array(mask).shape)
     if overlays:
         share_scale(figure, overlays, panels)
-    _three_way_legend(figure, masks.values(), classes)
+    class_legend(figure, masks.values(), classes, "uncertain")
     return figure
 
 
@@ -102,14 +103,9 @@ def plot_windows(
     if not tested:
         verdicts[1] = "too near to the border, not tested"
     figure, axes = new_grid([""], ["", ""], title, side=4)
-    for ax, name, kept, token, verdict in zip(
-        axes[0],
-        ("paper", "released code"),
-        (centre, corner),
-        (patch, (top, left)),
-        verdicts,
-        strict=True,
-    ):
+    names, tokens = ("paper", "released code"), (patch, (top, left))
+    variants = zip(axes[0], names, (centre, corner), tokens, verdicts, strict=True)
+    for ax, name, kept, token, verdict in variants:
         _draw_values(ax, values)
         ax.set_title(f"{name}: {verdict}{', kept' if kept else ''}", fontsize=10)
         if name == "paper" or tested:
@@ -142,7 +138,7 @@ def plot_kept_patches(
         for place in np.argwhere(patches):
             _ring(ax, place)
         ax.set_title(f"{name}: {patches.sum()}", fontsize=10)
-    _legend(figure, [*_value_handles(), _ring_handle("chosen")])
+    legend_below(figure, [*_value_handles(), _ring_handle("chosen")])
     return figure
 
 
@@ -174,7 +170,7 @@ def plot_lam_steps(
                 raise InputError(f"{name} is {values.shape}, the mask {mask.shape}: give one grid")
             overlays.append(draw_overlay(ax, image, values))
         for ax in row:
-            _outline(ax, mask == index + 1, as_rgb(image).shape[:2])
+            outline_patches(ax, mask == index + 1, as_rgb(image).shape[:2])
     share_scale(figure, overlays, axes)
     return figure
 
@@ -267,20 +263,6 @@ def _ring(ax: Axes, place: Sequence[int]) -> None:
         ax.add_patch(circle)
 
 
-def _outline(ax: Axes, inside: np.ndarray, size: tuple[int, int]) -> None:
-    """Edges of the patches ``inside`` (h, w), on an image of ``size`` pixels."""
-    step = np.divide(size, inside.shape)
-    padded = np.pad(inside, 1)
-    for axis, (near, far) in enumerate(((1, 0), (0, 1))):
-        changes = np.argwhere(np.diff(padded.astype(int), axis=axis) != 0)
-        for row, column in changes:
-            start = np.array([row - (axis == 1), column - (axis == 0)])
-            end = start + (far, near)
-            (y0, x0), (y1, x1) = start * step - 0.5, end * step - 0.5
-            ax.plot([x0, x1], [y0, y1], color="white", linewidth=3, solid_capstyle="round")
-            ax.plot([x0, x1], [y0, y1], color=WINDOW, linewidth=1.6, solid_capstyle="round")
-
-
 def _value_handles() -> list[Patch]:
     return [
         Patch(facecolor=GREYS[value], edgecolor="grey", label=f"{value} {name}")
@@ -296,22 +278,4 @@ def _ring_handle(label: str) -> Line2D:
 def _window_legend(figure: Picture, kernel_size: int) -> None:
     frames = {f"window, {kernel_size} × {kernel_size}": WINDOW, "patch tested": TESTED}
     handles = [Patch(fill=False, edgecolor=c, linewidth=2, label=n) for n, c in frames.items()]
-    _legend(figure, [*_value_handles(), *handles, _ring_handle("token taken")])
-
-
-def _three_way_legend(figure: Picture, masks: Sequence[Array], classes: Names) -> None:
-    names = dict(enumerate(("background", *classes))) | {IGNORE_INDEX: "uncertain"}
-    present = sorted(set().union(*(np.unique(as_array(mask)).tolist() for mask in masks)))
-    colors = colorize(present, classes) / 255
-    _legend(
-        figure,
-        [
-            Patch(facecolor=color, edgecolor="grey", linewidth=0.5, label=names[value])
-            for value, color in zip(present, colors, strict=True)
-        ],
-    )
-
-
-def _legend(figure: Picture, handles: list) -> None:
-    columns = min(len(handles), max(int(figure.get_figwidth() / 1.4), 1))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
+    legend_below(figure, [*_value_handles(), *handles, _ring_handle("token taken")])

@@ -1,4 +1,4 @@
-"""Figures of numbers: losses, IoU, confusions, thresholds, the likeness of tokens.
+"""Figures of numbers: losses, IoU, confusions, thresholds, likeness of tokens, the ablation.
 
 Numbers in, a matplotlib figure out that shows itself.
 """
@@ -6,10 +6,11 @@ Numbers in, a matplotlib figure out that shows itself.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from more_lib.figures.canvas import (
+    COLORMAP,
     LINES,
-    MAPS,
     WIDTH,
     Array,
     Names,
@@ -33,9 +34,8 @@ def plot_training(log: Sequence[Mapping[str, float]], title: str = "Training") -
     names = dict.fromkeys(name for line in log for name in line)  # some losses set in later
     losses = [name for name in names if name not in ("iteration", "lr", "images_per_second")]
     for index, name in enumerate(losses):
-        left.plot(
-            iterations, [line.get(name, np.nan) for line in log], **line_style(index), label=name
-        )
+        values = [line.get(name, np.nan) for line in log]
+        left.plot(iterations, values, **line_style(index), label=name)
     right.plot(iterations, [line["lr"] for line in log], **line_style(0))
     left.set(xlabel="iteration", ylabel="loss", title="losses")
     right.set(xlabel="iteration", ylabel="learning rate", title="learning rate of the backbone")
@@ -85,7 +85,7 @@ def plot_confusion(
     counts = as_array(matrix).astype(np.float64)
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    figure = _heatmap(share, ("background", *classes), (0, 100), MAPS, ".0f", title)
+    figure = _heatmap(share, ("background", *classes), (0, 100), COLORMAP, ".0f", title)
     figure.axes[0].set(xlabel="predicted class", ylabel="true class")
     figure.axes[1].set_ylabel("% of the true class's pixels")
     return figure
@@ -125,6 +125,31 @@ def plot_token_similarity(
     return figure
 
 
+def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -> Picture:
+    """mIoU and confusion ratio of one map, a bar a condition, from the rows of ``ablation.run``.
+
+    Bars are means over the seeds; with several, a line reaches one standard deviation to either
+    side. A score without a value (no class has a hit) is written out in place of its bar.
+
+    Look for bars that grow on the left and shrink on the right from the baseline to MoRe, and for
+    steps that are larger than the lines.
+    Raises ``InputError`` when no row is of this map.
+    """
+    chosen = [row for row in rows if row["map"] == kind]
+    if not chosen:
+        kinds = ", ".join(dict.fromkeys(row["map"] for row in rows)) or "none"
+        raise InputError(f"no row of map {kind!r} to draw; there are: {kinds}")
+    figure = new_figure((WIDTH, 1.5 + 0.4 * len(chosen)), title or f"{kind}, part by part")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _bars(left, _column(chosen, "miou", 100), LINES[0], ".1f")
+    _bars(right, _column(chosen, "confusion_ratio"), LINES[1], ".2f")
+    names = [row["title"] for row in chosen]
+    left.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    left.set(xlabel="mIoU (%), higher is better", title="how much is right")
+    right.set(xlabel="FP / TP, lower is better", title="confusion ratio")
+    return figure
+
+
 def _heatmap(
     values: np.ndarray, names: Names, limits: tuple[int, int], colors: str, fmt: str, title: str
 ) -> Picture:
@@ -142,3 +167,25 @@ def _heatmap(
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(axis="y", rotation=0)
     return figure
+
+
+def _column(rows: Sequence[Mapping], score: str, scale: int = 1) -> np.ndarray:
+    """Mean, nan where there is none, and standard deviation of a score, (rows, 2)."""
+    cells = [(row[score], row.get(f"{score}_std") or 0) for row in rows]
+    return scale * np.array(cells, dtype=float)
+
+
+def _bars(ax: Axes, values: np.ndarray, color: str, fmt: str) -> None:
+    """Horizontal bars with their numbers, from means with standard deviations."""
+    means, spreads = np.nan_to_num(values[:, 0]), values[:, 1]
+    error = {"xerr": spreads, "error_kw": {"capsize": 3}} if spreads.any() else {}
+    ax.barh(range(len(values)), means, 0.6, color=color, **error)
+    for place, (mean, spread) in enumerate(values):
+        text = "no value" if np.isnan(mean) else f"{mean:{fmt}}"
+        text += f" ± {spread:{fmt}}" if spread else ""
+        end = means[place] + spreads[place]
+        ax.annotate(text, (end, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    longest = (means + spreads).max()
+    room = 1.5 if spreads.any() else 1.2  # for the numbers
+    ax.set_xlim(0, room * longest if longest > 0 else 1)
+    ax.grid(axis="x", alpha=0.3)
