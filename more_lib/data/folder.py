@@ -16,7 +16,7 @@ import difflib
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,23 +208,18 @@ def _read_table(path: Path) -> list[tuple[str, frozenset[str]]]:
     text = _text(path, "the table of labels: write a header image,classes and a row for each image")
     lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
-        return _rows(path, lines)
+        header = [name.strip() for name in next(lines, [])]
+        table = [(lines.line_num, fields) for fields in lines if any(fields)]
     except csv.Error as error:
         raise InputError(f"{path} line {lines.line_num} is no CSV ({error})") from error
-
-
-def _rows(path: Path, lines: Iterator[list[str]]) -> list[tuple[str, frozenset[str]]]:
-    header = [name.strip() for name in next(lines, [])]
     if header != ["image", "classes"]:
         raise InputError(f"{path} begins with {','.join(header)!r}: its first line must be "
                          "image,classes")  # fmt: skip
     rows = []
-    for fields in lines:
-        if not any(fields):
-            continue
+    for number, fields in table:
         if len(fields) != 2 or not fields[0].strip():
             raise InputError(
-                f"{path} line {lines.line_num} has {len(fields)} fields: write image,classes, the "
+                f"{path} line {number} has {len(fields)} fields: write image,classes, the "
                 'classes separated by ";"'
             )
         names = (name.strip() for name in fields[1].split(";"))

@@ -123,14 +123,11 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
 
 
 def _images_of(entry: Path) -> Sequence[Path]:
-    if entry.is_file():
-        return [entry]
-    if not entry.is_dir():
+    if not entry.exists():
         raise InputError(f"{entry} does not exist: name image files, or a folder that holds some")
-    files = image_files(entry)
+    files = image_files(entry) if entry.is_dir() else [entry]
     if not files:
-        endings = " ".join(IMAGE_ENDINGS)
-        raise InputError(f"the folder {entry} holds no image (looked for {endings})")
+        raise InputError(f"the folder {entry} holds no image ({' '.join(IMAGE_ENDINGS)})")
     return files
 
 

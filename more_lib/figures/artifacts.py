@@ -23,6 +23,7 @@ from more_lib.figures.canvas import (
     share_scale,
 )
 from more_lib.system.errors import InputError
+from more_lib.system.shapes import check_shapes
 
 
 def plot_classes(
@@ -120,9 +121,9 @@ def mark_patches(
     Raises ``InputError`` for marks of another grid than their map's.
     """
     maps, drawn = [*map(as_array, maps)], {name: [*map(as_array, m)] for name, m in marks.items()}
-    for column in drawn.values():
-        if [mark.shape for mark in column] != [values.shape for values in maps]:
-            raise InputError("each mark must have the grid (h, w) of its map")
+    for name, column in drawn.items():
+        for values, mark in zip(maps, column, strict=True):
+            check_shapes(map=(values, "h w"), **{f"mark {name}": (mark, "h w")})
     figure, axes = new_grid(names or [""] * len(maps), ["image", "map", *drawn], title)
     overlays = []
     for row, image, values, *chosen in zip(axes, images, maps, *drawn.values(), strict=True):

@@ -25,6 +25,7 @@ from more_lib.figures.canvas import (
 )
 from more_lib.method.gcr import Graph
 from more_lib.system.errors import InputError
+from more_lib.system.shapes import check_shapes
 
 MOST_EDGES = 24  # as many as can be told apart, with two numbers on each
 NODE = {"ha": "center", "va": "center", "fontsize": 11, "zorder": 5}
@@ -159,13 +160,10 @@ def relative_entropy(weights: Array) -> np.ndarray:
 
 def _edges(graph: Graph, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neighbours, closeness and weights of one image, (C, K) each."""
-    arrays = [as_array(part) for part in graph]
-    shapes = {array.shape for array in arrays}
-    if len(shapes) != 1 or arrays[0].ndim != 3:
-        raise InputError(f"a graph of shapes {sorted(shapes)}: give (B, C, K) three times")
-    if not 0 <= image < len(arrays[0]):
-        raise InputError(f"image {image} is not one of the {len(arrays[0])} in the graph")
-    neighbors, closeness, weights = (array[image] for array in arrays)
+    count = check_shapes(**{name: (part, "B C K") for name, part in graph._asdict().items()})["B"]
+    if not 0 <= image < count:
+        raise InputError(f"image {image} is not one of the {count} in the graph")
+    neighbors, closeness, weights = (as_array(part)[image] for part in graph)
     return neighbors, closeness, weights
 
 
@@ -193,10 +191,9 @@ def _arrow(
 def _check_head(
     name: str, neighbors: np.ndarray, weights: np.ndarray, grid: tuple[int, int], tokens: Names
 ) -> None:
-    if neighbors.ndim != 1 or neighbors.shape != weights.shape or not len(neighbors):
-        raise InputError(
-            f"{name!r} has neighbours {neighbors.shape}, weights {weights.shape}: give (K,) twice"
-        )
+    size = check_shapes(**{f"{name!r}: neighbours": (neighbors, "K"), "weights": (weights, "K")})
+    if not size["K"]:
+        raise InputError(f"{name!r} has no neighbour: give at least one")
     if neighbors.min() < -len(tokens) or neighbors.max() >= grid[0] * grid[1]:
         raise InputError(
             f"{name!r} has neighbours from {neighbors.min()} to {neighbors.max()}: there are "

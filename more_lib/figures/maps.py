@@ -1,4 +1,4 @@
-"""Every figure of the notebooks: arrays or tensors in, a matplotlib figure out, nothing shown.
+"""Figures of images, masks and maps: arrays or tensors in, a matplotlib figure out, nothing shown.
 
 A notebook displays the figure that ends its cell, a script calls ``savefig``. Maps are drawn in
 viridis, which colour-blind readers can read, masks in VOC's colours with a legend. Images are RGB:

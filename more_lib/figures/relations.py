@@ -36,6 +36,7 @@ from more_lib.figures.canvas import (
 from more_lib.method.lir import uncertain_patches
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
+from more_lib.system.shapes import check_shapes
 
 WINDOW, TESTED, TAKEN = "#D55E00", "#0072B2", "#CC79A7"  # Okabe, Ito
 GREYS = ("#444444", "#A6A6A6", "#F2F2F2")  # of 0, 1 and 2, so that the colours above stand out
@@ -132,8 +133,7 @@ def plot_kept_patches(
     figure, panels = new_panels(list(chosen), title)
     for ax, (name, patches) in zip(panels, chosen.items(), strict=True):
         patches = as_array(patches).astype(bool)
-        if patches.shape != values.shape:
-            raise InputError(f"{name} is {patches.shape}, the mask {values.shape}: give one grid")
+        check_shapes(mask=(values, "h w"), **{f"choice {name}": (patches, "h w")})
         _draw_values(ax, values, digits=False)
         for place in np.argwhere(patches):
             _ring(ax, place)
@@ -166,8 +166,7 @@ def plot_lam_steps(
         row[0].imshow(as_rgb(image))
         for ax, (name, maps) in zip(row[1:], steps.items(), strict=True):
             values = as_array(maps)[index]
-            if values.shape != mask.shape:
-                raise InputError(f"{name} is {values.shape}, the mask {mask.shape}: give one grid")
+            check_shapes(mask=(mask, "h w"), **{f"map {name}": (values, "h w")})
             overlays.append(draw_overlay(ax, image, values))
         for ax in row:
             outline_patches(ax, mask == index + 1, as_rgb(image).shape[:2])

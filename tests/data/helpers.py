@@ -1,5 +1,6 @@
 """Small images and masks, a server, and what the tests of this room ask of all of them."""
 
+import csv
 import re
 import runpy
 import sys
@@ -18,10 +19,28 @@ from more_lib.system.errors import InputError
 SCRIPTS = Path(__file__).resolve().parents[2] / "data_scripts"
 
 
-def noise(seed, width=40, height=30):
+WIDTH, HEIGHT = 40, 30
+ROWS = {"one.jpg": "red fox;cat", "two.PNG": "cat", "three.webp": "owl", "four.jpeg": ""}
+
+
+def noise(seed, width=WIDTH, height=HEIGHT):
     """A photograph that no format compresses to a few bytes."""
     values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(values)
+
+
+def save_table(root, rows):
+    with (root / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "classes"), *rows.items()])
+
+
+def photographs(folder):
+    """A folder of four photographs of four formats: fox and cat, cat, owl, nothing."""
+    (folder / "images").mkdir(parents=True)
+    for seed, name in enumerate(ROWS):
+        noise(seed).save(folder / "images" / name)
+    save_table(folder, ROWS)
+    return folder
 
 
 def save_mask(path, values):

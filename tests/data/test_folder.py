@@ -1,7 +1,5 @@
 """The plain folder layout, the scan for damaged files, and training on one's own data."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
@@ -17,31 +15,22 @@ from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.profiles import PROFILES
 from more_lib.system.weights import save_weights
 from more_lib.training import cache as training
-from tests.data.helpers import cut, noise, refused, save_mask
-
-WIDTH, HEIGHT = 40, 30  # of ``noise``
-ROWS = {
-    "one.jpg": "red fox;cat",
-    "two.PNG": "cat",
-    "three.webp": "owl",
-    "four.jpeg": "",
-}
-
-
-def save_table(root, rows):
-    with (root / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "classes"), *rows.items()])
+from tests.data.helpers import (
+    HEIGHT,
+    ROWS,
+    WIDTH,
+    cut,
+    noise,
+    photographs,
+    refused,
+    save_mask,
+    save_table,
+)
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Four photographs of four formats: fox and cat, cat, owl, nothing."""
-    folder = tmp_path / "my photographs"
-    (folder / "images").mkdir(parents=True)
-    for seed, name in enumerate(ROWS):
-        noise(seed).save(folder / "images" / name)
-    save_table(folder, ROWS)
-    return folder
+    return photographs(tmp_path / "my photographs")
 
 
 def test_classes_are_sorted_and_labels_follow_their_order(root):

@@ -1,6 +1,5 @@
 """The scan of a data set for damaged files, in a folder of four photographs."""
 
-import csv
 import io
 
 import numpy as np
@@ -8,31 +7,12 @@ import pytest
 from PIL import Image
 
 from more_lib.data.folder import FolderTree
-from tests.data.helpers import cut, noise, refused, save_mask
-
-WIDTH, HEIGHT = 40, 30  # of ``noise``
-ROWS = {
-    "one.jpg": "red fox;cat",
-    "two.PNG": "cat",
-    "three.webp": "owl",
-    "four.jpeg": "",
-}
-
-
-def save_table(root, rows):
-    with (root / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "classes"), *rows.items()])
+from tests.data.helpers import HEIGHT, ROWS, WIDTH, cut, noise, photographs, refused, save_mask
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Four photographs of four formats: fox and cat, cat, owl, nothing."""
-    folder = tmp_path / "my photographs"
-    (folder / "images").mkdir(parents=True)
-    for seed, name in enumerate(ROWS):
-        noise(seed).save(folder / "images" / name)
-    save_table(folder, ROWS)
-    return folder
+    return photographs(tmp_path / "my photographs")
 
 
 def test_scan_finds_what_is_cut_short_missing_or_no_image(root):

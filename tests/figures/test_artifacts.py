@@ -29,5 +29,5 @@ def test_what_does_not_fit_is_refused():
         artifacts.plot_classes({"a": [0.1]}, CLASSES)
     with pytest.raises(InputError, match="nothing"):
         artifacts.plot_classes({}, CLASSES)
-    with pytest.raises(InputError, match="grid"):
+    with pytest.raises(InputError, match=r"mark off \(2, 2\) must be"):
         artifacts.mark_patches([image()], [MAP], {"off": [maps(2, 2) > 0.5]})

@@ -79,8 +79,8 @@ def test_graph_of_the_library_and_of_another_image_of_the_batch():
         ((graph(), HEADS, TAILS[:2]), "2 names of tails, but neighbours from 0 to 2"),
         ((graph(neighbors=((0, 1), (-1, 2))), HEADS, TAILS), "neighbours from -1 to 2"),
         ((graph(), HEADS, TAILS, "title", 1), "image 1 is not one of the 1"),
-        ((Graph(*(part[0] for part in graph())), HEADS, TAILS), r"give \(B, C, K\)"),
-        ((graph()._replace(closeness=torch.ones(1, 2, 3)), HEADS, TAILS), r"give \(B, C, K\)"),
+        ((Graph(*(part[0] for part in graph())), HEADS, TAILS), r"must be \(B, C, K\)"),
+        ((graph()._replace(closeness=torch.ones(1, 2, 3)), HEADS, TAILS), r"must be \(B, C, K\)"),
         ((Graph(*[torch.zeros(1, 5, 5, dtype=int)] * 3), "abcde", TAILS), "25 edges are too many"),
     ],
 )
@@ -118,8 +118,9 @@ def test_without_class_tokens_nothing_is_written():
     [
         ((0, 6), (0.5, 0.5), "from 0 to 6: there are 6 patches"),
         ((0, -3), (0.5, 0.5), "from -3 to 0: there are 6 patches and 2 names"),
-        ((0, 1), (1.0,), r"give \(K,\) twice"),
-        (((0, 1),), ((0.5, 0.5),), r"give \(K,\) twice"),
+        ((0, 1), (1.0,), r"'a head': neighbours \(2,\), weights \(1,\) must be \(K\), \(K\)"),
+        (((0, 1),), ((0.5, 0.5),), r"must be \(K\), \(K\)"),
+        ((), (), "no neighbour"),
     ],
 )
 def test_neighbours_that_cannot_be_drawn(neighbors, weights, message):

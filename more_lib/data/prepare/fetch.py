@@ -49,7 +49,7 @@ def fetch(source: Source, folder: str | Path, given: str | Path | None = None) -
     """The file of ``source``, downloaded unless it is there.
 
     Args:
-        source: a row of ``more_lib.data.sources``.
+        source: a row of ``more_lib.data.prepare.sources``.
         folder: where downloads go; the file keeps its name.
         given: an archive or a folder that the user has: taken as it is, without a download.
 
@@ -86,10 +86,8 @@ def fetch(source: Source, folder: str | Path, given: str | Path | None = None) -
     )
 
 
-def fetch_plan(source: Source, folder: str | Path, given: str | Path | None = None) -> str:
+def fetch_plan(source: Source, folder: str | Path) -> str:
     """What ``fetch`` with the same arguments would do, in one line. Touches nothing."""
-    if given is not None:
-        return f"take {given}"
     path = Path(folder).expanduser().absolute() / source.file
     if path.exists():
         return f"take {path}, once its checksum is verified"

@@ -139,11 +139,8 @@ def sbd_mask(path: str | Path) -> np.ndarray:
         mask = np.asarray(read["GTcls"].Segmentation)
     except Exception as error:  # scipy lets through whatever a damaged file leads to
         raise InputError(f"{path} is no readable SBD mask ({error}): fetch SBD again") from error
-    if (
-        mask.ndim != 2
-        or mask.dtype.kind not in "iu"
-        or not ((0 <= mask) & (mask <= len(VOC_CLASSES))).all()
-    ):
+    is_mask = mask.ndim == 2 and mask.dtype.kind in "iu"
+    if not is_mask or not ((0 <= mask) & (mask <= len(VOC_CLASSES))).all():
         raise InputError(f"{path} holds no (H, W) mask of the classes 0..{len(VOC_CLASSES)}: is it "
                          "SBD's cls folder?")  # fmt: skip
     return mask.astype(np.uint8)
