@@ -16,6 +16,7 @@ from more_lib.figures.canvas import (
     as_array,
     as_rgb,
     draw_overlay,
+    legend_below,
     line_style,
     new_figure,
     new_grid,
@@ -81,8 +82,7 @@ def plot_lines(
         ax.set(xlabel=xlabel, ylabel=measure)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    legend_below(figure, axes[0].lines)
     return figure
 
 

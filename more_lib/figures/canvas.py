@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -166,10 +165,10 @@ def outline_patches(ax: Axes, chosen: Array, size: tuple[int, int], color: str =
         edges = np.argwhere(np.diff(np.pad(inside, ((1, 1), (0, 0))).astype(int), axis=0))
         segments += [np.array([(x, y), (x + 1, y)])[:, ::step] for y, x in edges]
     patch = np.divide(size[::-1], chosen.shape[::-1])
-    lines = LineCollection([ends * patch - 0.5 for ends in segments], colors=color, zorder=3)
-    lines.set(linewidths=1.6, capstyle="projecting")
-    lines.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
-    ax.add_collection(lines, autolim=False)
+    places = [ends * patch - 0.5 for ends in segments]
+    for colors, width in (("white", 3), (color, 1.6)):  # the white sets it off from any map
+        style = {"colors": colors, "linewidths": width, "capstyle": "projecting"}
+        ax.add_collection(LineCollection(places, zorder=3, **style), autolim=False)
 
 
 def class_legend(

@@ -131,8 +131,8 @@ def plot_kept_patches(
     if not chosen:
         raise InputError("there is nothing to draw: give at least one choice of patches")
     figure, panels = new_panels(list(chosen), title)
-    for ax, (name, patches) in zip(panels, chosen.items(), strict=True):
-        patches = as_array(patches).astype(bool)
+    for ax, (name, choice) in zip(panels, chosen.items(), strict=True):
+        patches = as_array(choice).astype(bool)
         check_shapes(mask=(values, "h w"), **{f"choice {name}": (patches, "h w")})
         _draw_values(ax, values, digits=False)
         for place in np.argwhere(patches):
@@ -209,8 +209,7 @@ def plot_log_terms(
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.grid(alpha=0.3)
     if together:
-        handles, _ = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(logs), fontsize=9)
+        legend_below(figure, axes[0, 0].get_legend_handles_labels()[0])
     return figure
 
 

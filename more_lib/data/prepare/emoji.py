@@ -15,6 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import yaml
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from more_lib.data.images import mask_image
@@ -24,33 +25,10 @@ from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.files import atomic_file, atomic_folder, data_folder
 from more_lib.system.progress import progress_bar
 
-# Code points per class. Left out, as label noise: boats (they bring their water), planes on a
-# runway, riders, trains in scenery, and all but one of the near-identical cat faces.
-GLYPHS = {
-    "aeroplane": "2708 1f6e9",
-    "bird": "1f426 1f427 1f54a 1f985 1f9a2 1f989 1f9a9 1f99a 1f99c 1f414 1f425 1f983 1f9a4 1fabf",
-    "bottle": "1f37e 1f9f4 1f37c 1f376",
-    "bus": "1f68c 1f68d 1f68e 1f690",
-    "car": "1f697 1f698 1f699 1f693 1f694 1f3ce 1f6fb",
-    "cat": "1f408 1f431 1f63a 1f408-200d-2b1b",
-    "cow": "1f404 1f42e 1f402 1f403",
-    "dog": "1f415 1f436 1f429 1f9ae 1f415-200d-1f9ba",
-    "person": "1f9cd 1f3c3 1f483 1f57a 1f468 1f469 1f475 1f477 1f482 1f9d9 1f64b 1f470",
-    "train": "1f682 1f683 1f684 1f686 1f688 1f68b 1f69d",
-}
-# Glyphs that validation alone shows, instead of those above, of the classes that have a dozen and
-# more. With two or three glyphs held out of fewer, a class's score would hang on those pictures.
-HELD_OUT = {
-    "bird": "1f986 1f424 1f413 1f426-200d-2b1b",
-    "person": "1f6b6 1f474 1f46e 1f934",
-}
-
-BACKGROUNDS = {
-    "skimage.data": ("grass.png", "gravel.png", "brick.png", "coffee.png", "rocket.jpg",
-                     "hubble_deep_field.jpg"),
-    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
-}  # fmt: skip
-
+_ARTWORK = yaml.safe_load((resources.files(__package__) / "emoji_artwork.yaml").read_text("utf-8"))
+GLYPHS: dict[str, str] = _ARTWORK["glyphs"]
+HELD_OUT: dict[str, str] = _ARTWORK["held_out"]
+BACKGROUNDS: dict[str, list[str]] = _ARTWORK["backgrounds"]
 FORMAT = 1  # raise it when the bytes that a seed gives change
 
 
