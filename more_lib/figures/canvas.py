@@ -191,6 +191,11 @@ def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
 
 
+def line_color(index: int) -> str:
+    """Colour of the line of this number; colours go round."""
+    return LINES[index % len(LINES)]
+
+
 def line_style(index: int) -> dict[str, str]:
-    """Colour and dashes of the line of this number, which go round."""
-    return {"color": LINES[index % len(LINES)], "linestyle": STYLES[index % len(STYLES)]}
+    """Colour and dashes of the line of this number; both go round."""
+    return {"color": line_color(index), "linestyle": STYLES[index % len(STYLES)]}

@@ -14,25 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from more_lib.figures.canvas import (
-    WIDTH,
-    Array,
-    Names,
-    Picture,
-    as_array,
-    as_rgb,
-    class_legend,
-    colorize,
-    draw_overlay,
-    is_mask,
-    legend_below,
-    line_style,
-    new_figure,
-    new_grid,
-    new_panels,
-    outline_patches,
-    share_scale,
-)
+from more_lib.figures import canvas
+from more_lib.figures.canvas import Array, Names, Picture
 from more_lib.method.lir import uncertain_patches
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
@@ -59,16 +42,16 @@ def plot_three_way(
     maps = maps or {}
     if not masks:
         raise InputError("there is nothing to draw: give at least one mask")
-    figure, panels = new_panels(["image", *maps, *masks], title)
-    panels[0].imshow(as_rgb(image))
+    figure, panels = canvas.new_panels(["image", *maps, *masks], title)
+    panels[0].imshow(canvas.as_rgb(image))
     pairs = zip(panels[1:], maps.values(), strict=False)
-    overlays = [draw_overlay(ax, image, values) for ax, values in pairs]
+    overlays = [canvas.draw_overlay(ax, image, values) for ax, values in pairs]
     for ax, mask in zip(panels[1 + len(maps) :], masks.values(), strict=True):
-        ax.imshow(colorize(mask, classes))
-        _lines_between(ax, as_array(mask).shape)
+        ax.imshow(canvas.colorize(mask, classes))
+        _lines_between(ax, canvas.as_array(mask).shape)
     if overlays:
-        share_scale(figure, overlays, panels)
-    class_legend(figure, masks.values(), classes, "uncertain")
+        canvas.share_scale(figure, overlays, panels)
+    canvas.class_legend(figure, masks.values(), classes, "uncertain")
     return figure
 
 
@@ -92,7 +75,7 @@ def plot_windows(
     inside = 0 <= row < values.shape[0] and 0 <= column < values.shape[1]
     if not inside or values[row, column] != MEANINGS["uncertain"]:
         raise InputError(f"patch {patch} is not uncertain in this mask; choose one that is 255")
-    tensor = torch.as_tensor(as_array(mask))[None]
+    tensor = torch.as_tensor(canvas.as_array(mask))[None]
     reach = kernel_size // 2
     top, left = row - reach, column - reach
     mean = window_mean(mask, patch, kernel_size)
@@ -103,7 +86,7 @@ def plot_windows(
     verdicts = [f"mean {mean:.2f} {'>' if kept else '≤'} φ = {phi:g}" for kept in (centre, corner)]
     if not tested:
         verdicts[1] = "too near to the border, not tested"
-    figure, axes = new_grid([""], ["", ""], title, side=4)
+    figure, axes = canvas.new_grid([""], ["", ""], title, side=4)
     names, tokens = ("paper", "released code"), (patch, (top, left))
     variants = zip(axes[0], names, (centre, corner), tokens, verdicts, strict=True)
     for ax, name, kept, token, verdict in variants:
@@ -130,15 +113,15 @@ def plot_kept_patches(
     values = kernel_values(mask)
     if not chosen:
         raise InputError("there is nothing to draw: give at least one choice of patches")
-    figure, panels = new_panels(list(chosen), title)
+    figure, panels = canvas.new_panels(list(chosen), title)
     for ax, (name, choice) in zip(panels, chosen.items(), strict=True):
-        patches = as_array(choice).astype(bool)
+        patches = canvas.as_array(choice).astype(bool)
         check_shapes(mask=(values, "h w"), **{f"choice {name}": (patches, "h w")})
         _draw_values(ax, values, digits=False)
         for place in np.argwhere(patches):
             _ring(ax, place)
         ax.set_title(f"{name}: {patches.sum()}", fontsize=10)
-    legend_below(figure, [*_value_handles(), _ring_handle("chosen")])
+    canvas.legend_below(figure, [*_value_handles(), _ring_handle("chosen")])
     return figure
 
 
@@ -156,21 +139,21 @@ def plot_lam_steps(
     Look for rows that begin alike and end apart, each brightest inside its own frame.
     Raises ``InputError`` when mask and maps do not fit.
     """
-    mask = as_array(mask)
-    if not is_mask(mask):
+    mask = canvas.as_array(mask)
+    if not canvas.is_mask(mask):
         raise InputError(f"a mask of {mask.dtype}: give integers from 0 to C, and 255")
     names = [classes[index] for index in class_indices]
-    figure, axes = new_grid(names, ["image", *steps], title)
+    figure, axes = canvas.new_grid(names, ["image", *steps], title)
     overlays = []
     for row, index in zip(axes, class_indices, strict=True):
-        row[0].imshow(as_rgb(image))
+        row[0].imshow(canvas.as_rgb(image))
         for ax, (name, maps) in zip(row[1:], steps.items(), strict=True):
-            values = as_array(maps)[index]
+            values = canvas.as_array(maps)[index]
             check_shapes(mask=(mask, "h w"), **{f"map {name}": (values, "h w")})
-            overlays.append(draw_overlay(ax, image, values))
+            overlays.append(canvas.draw_overlay(ax, image, values))
         for ax in row:
-            outline_patches(ax, mask == index + 1, as_rgb(image).shape[:2])
-    share_scale(figure, overlays, axes)
+            canvas.outline_patches(ax, mask == index + 1, canvas.as_rgb(image).shape[:2])
+    canvas.share_scale(figure, overlays, axes)
     return figure
 
 
@@ -191,7 +174,7 @@ def plot_log_terms(
     if not logs or not terms:
         raise InputError("there is nothing to draw: give at least one log and one term")
     num_rows = 1 if together else len(logs)
-    figure = new_figure((WIDTH, 0.7 + 2.3 * num_rows), title)
+    figure = canvas.new_figure((canvas.WIDTH, 0.7 + 2.3 * num_rows), title)
     axes = figure.subplots(num_rows, len(terms), squeeze=False)
     for index, (name, log) in enumerate(logs.items()):
         for ax, (term, label) in zip(axes[0 if together else index], terms.items(), strict=True):
@@ -199,7 +182,8 @@ def plot_log_terms(
             if not points:
                 held = ", ".join(log[0]) if log else "nothing"
                 raise InputError(f"{name} has no {term}; its lines hold: {held}")
-            ax.plot(*zip(*points, strict=True), **line_style(index if together else 0), label=name)
+            style = canvas.line_style(index if together else 0)
+            ax.plot(*zip(*points, strict=True), **style, label=name)
             level = levels.get(name, {}).get(term)
             if level is not None:
                 ax.axhline(level, color="0.3", linestyle="--", linewidth=1)
@@ -209,7 +193,7 @@ def plot_log_terms(
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.grid(alpha=0.3)
     if together:
-        legend_below(figure, axes[0, 0].get_legend_handles_labels()[0])
+        canvas.legend_below(figure, axes[0, 0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -218,8 +202,8 @@ def kernel_values(mask: Array) -> np.ndarray:
 
     mask: (h, w) integers, three-way. Anything else is an ``InputError``.
     """
-    mask = as_array(mask)
-    if mask.ndim != 2 or not is_mask(mask):
+    mask = canvas.as_array(mask)
+    if mask.ndim != 2 or not canvas.is_mask(mask):
         raise InputError(f"a mask of shape {mask.shape}, {mask.dtype}: give (h, w) integers")
     return np.where(mask == IGNORE_INDEX, 1, 2 * (mask > 0)).astype(np.int64)
 
@@ -276,4 +260,4 @@ def _ring_handle(label: str) -> Line2D:
 def _window_legend(figure: Picture, kernel_size: int) -> None:
     frames = {f"window, {kernel_size} × {kernel_size}": WINDOW, "patch tested": TESTED}
     handles = [Patch(fill=False, edgecolor=c, linewidth=2, label=n) for n, c in frames.items()]
-    legend_below(figure, [*_value_handles(), *handles, _ring_handle("token taken")])
+    canvas.legend_below(figure, [*_value_handles(), *handles, _ring_handle("token taken")])

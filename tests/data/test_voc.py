@@ -78,11 +78,6 @@ def test_labels_count_difficult_objects_but_no_parts(root):
     assert [VOC_CLASSES[index] for index in np.flatnonzero(labels)] == ["cat", "person"]
 
 
-def test_labels_follow_the_order_of_the_chosen_classes(root):
-    assert VocTree(root, ("person", "aeroplane", "cat")).labels("one").tolist() == [1, 0, 1]
-    assert VocTree(root, ("person", "aeroplane")).labels("one").tolist() == [1, 0]
-
-
 def test_labels_are_read_once_and_handed_out_as_copies(root):
     tree = VocTree(root)
     first = tree.labels("one")
@@ -99,13 +94,13 @@ def test_mask_of_all_classes_is_the_file_palette_or_grey(root, kind):
     assert mask.dtype == np.uint8 and np.array_equal(mask, mask_values())
 
 
-def test_mask_is_renumbered_by_the_chosen_classes(root):
-    expected = mask_values()
+def test_the_chosen_classes_number_labels_and_masks(root):
+    tree, expected = VocTree(root, ("person", "aeroplane", "cat")), mask_values()
     expected[mask_values() == PERSON] = 1
     expected[mask_values() == CAT] = 3
-    mask = VocTree(root, ("person", "aeroplane", "cat")).mask("one")
-    assert np.array_equal(mask, expected)
-    assert sorted(np.unique(mask)) == [0, 1, 3, 255]
+    assert np.array_equal(tree.mask("one"), expected)
+    assert tree.labels("one").tolist() == [1, 0, 1]
+    assert VocTree(root, ("person", "aeroplane")).labels("one").tolist() == [1, 0]
 
 
 def test_training_items_need_no_mask(root):
@@ -192,7 +187,10 @@ def test_jpeg_cut_short_anywhere_is_refused(root):
             tree.image("one")
 
 
-def test_missing_jpeg_and_mask_are_named(root):
+def test_missing_files_are_named(root):
+    (root / "Annotations/one.xml").unlink()
+    with refused("one.xml is missing"):
+        VocTree(root).labels("one")
     (root / "JPEGImages/one.jpg").unlink()
     tree = VocTree(root)
     for read in (tree.image, tree.mask):
@@ -260,12 +258,6 @@ def test_bad_annotation_is_named(root, content, complaint, encoding):
     (root / "Annotations/one.xml").write_bytes(content.encode(encoding))
     with refused("one.xml", complaint):
         VocTree(root, ("cat", "person")).labels("one")
-
-
-def test_missing_annotation_is_named(root):
-    (root / "Annotations/one.xml").unlink()
-    with refused("one.xml is missing"):
-        VocTree(root).labels("one")
 
 
 def test_fingerprint_changes_with_what_training_reads_and_nothing_else(root):
