@@ -15,9 +15,7 @@ from more_lib.recipes.schema import DataRecipe
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
-def training_transform(
-    data: DataRecipe,
-) -> Callable[[Image.Image], Tensor | tuple[Tensor, Tensor]]:
+def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tuple[Tensor, Tensor]]:
     """What training sees of an RGB PIL image: a random crop, (3, S, S) float32, S the crop size.
 
     With ``data.crop`` "resized", as released for VOC: a part of the image resized to the crop,

@@ -56,10 +56,7 @@ class VocTree(ImageTree):
     LISTS = "ImageSets/Segmentation"
 
     def __init__(
-        self,
-        root: str | Path,
-        classes: Sequence[str] = VOC_CLASSES,
-        skip: Iterable[str] = (),
+        self, root: str | Path, classes: Sequence[str] = VOC_CLASSES, skip: Iterable[str] = ()
     ):
         unknown = [name for name in classes if name not in VOC_CLASSES]
         if unknown or not classes or len(set(classes)) < len(classes):

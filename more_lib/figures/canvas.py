@@ -157,6 +157,13 @@ def share_scale(figure: Figure, overlays: Sequence[AxesImage], axes: np.ndarray)
     figure.colorbar(overlays[0], ax=axes, label="map value", shrink=0.8, aspect=30)
 
 
+def draw_grid(ax: Axes, size: tuple[int, int], step: int = 1, **style) -> None:
+    """Lines between the cells, ``step`` pixels wide and high, of a picture of ``size`` (H, W)."""
+    height, width = size
+    ax.vlines(np.arange(step, width, step) - 0.5, -0.5, height - 0.5, **style)
+    ax.hlines(np.arange(step, height, step) - 0.5, -0.5, width - 0.5, **style)
+
+
 def outline_patches(ax: Axes, chosen: Array, size: tuple[int, int], color: str = LINES[1]) -> None:
     """A line around the chosen patches, (h, w) of bool, of an image of ``size`` (H, W) pixels."""
     chosen = as_array(chosen)

@@ -128,6 +128,5 @@ def plot_patch_grid(image: object, patch: int, title: str = "") -> Picture:
     figure, axes = canvas.new_grid([""], ["image", "patches"], title, side=3)
     for ax in axes[0]:
         ax.imshow(picture)
-    axes[0, 1].vlines(np.arange(patch, width, patch) - 0.5, -0.5, height - 0.5, "white")
-    axes[0, 1].hlines(np.arange(patch, height, patch) - 0.5, -0.5, width - 0.5, "white")
+    canvas.draw_grid(axes[0, 1], (height, width), patch, color="white")
     return figure

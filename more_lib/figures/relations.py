@@ -48,7 +48,7 @@ def plot_three_way(
     overlays = [canvas.draw_overlay(ax, image, values) for ax, values in pairs]
     for ax, mask in zip(panels[1 + len(maps) :], masks.values(), strict=True):
         ax.imshow(canvas.colorize(mask, classes))
-        _lines_between(ax, canvas.as_array(mask).shape)
+        canvas.draw_grid(ax, canvas.as_array(mask).shape, color="white", linewidth=0.4)
     if overlays:
         canvas.share_scale(figure, overlays, panels)
     canvas.class_legend(figure, masks.values(), classes, "uncertain")
@@ -98,7 +98,9 @@ def plot_windows(
         if kept:
             _ring(ax, token)
         ax.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(values.shape[0] - 0.5, -0.5))
-    _window_legend(figure, kernel_size)
+    frames = {f"window, {kernel_size} × {kernel_size}": WINDOW, "patch tested": TESTED}
+    handles = [Patch(fill=False, edgecolor=c, linewidth=2, label=n) for n, c in frames.items()]
+    canvas.legend_below(figure, [*_value_handles(), *handles, _ring_handle("token taken")])
     return figure
 
 
@@ -222,15 +224,9 @@ def window_mean(mask: Array, patch: tuple[int, int], kernel_size: int = 6) -> fl
 
 def _draw_values(ax: Axes, values: np.ndarray, digits: bool = True) -> None:
     ax.imshow(values, ListedColormap(GREYS), vmin=0, vmax=2)
-    _lines_between(ax, values.shape, "#808080")
+    canvas.draw_grid(ax, values.shape, color="#808080", linewidth=0.4)
     for place, value in np.ndenumerate(values) if digits else ():
         ax.text(*place[::-1], value, ha="center", va="center", color="k" if value else "w")
-
-
-def _lines_between(ax: Axes, shape: tuple[int, int], color: str = "white") -> None:
-    rows, columns = shape
-    ax.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color, linewidth=0.4)
-    ax.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color, linewidth=0.4)
 
 
 def _frame(ax: Axes, corner: Sequence[int], side: int, color: str) -> None:
@@ -255,9 +251,3 @@ def _value_handles() -> list[Patch]:
 def _ring_handle(label: str) -> Line2D:
     style = {"marker": "o", "markersize": 9, "markeredgewidth": 2.5, "linestyle": ""}
     return Line2D([], [], fillstyle="none", color=TAKEN, label=label, **style)
-
-
-def _window_legend(figure: Picture, kernel_size: int) -> None:
-    frames = {f"window, {kernel_size} × {kernel_size}": WINDOW, "patch tested": TESTED}
-    handles = [Patch(fill=False, edgecolor=c, linewidth=2, label=n) for n, c in frames.items()]
-    canvas.legend_below(figure, [*_value_handles(), *handles, _ring_handle("token taken")])

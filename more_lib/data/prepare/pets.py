@@ -37,10 +37,7 @@ class Trimap(NamedTuple):
 
 
 def prepare(
-    folder: str | Path,
-    source: str | Path | None = None,
-    kind: str = "breed",
-    partial: bool = False,
+    folder: str | Path, source: str | Path | None = None, kind: str = "breed", partial: bool = False
 ) -> Path:
     """Write Oxford-IIIT Pet to ``folder`` in the plain layout unless it is there, and return it.
 
