@@ -109,12 +109,12 @@ def train(
         python -m more_lib train --set optimizer.iterations=100 --folder trial
     """
     from more_lib import training
-    from more_lib.data import scan
+    from more_lib.data import without_bad
     from more_lib.system.devices import say
 
     chosen = _recipe(profile, changes, recipe, data, labels)
     if skip_bad:
-        chosen = scan.skip_bad(chosen, chosen.data.train_split)
+        chosen = without_bad(chosen, chosen.data.train_split)
     if folder:
         trained = training.train(chosen, folder, resume, tensorboard)
     else:

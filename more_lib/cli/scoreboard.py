@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from more_lib import training
-from more_lib.data import open_tree, scan
+from more_lib.data import open_tree, without_bad
 from more_lib.evaluation.protocols import PROTOCOLS, named_protocols
 from more_lib.evaluation.results import Evaluation, format_table, rows
 from more_lib.evaluation.scoring import check_masks, evaluate_or_load, evaluate_protocols
@@ -43,9 +43,9 @@ def scoreboard(
     for each in sorted(splits):
         check_masks(open_tree(recipe.data), each)
         if skip_bad:
-            recipe = scan.skip_bad(recipe, each, masks=True)
+            recipe = without_bad(recipe, each, masks=True)
     if skip_bad and not checkpoint:
-        recipe = scan.skip_bad(recipe, recipe.data.train_split)
+        recipe = without_bad(recipe, recipe.data.train_split)
     trained = _trained(recipe, checkpoint)
     if wanted:
         found = evaluate_protocols(trained, list(wanted.values()))

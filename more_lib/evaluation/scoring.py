@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from more_lib.data import open_tree
-from more_lib.data.scan import require_readable
 from more_lib.data.tree import ImageTree
 from more_lib.evaluation.masks import SplitImages, check_protocols, evaluation_mode, segment
 from more_lib.evaluation.metrics import average_precision
@@ -151,7 +150,7 @@ def _kept_or_scored(trained: "Trained", wanted: Sequence[Sequence[Protocol]]) ->
     for split in dict.fromkeys(protocols[0].split for protocols in missing):
         lists = [protocols for protocols in missing if protocols[0].split == split]
         together = list(dict.fromkeys(protocol for protocols in lists for protocol in protocols))
-        require_readable(tree, split, masks=True)
+        tree.require_readable(split, masks=True)
         found = score(
             trained.model, recipe, together, tree=tree, device=best_device(), notes=place(together)
         )

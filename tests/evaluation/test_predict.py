@@ -205,7 +205,7 @@ def test_tiny_and_narrow_images(model, recipe, tmp_path, size):
 def test_images_are_read_one_at_a_time(model, recipe, photos):
     predictions = predict(model, recipe, [photos / "cat.png", photos / "missing.png"])
     assert next(predictions).id == "cat"
-    with pytest.raises(InputError, match=r"missing\.png does not exist"):
+    with pytest.raises(InputError, match=r"missing\.png is missing"):
         next(predictions)
 
 
