@@ -83,7 +83,7 @@ def real(tmp_path_factory) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("a {brace} and spaces")
     first = (
         "import os, pathlib\n"
-        "from more_lib.recording import record_metrics\n"
+        "from more_lib.runs.recording import record_metrics\n"
         "print(profile, overrides, os.environ['MORE_PROGRESS'], os.environ.get('MPLBACKEND'))\n"
         "record_metrics(out_dir, 'places', {'cwd': os.getcwd(), 'out_dir': out_dir})"
     )
