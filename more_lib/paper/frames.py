@@ -10,24 +10,12 @@ import re
 import pandas as pd
 
 FRACTIONS = ("miou", "iou", "map", "precision", "recall", "accuracy")  # shown in per cent
-UNITS = {
-    "seconds": "s",
-    "minutes": "min",
-    "hours": "h",
-    "percent": "%",
-    "mb": "MB",
-    "gb": "GB",
-    "ms": "ms",
-}
+UNITS = {"seconds": "s", "minutes": "min", "hours": "h", "percent": "%"}
+UNITS |= {"mb": "MB", "gb": "GB", "ms": "ms"}
 ACRONYMS = ("cam", "lam", "crf", "cpu", "gpu", "gcr", "lir", "voc", "coco")
-SPELLINGS = {word: word.upper() for word in ACRONYMS} | {
-    "miou": "mIoU",
-    "iou": "IoU",
-    "lr": "learning rate",
-    "toco": "ToCo",
-    "dupl": "DuPL",
-    "more": "MoRe",
-}
+SPELLINGS = {word: word.upper() for word in ACRONYMS}
+SPELLINGS |= {"miou": "mIoU", "iou": "IoU", "lr": "learning rate"}
+SPELLINGS |= {"toco": "ToCo", "dupl": "DuPL", "more": "MoRe"}
 
 
 class Readable(pd.DataFrame):
@@ -57,7 +45,8 @@ def readable(frame: pd.DataFrame) -> Readable:
     if not kept:
         return Readable()
     table = Readable(list(zip(*texts[1:], strict=True)), index=texts[0], columns=labels[1:])
-    return table.rename_axis(columns=labels[0])
+    table.columns.name = labels[0]
+    return table
 
 
 def notes(frame: pd.DataFrame) -> list[str]:
@@ -96,10 +85,8 @@ def label(key: str, value: object = None) -> str:
 
 def cell_text(key: str, value: object) -> str:
     """A value as its cell shows it; its key says whether a number is a share."""
-    if isinstance(value, list):
-        plain = not any(isinstance(item, (dict, list)) for item in value)
-        if plain:
-            return ", ".join(f"{item:g}" if is_number(item) else str(item) for item in value)
+    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        return ", ".join(f"{item:g}" if is_number(item) else str(item) for item in value)
     if isinstance(value, (list, dict)):
         return json.dumps(value, ensure_ascii=False)
     if pd.isna(value):

@@ -1,8 +1,10 @@
 """Verdicts follow from numbers: sign, spread of the seeds, and what was not run."""
 
+import pandas as pd
 import pytest
 
-from more_lib.paper.claims import NOT_RUN, verdict_counts, verdicts
+from more_lib.paper.claims import NOT_RUN, VERDICT_COLUMNS, verdict_counts, verdicts
+from more_lib.paper.trials import SCORES
 
 
 def row(condition, miou, kind="LAM", ratio=0.5, **others):
@@ -13,22 +15,26 @@ def row(condition, miou, kind="LAM", ratio=0.5, **others):
 def found(*rows, dataset="emoji", protocols=None):
     return {
         "dataset": dataset,
+        "split": "val",
         "map_protocol": "emoji val, LAM, true image labels, scales 1 + flip, no CRF",
-        "ablation": list(rows),
+        "ablation": pd.DataFrame(rows, columns=["condition", "map", "seeds", *SCORES, "miou_std"]),
         "protocols": protocols or {},
     }
 
 
 def judged(claim, *arguments):
-    (match,) = (each for each in verdicts(*arguments) if claim in each["claim"])
+    table = verdicts(*arguments)
+    (match,) = table[table["claim"].str.contains(claim)].to_dict("records")
     return match
 
 
 def test_nothing_measured_is_not_run_here_throughout():
-    rows = verdicts(found(), {}, {})
-    assert {each["verdict"] for each in rows} == {NOT_RUN}
-    assert all(set(map(type, each.values())) == {str} for each in rows)
-    assert verdict_counts(rows) == f"{len(rows)} not run here"
+    table = verdicts(found(), {}, {})
+    assert list(table) == list(VERDICT_COLUMNS) and set(table["verdict"]) == {NOT_RUN}
+    assert set(map(type, table.to_numpy().flat)) == {str}
+    assert verdict_counts(table) == verdict_counts(table.to_dict("records")) == "12 not run here"
+    assert verdict_counts([{"verdict": "odd"}, {"verdict": "shown"}]) == "1 shown, 1 odd"
+    assert verdict_counts([]) == ""
 
 
 def test_with_one_seed_the_sign_decides_and_the_row_says_so():

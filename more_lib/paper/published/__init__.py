@@ -33,4 +33,4 @@ def published(name: str) -> pd.DataFrame:
     if name not in TABLES:
         raise InputError(f"published table {name!r} is unknown; there are: {', '.join(TABLES)}")
     with (resources.files(__name__) / f"{name}.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file, float_precision="round_trip")
+        return pd.read_csv(file)
