@@ -158,7 +158,6 @@ def _row(name: str, values: Sequence[object]) -> Row:
 
 def _report_link(run: Run, page: Path) -> str:
     """The run's report as seen from the page, "" where there is none."""
-    report = run.folder / "report.html"
-    if not report.is_file():
-        return ""
-    return quote(Path(os.path.relpath(report.resolve(), page.resolve().parent)).as_posix())
+    report = (run.folder / "report.html").resolve()
+    seen = Path(os.path.relpath(report, page.resolve().parent))
+    return quote(seen.as_posix()) if report.is_file() else ""

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import nbformat
+from nbformat import NotebookNode
+
 from more_lib.paper.claims import VERDICT_COLUMNS
 from more_lib.runs.recording import TRAINING_AHEAD, collected
 from more_lib.system.errors import InputError
@@ -47,12 +50,11 @@ class Run:
             for row in rows
         ]
 
-    def cells(self, notebook: str) -> list[dict]:
+    def cells(self, notebook: str) -> list[NotebookNode]:
         """The cells of an executed notebook; none where it is missing or was cut off."""
         try:
-            file = self.folder / f"{notebook}.ipynb"
-            return json.loads(file.read_text(encoding="utf-8"))["cells"]
-        except (OSError, ValueError, LookupError):
+            return nbformat.read(self.folder / f"{notebook}.ipynb", as_version=4).cells
+        except (OSError, ValueError, LookupError, AttributeError):
             return []
 
 
@@ -74,13 +76,13 @@ def load_run(folder: str | Path) -> Run:
     _check(manifest, _FIELDS, f"{file}")
     for number, entry in enumerate(manifest["notebooks"]):
         _check(entry, _NOTEBOOK_FIELDS, f"{file}: notebooks[{number}]")
-    if manifest["status"] == "unfinished":
-        parts = [TRAINING_AHEAD, *(entry["name"] for entry in manifest["notebooks"])]
-        return Run(folder, manifest, *(collected(folder, kind, parts) for kind in _KINDS))
-    return Run(folder, manifest, *(_parts(folder / f"{kind}.json") for kind in _KINDS))
-
-
-_KINDS = ("metrics", "costs")
+    names = [TRAINING_AHEAD, *(entry["name"] for entry in manifest["notebooks"])]
+    unfinished = manifest["status"] == "unfinished"
+    metrics, costs = (
+        collected(folder, kind, names) if unfinished else _recorded(folder / f"{kind}.json")
+        for kind in ("metrics", "costs")
+    )
+    return Run(folder, manifest, metrics, costs)
 
 
 def record_of(run: Run) -> dict:
@@ -128,32 +130,26 @@ def is_verdicts(value: object) -> bool:
     )
 
 
-def captioned(cells: Sequence[Mapping]) -> Iterator[tuple[Mapping, str]]:
+def captioned(cells: Sequence[NotebookNode]) -> Iterator[tuple[NotebookNode, str]]:
     """Code cells, each with its caption: its metadata's, else the first line of prose before it."""
     heading = ""
     for cell in cells:
         if _is_prose(cell):
-            lines = map(_plain, text(cell["source"]).split("\n"))
-            heading = next(filter(None, lines), heading)
-        elif cell["cell_type"] == "code":
-            yield cell, cell["metadata"].get("caption") or heading
+            heading = next(filter(None, map(_plain, cell.source.split("\n"))), heading)
+        elif cell.cell_type == "code":
+            yield cell, cell.metadata.get("caption") or heading
 
 
-def title(cells: Sequence[Mapping]) -> str:
+def title(cells: Sequence[NotebookNode]) -> str:
     """A notebook's first heading in plain words, "" without any."""
-    prose = "\n".join(text(cell["source"]) for cell in cells if _is_prose(cell))
+    prose = "\n".join(cell.source for cell in cells if _is_prose(cell))
     heading = re.search(r"^# .*", prose, re.MULTILINE)
     return _plain(heading[0]) if heading else ""
 
 
-def text(source: str | Sequence[str]) -> str:
-    """One string of what notebook files keep as a string or as a list of lines."""
-    return source if isinstance(source, str) else "".join(source)
-
-
-def _is_prose(cell: Mapping) -> bool:
-    papermill_mark = "papermill-error-cell-tag" in cell["metadata"].get("tags", ())
-    return cell["cell_type"] == "markdown" and not papermill_mark
+def _is_prose(cell: NotebookNode) -> bool:
+    papermill_mark = "papermill-error-cell-tag" in cell.metadata.get("tags", ())
+    return cell.cell_type == "markdown" and not papermill_mark
 
 
 def _plain(line: str) -> str:
@@ -184,7 +180,7 @@ def _mapping(file: Path) -> dict:
     return value
 
 
-def _parts(file: Path) -> dict[str, dict]:
+def _recorded(file: Path) -> dict[str, dict]:
     """metrics.json or costs.json, which a run that did not get so far lacks."""
     value = _mapping(file) if file.is_file() else {}
     for part, named in value.items():

@@ -5,8 +5,6 @@ recorded; then that notebook's numbers, and what cells tagged ``report`` drew; t
 and what it all rests on. ``write_results`` says the same numbers in Markdown.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -15,13 +13,14 @@ from typing import NamedTuple
 
 import pandas as pd
 from markupsafe import Markup
+from nbformat import NotebookNode
 
 from more_lib.paper import results
 from more_lib.paper.claims import verdict_counts
 from more_lib.paper.frames import cell_text, label, notes, readable
 from more_lib.runs.manifest import CHECKOUT
 from more_lib.runs.pages import write_notebook_page, write_page
-from more_lib.runs.reading import Run, captioned, is_verdicts, load_run, record_of, text, title
+from more_lib.runs.reading import Run, captioned, is_verdicts, load_run, record_of, title
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file, write_json
 
@@ -29,6 +28,7 @@ RESULTS = CHECKOUT / "notebooks" / "RESULTS.md"
 RECORD = CHECKOUT / "more_lib" / "paper" / "records" / "mini_run.json"
 MAX_FIGURE_BYTES = 8_000_000  # of all figures together, in base64: the page stays below 10 MB
 MAX_TEXT = 20_000  # characters of one text output
+PNG = re.compile(r"iVBORw0KGgo[\w+/=\s]*", re.ASCII)  # in base64: its first bytes are always these
 
 
 class Figure(NamedTuple):
@@ -157,7 +157,7 @@ def _notebook(entry: Mapping, run: Run, judges: bool, room: int) -> dict:
     }
 
 
-def _figures(cells: Sequence[Mapping], room: int) -> Iterator[Figure]:
+def _figures(cells: Sequence[NotebookNode], room: int) -> Iterator[Figure]:
     for cell, caption in captioned(cells):
         if "report" not in cell["metadata"].get("tags", ()):
             continue
@@ -176,23 +176,12 @@ def _shown(outputs: Sequence[Mapping]) -> tuple[list[str], list[str]]:
     pictures, texts = [], []
     for printed, group in groupby(outputs, lambda output: output["output_type"] == "stream"):
         if printed:  # a kernel may deliver one text in pieces
-            texts.append("".join(text(output["text"]) for output in group))
+            texts.append("".join(output["text"] for output in group))
             continue
         for data in (output.get("data", {}) for output in group):
-            if picture := _picture(data.get("image/png", "")):
-                pictures.append(picture)
+            if PNG.fullmatch(picture := data.get("image/png", "")):
+                pictures.append(f"data:image/png;base64,{''.join(picture.split())}")
             elif "text/html" not in data:
-                texts.append(text(data.get("text/plain", "")))
+                texts.append(data.get("text/plain", ""))
     texts = [re.sub(r"\x1b\[[0-9;]*m", "", each).strip("\n")[:MAX_TEXT] for each in texts]
     return pictures, [each for each in texts if each]
-
-
-def _picture(encoded: str | Sequence[str]) -> str:
-    """A PNG output as a data URI, "" when it is none."""
-    try:
-        content = base64.b64decode("".join(text(encoded).split()), validate=True)
-    except (binascii.Error, ValueError):
-        return ""
-    if not content.startswith(b"\x89PNG"):
-        return ""
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
