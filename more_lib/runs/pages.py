@@ -22,6 +22,7 @@ from traitlets.config import Config
 from more_lib.runs.reading import captioned, title
 from more_lib.system.files import atomic_file
 
+# What outputs are shown as, the first they have; widgets and scripts need a kernel or the net.
 SHOWN = ("text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain")
 ACTIVE = "script, style, link, meta, base, iframe, object, embed, form"  # what HTML can do
 MACROS = r"\newcommand{\arg}{\operatorname{arg}}"  # commands that latex2mathml does not know
@@ -53,9 +54,9 @@ def write_notebook_page(notebook: Path) -> Path:
     content = nbformat.read(notebook, as_version=4)
     for cell, caption in captioned(content.cells):
         cell.metadata["alt"] = cell.metadata.get("alt") or caption or "figure"
-    body, _ = _Exporter(template_name="basic", exclude_output_prompt=True).from_notebook_node(
-        content
-    )
+    config = Config({"NbConvertBase": {"display_data_priority": list(SHOWN)}})
+    exporter = _Exporter(config=config, template_name="basic", exclude_output_prompt=True)
+    body, _ = exporter.from_notebook_node(content)
     return write_page(
         "notebook.html",
         notebook.with_suffix(".html"),
@@ -97,12 +98,7 @@ class _Renderer(IPythonRenderer):
 
 
 class _Exporter(HTMLExporter):
-    """nbconvert's HTML without widgets and scripts, which need a kernel or the net."""
-
-    @property
-    def default_config(self) -> Config:
-        shown = Config({"NbConvertBase": {"display_data_priority": list(SHOWN)}})
-        return Config({**super().default_config, **shown})
+    """nbconvert's HTML with this module's Markdown."""
 
     @jinja2.pass_context
     def markdown2html(self, context: Mapping, source: str) -> str:

@@ -17,7 +17,10 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
 def page_of(folder: Path, *cells) -> Page:
-    nbformat.write(new_notebook(cells=list(cells)), folder / "01_one.ipynb")
+    state = {"state": {"a": {"model_name": "IntSliderModel"}}}  # as a live kernel leaves it
+    widgets = {"application/vnd.jupyter.widget-state+json": state}
+    notebook = new_notebook(cells=list(cells), metadata={"widgets": widgets})
+    nbformat.write(notebook, folder / "01_one.ipynb")
     path = write_notebook_page(folder / "01_one.ipynb")
     assert path == folder / "01_one.html"
     return Page(path)

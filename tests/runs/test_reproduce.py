@@ -154,8 +154,15 @@ def test_notebooks_run_in_order_and_are_all_done(executed, three, tmp_path, caps
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" … ")[0] for line in lines[1:4]] == executed.names
     assert re.fullmatch(r"00_zeroth … \d+ s", lines[1])
+    assert lines[-2].startswith(f"no RESULTS.md: {folder}: it lacks what notebooks 05, 06 and 07")
     assert lines[-1] == f"report: {folder / 'report.html'}"
-    assert (folder / "report.html").is_file()
+    assert all((folder / f"{name}.html").is_file() for name in (*names, "report"))
+
+
+def test_results_are_written_at_the_end(executed, three, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("more_lib.runs.reproduce.write_results", lambda folder: folder / "R.md")
+    folder = reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+    assert capsys.readouterr().out.splitlines()[-2] == f"results: {folder / 'R.md'}"
 
 
 def test_manifest_says_what_the_run_rests_on(executed, three, tmp_path):
