@@ -23,7 +23,7 @@ NOT_JUDGED = {"verdict": "not judged", "ours": ""}
 
 
 class Row(NamedTuple):
-    """What each run has at one place, as text; ``changes`` are differences to A, "" without any."""
+    """What each run has at one place, as text; ``changes`` are differences of numbers to A."""
 
     name: str
     values: list[str]
@@ -61,14 +61,14 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path | None = 
 
 def provenance(runs: Sequence[Run]) -> list[Row]:
     """What is not the same in all runs of what they rest on: code, data, versions, recipe."""
-    foundations = []
-    for run in runs:
-        apart = ("notebooks", "resumed", "status", "seconds")
-        named = {name: item for name, item in run.manifest.items() if name not in apart}
-        foundations.append(dict(leaves(named)))
-    names = dict.fromkeys(name for each in foundations for name in each)
-    rows = [[each.get(name) for each in foundations] for name in names]
-    return [_row(name, row) for name, row in zip(names, rows, strict=True) if _differ(row)]
+    apart = ("notebooks", "resumed", "status", "seconds")
+    bases = [
+        dict(leaves({name: item for name, item in run.manifest.items() if name not in apart}))
+        for run in runs
+    ]
+    names = dict.fromkeys(name for base in bases for name in base)
+    rows = ((name, [base.get(name) for base in bases]) for name in names)
+    return [Row(name, _texts(values), []) for name, values in rows if _differ(values)]
 
 
 def verdicts(runs: Sequence[Run]) -> dict[str, list[tuple[str, str]]]:
@@ -89,7 +89,7 @@ def metrics(runs: Sequence[Run]) -> dict[str, list[Row]]:
         for name in first:
             values = [first[name], *(each.get(name, ...) for each in others)]
             if ... not in values and _differ(values):
-                row = _row(name.removeprefix(f"{notebook} · "), values)
+                row = _metric(name.removeprefix(f"{notebook} · "), values)
                 rows.setdefault(notebook, []).append(row)
     return rows
 
@@ -144,16 +144,19 @@ def _differ(values: Sequence[object]) -> bool:
     return any(value != values[0] for value in values)
 
 
-def _row(name: str, values: Sequence[object]) -> Row:
-    """One place in all runs, shares in per cent; enough digits to see what differs."""
+def _metric(name: str, values: Sequence[object]) -> Row:
+    """A metric of all runs, shares in per cent; enough digits to see what differs."""
     *place, key = name.split(" · ")
     title = " · ".join([*map(label, place), label(key, values[0])])
     if not all(map(is_number, values)):
-        texts = ["–" if value is None else str(value) for value in values]
-        return Row(title, texts, [""] * len(values[1:]))
+        return Row(title, _texts(values), [""] * len(values[1:]))
     scale = 100 if title.endswith("(%)") else 1
     changes = [f"{scale * (value - values[0]):+.2g}" for value in values[1:]]
     return Row(title, [f"{scale * value:.6g}" for value in values], changes)
+
+
+def _texts(values: Sequence[object]) -> list[str]:
+    return ["–" if value is None else str(value) for value in values]
 
 
 def _report_link(run: Run, page: Path) -> str:
