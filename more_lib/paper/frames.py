@@ -51,7 +51,9 @@ def readable(frame: pd.DataFrame) -> Readable:
 
 def notes(frame: pd.DataFrame) -> list[str]:
     """What ``readable`` leaves out: "all rows: seeds: 1 · split: val", then each row's note."""
-    shared = [f"{_header(frame, key)}: {cell_text(key, frame[key].iloc[0])}" for key in _shared(frame)]
+    shared = [
+        f"{_header(frame, key)}: {cell_text(key, frame[key].iloc[0])}" for key in _shared(frame)
+    ]
     found = [f"all rows: {' · '.join(shared)}"] if shared else []
     if "note" in frame:
         noted = zip(readable(frame).index, frame["note"], strict=True)

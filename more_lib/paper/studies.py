@@ -163,9 +163,9 @@ def compared(rows: Rows, reference: str, kind: str = "LAM") -> pd.DataFrame:
 
     A trial called ``name, size`` is held against the reference of its own size. Columns are those
     of ``over_seeds``, then ``miou_gain`` and ``confusion_ratio_gain``: the mean of the differences
-    and, with two seeds or more, their deviation as ``..._std``; missing for the reference itself and
-    where it lacks a seed. Networks of one seed share data order and heads, so differences within a
-    seed are less noisy than those of means.
+    and, with two seeds or more, their deviation as ``..._std``; missing for the reference itself
+    and where it lacks a seed. Networks of one seed share data order and heads, so differences
+    within a seed are less noisy than those of means.
     """
     scored = pd.DataFrame(rows, columns=["trial", "seed", "map", *SCORES])
     scored = scored[scored["map"] == kind].astype(dict.fromkeys(SCORES, float))

@@ -5,7 +5,8 @@ missing where nothing was printed, logged or run. A difference to the paper is g
 alone: on other images it would mean nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import nan
 
 import pandas as pd
 
@@ -48,37 +49,36 @@ def table2(found: Mapping) -> pd.DataFrame:
     The released logs score maps with true labels and the decoder at one scale, both without CRF:
     each of this run's rows is of the same protocol as the published number beside it.
     """
-    paper = published("table2")
-    places = ["voc_val", "voc_test", "coco_val"]
-    table = paper[["method", "stage", "network"]].rename(columns={"stage": "stages"})
-    table[[f"{place}_miou" for place in places]] = _share(paper[places])
-    ends = pd.DataFrame({place: published(f"{place}_log_scores").iloc[-1] for place in _LOGS})
-    ends = _share(ends.loc[[f"{kind.lower()}_miou" for kind in LOGGED.values()]])
+    paper = published("table2").rename(columns={"stage": "stages"})
+    table = paper[["method", "stages", "network"]].copy()
+    for place in ("voc_val", "voc_test", "coco_val"):
+        table[f"{place}_miou"] = _share(paper[place])
+    voc, coco = (_share(published(f"{name}_log_scores").iloc[-1]) for name in ("voc", "coco"))
     logs = pd.DataFrame(
         {
-            "method": [f"released log, {kind}" for kind in LOGGED.values()],
+            "method": f"released log, {kind}",
             "network": "ViT-B",
-            "voc_val_miou": ends["voc"].array,
-            "coco_val_miou": ends["coco"].array,
-            "protocol": [f"{name}, where the log ends" for name in LOGGED],
+            "voc_val_miou": voc[f"{kind.lower()}_miou"],
+            "coco_val_miou": coco[f"{kind.lower()}_miou"],
+            "protocol": f"{name}, where the log ends",
         }
+        for name, kind in LOGGED.items()
     )
-    theirs = pd.Series({"paper-val": None, "decoder-val": None, **dict.fromkeys(LOGGED)}, dtype=float)
-    theirs["paper-val"] = table.set_index("method").loc["MoRe", "voc_val_miou"]
-    theirs[list(LOGGED)] = ends["voc"].array
+    more = table.set_index("method").loc["MoRe", "voc_val_miou"]
+    logged = dict(zip(LOGGED, logs["voc_val_miou"], strict=True))
+    theirs = pd.Series({"paper-val": more, "decoder-val": nan} | logged)
     ours = _by_name(found["protocols"]).reindex(theirs.index)
     runs = pd.DataFrame(
         {
-            "method": "MoRe, this run, " + ours.index,
+            "method": "MoRe, this run, " + theirs.index,
             "network": found["backbone"],
             "our_miou": ours["miou"],
             "difference_miou": _difference(found, ours["miou"], theirs, "val"),
             "protocol": ours["protocol"].fillna(NOT_RUN),
         }
     )
-    table = pd.concat([table, logs, runs], ignore_index=True)
-    columns = [*table.columns.drop(["our_miou", "difference_miou", "protocol"])]
-    table = table[[*columns, "our_miou", "difference_miou", "protocol"]]
+    columns = [*table, "our_miou", "difference_miou", "protocol"]
+    table = pd.concat([table, logs, runs], ignore_index=True)[columns]
     return table.fillna({"stages": "single", "protocol": ""})
 
 
@@ -88,7 +88,9 @@ def table3(found: Mapping) -> pd.DataFrame:
     Gains can be set beside the paper's in sign and order, also on other images.
     """
     scores = ["precision", "recall", "miou"]
-    paper = published("table3").set_index("condition").reindex(map(PAPER_CONDITIONS.get, CONDITIONS))
+    paper = (
+        published("table3").set_index("condition").reindex(map(PAPER_CONDITIONS.get, CONDITIONS))
+    )
     paper.index = list(CONDITIONS)
     ours = _lam(found, [*scores, "miou_std", "confusion_ratio", "seeds"]).reindex(CONDITIONS)
     table = pd.DataFrame({"condition": {name: each.title for name, each in CONDITIONS.items()}})
@@ -134,32 +136,27 @@ def table5(costs: Mapping[str, Mapping]) -> pd.DataFrame:
     """
     paper = published("table5").assign(where="paper, Table 5: VOC 2012, one RTX 3090")
     paper["ms_an_iteration"] = paper["method"].map({"MoRe": 945.0})
-    ours = [
-        {
-            "method": f"this run: {CONDITIONS[name].title}",
-            "minutes": cost["minutes"],
-            "memory_gb": cost["peak_memory_gb"],
-            "ms_an_iteration": cost["milliseconds_an_iteration"],
-            "parameters": cost["parameters"],
-            "where": f"{cost['device']}"
-            + (f", threads: {cost['threads']}" if cost["device"].startswith("cpu") else "")
-            + f", {cost['precision']}: {cost['iterations']} iterations of {cost['batch_size']}",
-        }
-        for name, cost in costs.items()
-    ]
     columns = ["method", "minutes", "memory_gb", "ms_an_iteration", "parameters", "where"]
     # Objects, so that whole numbers stay whole beside missing ones and fractions.
-    frames = [paper.reindex(columns=columns), pd.DataFrame(ours, columns=columns, dtype=object)]
-    return pd.concat([frame.astype(object) for frame in frames], ignore_index=True)
-
-
-_LOGS = ("voc", "coco")
+    table = paper.reindex(columns=columns).astype(object)
+    for name, cost in costs.items():
+        threads = f", threads: {cost['threads']}" if cost["device"].startswith("cpu") else ""
+        table.loc[len(table)] = [
+            f"this run: {CONDITIONS[name].title}",
+            cost["minutes"],
+            cost["peak_memory_gb"],
+            cost["milliseconds_an_iteration"],
+            cost["parameters"],
+            f"{cost['device']}{threads}, {cost['precision']}: "
+            f"{cost['iterations']} iterations of {cost['batch_size']}",
+        ]
+    return table
 
 
 def _by_name(
-    rows: Mapping[str, Mapping], columns: tuple[str, ...] | list[str] = ("miou", "protocol")
+    rows: Mapping[str, Mapping], columns: Sequence[str] = ("miou", "protocol")
 ) -> pd.DataFrame:
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(columns))
 
 
 def _lam(found: Mapping, columns: list[str]) -> pd.DataFrame:
@@ -177,4 +174,4 @@ def _difference(found: Mapping, ours: pd.Series, theirs: pd.Series, split: str) 
     measured = {"val": "protocols", "train": "pseudo_labels"}[split]
     splits = {row["split"] for row in found[measured].values()}
     alike = found["dataset"] == "voc" and splits == {split}
-    return ours - theirs if alike else ours * float("nan")
+    return ours - theirs if alike else ours * nan

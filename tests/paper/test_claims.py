@@ -88,6 +88,7 @@ def test_the_decoder_is_judged_by_its_own_protocol():
 def test_tokens_are_judged_by_their_separation():
     better = judged("separate", found(), {}, {"baseline": 0.1, "more": 0.4})
     assert (better["verdict"], better["ours"]) == ("shown", "silhouette 0.10 → 0.40")
+    assert better["protocol"] == "emoji val, tokens of the classes present, cosine distance"
     assert judged("separate", found(), {}, {"more": 0.4})["verdict"] == NOT_RUN
 
 
@@ -95,6 +96,7 @@ def test_the_papers_numbers_are_judged_on_the_papers_data_alone():
     here = {"paper-val": {"miou": 0.762, "split": "val", "protocol": "voc val"}}
     on_voc = judged("76.4 mIoU", found(dataset="voc", protocols=here), {}, {})
     assert (on_voc["verdict"], on_voc["ours"]) == ("shown", "76.2")
+    assert on_voc["protocol"] == "voc val"  # its own
     here["paper-val"]["miou"] = 0.70
     on_voc = judged("76.4 mIoU", found(dataset="voc", protocols=here), {}, {})
     assert on_voc["verdict"] == "not shown"
@@ -103,7 +105,11 @@ def test_the_papers_numbers_are_judged_on_the_papers_data_alone():
 
 def test_the_cost_is_judged_on_a_gpu_and_a_whole_training_alone():
     cost = {"minutes": 100.0, "peak_memory_gb": 6.0, "iterations": 20_000, "device": "cuda (X)"}
-    assert judged("A training", found(), {"more": cost}, {})["verdict"] == "shown"
+    whole = judged("A training", found(), {"more": cost}, {})
+    assert (whole["verdict"], whole["ours"]) == ("shown", "100 min, 6.0 GB")
+    assert whole["protocol"] == "cuda (X)"
+    limit = cost | {"minutes": 372.0, "peak_memory_gb": 12.1}  # as much is not more
+    assert judged("A training", found(), {"more": limit}, {})["verdict"] == "shown"
     slow = {"more": cost | {"minutes": 400.0}}
     assert judged("A training", found(), slow, {})["verdict"] == "not shown"
     short = {"more": cost | {"iterations": 420}}
