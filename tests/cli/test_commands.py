@@ -1,5 +1,6 @@
 """The command line: options arrive, errors end in one line and their exit status."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from more_lib import training
 from more_lib.cli import scoreboard
 from more_lib.cli.commands import app
 from more_lib.evaluation.protocols import PROTOCOLS
@@ -16,9 +18,8 @@ from more_lib.recipes.loading import load_recipe, to_dict
 from more_lib.recipes.profiles import PROFILES
 from more_lib.runs import reproduce
 from more_lib.system.errors import InputError
-from more_lib.training import cache as training
 
-COMMANDS = ("reproduce", "report", "train", "evaluate", "predict", "bench", "doctor")
+COMMANDS = ("reproduce", "train", "evaluate", "predict", "report", "study", "bench", "doctor")
 
 
 @pytest.fixture
@@ -125,21 +126,46 @@ def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
     assert result.exit_code == 2 and "recipe.yaml: profile is 'voc'" in result.stderr
 
 
-def test_report_writes_one_report_a_comparison_or_readme(monkeypatch):
-    said = lambda name: lambda *given: f"{name}: {given}"  # noqa: E731
-    monkeypatch.setattr("more_lib.runs.report.write_report", said("one"))
-    monkeypatch.setattr("more_lib.runs.comparison.write_comparison", said("several"))
-    monkeypatch.setattr("more_lib.runs.readme.write_readme", said("tables"))
+def test_report_writes_one_report_a_comparison_or_the_results(monkeypatch):
+    monkeypatch.setattr("more_lib.runs.report.write_report", lambda run: f"of {run}")
+    monkeypatch.setattr("more_lib.runs.report.write_results", lambda run, publish: (run, publish))
+    monkeypatch.setattr("more_lib.runs.comparison.write_comparison", lambda *given: given)
     a, b, page = Path("a"), Path("b"), Path("x.html")
-    assert run("report", "a").stdout == f"report: one: ({a!r},)\n"
-    assert run("report", "a", "b").stdout == f"comparison: several: ({[a, b]!r}, None)\n"
+    assert run("report", "a").stdout == "report: of a\n"
+    assert run("report", "a", "b").stdout == f"comparison: {([a, b], None)}\n"
     several = run("report", "a", "b", "--output", "x.html").stdout
-    assert several == f"comparison: several: ({[a, b]!r}, {page!r})\n"
-    assert run("report", "a", "--readme").stdout == f"written: tables: ({a!r},)\n"
-    for wrong in (("a", "b", "--readme"), ("a", "--readme", "--output", "x.html")):
+    assert several == f"comparison: {([a, b], page)}\n"
+    assert run("report", "a", "--results").stdout == f"written: {(a, True)}\n"
+    for wrong in (("a", "b", "--results"), ("a", "--results", "--output", "x.html")):
         result = run("report", *wrong)
-        assert result.exit_code == 2 and "--readme takes one run" in result.stderr
+        assert result.exit_code == 2 and "--results takes one run" in result.stderr
     assert run("report").exit_code == 2
+
+
+def test_study_passes_its_options_on_and_keeps_its_rows(monkeypatch, tmp_path):
+    given = []
+    kept = {"study": "conditions", "rows": []}
+    run_study = lambda *said, **named: given.append((*said, named)) or kept  # noqa: E731
+    monkeypatch.setattr("more_lib.paper.studies.run_study", run_study)
+    monkeypatch.setattr("more_lib.paper.studies.format_study", lambda found: f"{found['study']}!")
+    options = ("--set", "seed=2", "--seeds", 2, "--trained-only", "--json", tmp_path / "s.json")
+    assert run("study", "conditions", *options).stdout == "conditions!\n"
+    (name, recipe, seeds, named), *_ = given
+    assert (name, recipe.seed, list(seeds), named["train"]) == ("conditions", 2, [2, 3], False)
+    assert json.loads((tmp_path / "s.json").read_text()) == kept
+
+
+def test_bench_times_what_is_asked_for_from_a_checkout_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr("tests.benchmarks.speed.losses", lambda shape: f"losses of {shape}")
+    monkeypatch.setattr("tests.benchmarks.speed.crf", lambda: "crf")
+    monkeypatch.setattr("more_lib.training.step_cost.bench_step", lambda *given: given)
+    monkeypatch.setattr("more_lib.training.step_cost.format_step", lambda costs: len(costs))
+    assert run("bench", "--shape", "voc").stdout == "losses of voc\n"
+    assert run("bench", "crf").stdout == "crf\n"
+    assert run("bench", "step", "--profile", "mini").stdout == "2\n"
+    assert "there are: losses, crf, step" in run("bench", "speed").stderr
+    monkeypatch.setattr("more_lib.runs.manifest.CHECKOUT", tmp_path)
+    assert "from a full checkout" in run("bench", "crf").stderr
 
 
 def test_doctor_prints_its_report(monkeypatch):
@@ -201,7 +227,9 @@ def test_every_command_has_an_example_that_it_accepts(command, calls, monkeypatc
     Path("trial").mkdir()
     Path("trial/recipe.yaml").write_text("seed: 0\n")
     monkeypatch.setattr("more_lib.cli.doctor.report", lambda: "")
-    monkeypatch.setattr("tests.benchmarks.speed.bench_losses", lambda *_: [])
+    monkeypatch.setattr("tests.benchmarks.speed.losses", lambda shape: "")
+    monkeypatch.setattr("more_lib.paper.studies.run_study", lambda *_, **__: {})
+    monkeypatch.setattr("more_lib.paper.studies.format_study", str)
     monkeypatch.setattr("more_lib.evaluation.writing.predict_files", lambda *_, **__: [])
     monkeypatch.setattr("more_lib.runs.comparison.write_comparison", lambda *_: "")
     text = run(command, "--help").stdout
