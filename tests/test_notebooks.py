@@ -15,9 +15,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 1_000_000  # bytes
 CHECKED = "nbval-check-output"
 # Folders of somebody's machine: /home/name, /Users/name, C:\Users, /tmp/pytest-1, ~/.cache.
-MACHINE_PATH = re.compile(
-    r"(?<![\w.:/])(/(home|Users|root|tmp|mnt)/\w|[A-Z]:\\\\?\w|~/\.cache)"
-)
+MACHINE_PATH = re.compile(r"(?<![\w.:/])(/(home|Users|root|tmp|mnt)/\w|[A-Z]:\\\\?\w|~/\.cache)")
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)

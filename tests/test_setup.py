@@ -65,11 +65,7 @@ def test_conda_environment_agrees_with_pyproject():
 def test_every_import_is_a_declared_dependency():
     # The last one need not be installed.
     homes = {**metadata.packages_distributions(), "pydensecrf": ["pydensecrf2"]}
-    extras = PROJECT["optional-dependencies"]
-    optional = [
-        *extras["crf"],
-        *extras["log"],
-    ]  # imported inside functions that say what is missing
+    optional = [*EXTRAS["crf"], *EXTRAS["log"]]  # functions that import them say what is missing
     declared = [Requirement(line) for line in [*PROJECT["dependencies"], *optional]]
     runtime = {canonicalize_name(requirement.name) for requirement in declared}
     for file in [*(ROOT / "more_lib").rglob("*.py"), *(ROOT / "data_scripts").glob("*.py")]:
@@ -96,8 +92,13 @@ def test_citation_names_the_kit_and_the_paper():
     assert citation["license"] == PROJECT["license"] == "MIT"
     (paper,) = citation["references"]
     assert paper["title"].startswith("MoRe: Class Patch Attention Needs Regularization")
-    assert [author["family-names"] for author in paper["authors"]][0] == "Yang"
-    assert "2412.11076" in paper["url"]
+    assert paper["authors"][0]["family-names"] == "Yang"
+    assert paper["url"] == PROJECT["urls"]["Documentation"] == "https://arxiv.org/abs/2412.11076"
+
+
+def test_the_changelog_has_the_version_and_a_place_for_what_comes():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## \[(.*?)\]", changes, re.M)[:2] == ["Unreleased", more_lib.__version__]
 
 
 class TestMake:
@@ -129,7 +130,7 @@ class TestMake:
     def test_help_is_the_default_and_names_every_target(self, checkout):
         makefile = (ROOT / "Makefile").read_text()
         targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
-        assert set(targets) == {"help", "reproduce", "test", "lab", "clean"}
+        assert set(targets) == {"help", "reproduce", "check", "test", "lab", "clean"}
         text = _make(checkout).stdout
         assert text == _make(checkout, "help").stdout
         for target in targets:
@@ -172,12 +173,23 @@ class TestMake:
         assert _make(checkout, "lab", f"PYTHON={python}").returncode == 0
         assert _calls(tmp_path)[-1] == "-m jupyterlab notebooks"
 
-    def test_runs_the_tests_then_the_notebooks(self, checkout, python, tmp_path):
+    def test_checks_then_runs_the_tests_then_the_notebooks(self, checkout, python, tmp_path):
         assert _make(checkout, "test", f"PYTHON={python}").returncode == 0
-        tests, notebooks = _calls(tmp_path)[-2:]
+        *checks, tests, notebooks = _calls(tmp_path)[-5:]
+        assert [call.split()[1] for call in checks] == ["ruff", "ruff", "mypy"]
         assert tests == "-m pytest -q -n auto --maxprocesses 8 --dist loadfile tests"
         assert notebooks.startswith("-m pytest -q --nbval-lax --nbval-current-env")
         assert notebooks.endswith(" notebooks")
+
+    def test_fast_leaves_out_notebooks_and_what_is_slow(self, checkout, python, tmp_path):
+        assert _make(checkout, "test", "FAST=1", f"PYTHON={python}").returncode == 0
+        *_, check, tests = _calls(tmp_path)
+        assert "mypy" in check and tests.endswith("-m not slow and not gpu tests")
+
+    def test_a_fault_in_the_style_ends_the_test(self, checkout, python, tmp_path):
+        python.write_text(python.read_text() + 'case "$*" in *ruff*) exit 1;; esac\n')
+        assert _make(checkout, "test", f"PYTHON={python}").returncode != 0
+        assert not any("pytest" in call for call in _calls(tmp_path))
 
     def test_without_notebooks_the_tests_do_not_pass(self, checkout, python):
         (checkout / "notebooks/00_first.ipynb").unlink()
@@ -207,6 +219,14 @@ class TestMake:
         left = {path.name for path in checkout.iterdir()}
         assert "runs" in left and ".venv" not in left
         assert not (checkout / "more_lib/__pycache__").exists()
+
+
+def test_the_workflow_runs_the_two_commands_on_both_pythons_and_the_check_elsewhere():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    ran = {name: [step.get("run") for step in job["steps"]] for name, job in jobs.items()}
+    assert {"make test", "make reproduce"} <= set(ran["linux"]) and "make check" in ran["elsewhere"]
+    assert jobs["linux"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
+    assert jobs["elsewhere"]["strategy"]["matrix"]["os"] == ["macos-latest", "windows-latest"]
 
 
 def test_continuous_integration_runs_the_two_commands_from_anywhere(tmp_path):
