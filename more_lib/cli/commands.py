@@ -6,6 +6,7 @@ Nothing is decided here. The library is imported inside the commands, so that he
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import typer
@@ -263,12 +264,12 @@ def bench(
 
         python -m more_lib bench losses --shape voc
     """
-    from more_lib.recipes import load_recipe
     from more_lib.runs.manifest import CHECKOUT
 
     if what not in ("losses", "crf", "step"):
         raise InputError(f"bench {what!r} is unknown; there are: losses, crf, step")
     if what == "step":
+        from more_lib.recipes import load_recipe
         from more_lib.training.step_cost import AUTOCAST, bench_step, format_step
 
         recipe = load_recipe(profile, changes or [])
@@ -276,9 +277,8 @@ def bench(
         return
     if not (CHECKOUT / "tests/benchmarks/speed.py").is_file():
         raise InputError("bench compares with the loops in tests/: run it from a full checkout")
-    sys.path.insert(0, str(CHECKOUT))  # the loops are what the tests hold the library to
-    from tests.benchmarks import speed
-
+    sys.path.insert(0, str(CHECKOUT))  # before any other package that is called tests
+    speed = import_module("tests.benchmarks.speed")
     print(speed.losses(shape) if what == "losses" else speed.crf())
 
 
