@@ -84,7 +84,7 @@ def test_every_file_beside_the_code_is_installed_with_it():
             assert any(fnmatch(relative, pattern) for pattern in patterns), relative
 
 
-def test_citation_names_the_kit_and_the_paper():
+def test_citation_and_changelog_name_the_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= citation.keys()
@@ -95,8 +95,6 @@ def test_citation_names_the_kit_and_the_paper():
     assert paper["authors"][0]["family-names"] == "Yang"
     assert paper["url"] == PROJECT["urls"]["Documentation"] == "https://arxiv.org/abs/2412.11076"
 
-
-def test_the_changelog_has_the_version_and_a_place_for_what_comes():
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.findall(r"^## \[(.*?)\]", changes, re.M)[:2] == ["Unreleased", more_lib.__version__]
 
@@ -155,11 +153,8 @@ class TestMake:
         assert install in _calls(tmp_path)
         assert not any("venv" in call for call in _calls(tmp_path))
 
-    def test_without_a_compiler_everything_but_pydensecrf2_is_set_up(
-        self, checkout, python, tmp_path
-    ):
-        script = python.read_text()
-        python.write_text(script + 'case "$*" in *crf*) exit 1;; esac\n')
+    def test_without_a_compiler_only_pydensecrf2_is_left_out(self, checkout, python, tmp_path):
+        python.write_text(python.read_text() + 'case "$*" in *crf*) exit 1;; esac\n')
         result = _make(checkout, "reproduce", f"PYTHON={python}")
         assert result.returncode == 0 and "Without pydensecrf2" in result.stdout
         assert _calls(tmp_path)[-1] == "-m more_lib reproduce --profile mini"
@@ -180,9 +175,7 @@ class TestMake:
         assert tests == "-m pytest -q -n auto --maxprocesses 8 --dist loadfile tests"
         assert notebooks.startswith("-m pytest -q --nbval-lax --nbval-current-env")
         assert notebooks.endswith(" notebooks")
-
-    def test_fast_leaves_out_notebooks_and_what_is_slow(self, checkout, python, tmp_path):
-        assert _make(checkout, "test", "FAST=1", f"PYTHON={python}").returncode == 0
+        _make(checkout, "test", "FAST=1", f"PYTHON={python}")
         *_, check, tests = _calls(tmp_path)
         assert "mypy" in check and tests.endswith("-m not slow and not gpu tests")
 
@@ -191,23 +184,19 @@ class TestMake:
         assert _make(checkout, "test", f"PYTHON={python}").returncode != 0
         assert not any("pytest" in call for call in _calls(tmp_path))
 
-    def test_without_notebooks_the_tests_do_not_pass(self, checkout, python):
+    @pytest.mark.parametrize(
+        ("script", "message"),
+        [
+            ("exit 1", "error: no Python 3.11 or 3.12 among: "),
+            ('case "$2" in *ensurepip*) exit 1;; esac', "apt install python3-venv"),
+            ("", "error: notebooks/ holds no notebook"),
+        ],
+    )
+    def test_what_is_missing_is_said_in_one_line(self, checkout, python, script, message):
         (checkout / "notebooks/00_first.ipynb").unlink()
+        python.write_text(f"#!/bin/sh\n{script}\n" if script else python.read_text())
         result = _make(checkout, "test", f"PYTHON={python}")
-        assert result.returncode == 2
-        assert "error: notebooks/ holds no notebook" in result.stderr
-
-    def test_without_a_python_that_fits_one_line_says_so(self, checkout, python):
-        python.write_text("#!/bin/sh\nexit 1\n")
-        result = _make(checkout, "test", f"PYTHON={python}")
-        assert result.returncode == 2
-        assert f"error: no Python 3.11 or 3.12 among: {python}" in result.stderr
-
-    def test_without_the_venv_module_one_line_says_so(self, checkout, python):
-        python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\n')
-        result = _make(checkout, "test", f"PYTHON={python}")
-        assert result.returncode == 2
-        assert "apt install python3-venv" in result.stderr
+        assert result.returncode == 2 and message in result.stderr
 
     def test_clean_keeps_runs(self, checkout, python):
         _make(checkout, "reproduce", f"PYTHON={python}")
@@ -244,7 +233,14 @@ def test_continuous_integration_runs_the_two_commands_from_anywhere(tmp_path):
 
 
 def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    inherited = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "PROFILE")  # make test runs this
+    inherited = (
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKELEVEL",
+        "PYTHON",
+        "PROFILE",
+        "FAST",
+    )  # make test runs this
     environment = {name: text for name, text in os.environ.items() if name not in inherited}
     command = ["make", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
