@@ -235,11 +235,13 @@ def study(
     """
     from more_lib.paper.studies import format_study, run_study
     from more_lib.recipes import load_recipe
+    from more_lib.runs.manifest import git_state
     from more_lib.system.files import write_json
 
     recipe = load_recipe(profile, changes or [])
     chosen = range(recipe.seed, recipe.seed + seeds)
-    found = run_study(name, recipe, chosen, train=not trained_only)
+    commit = git_state()["commit"]
+    found = run_study(name, recipe, chosen, train=not trained_only, commit=commit)
     if json:
         write_json(found, json)
     print(format_study(found))

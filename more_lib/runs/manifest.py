@@ -65,7 +65,7 @@ def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[d
         "status": "unfinished",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": 0.0,
-        "git": _git(),
+        "git": git_state(),
         "versions": _versions(),
         "platform": platform.platform(),
         "device": _device(),
@@ -123,7 +123,7 @@ def _done_and_unchanged(old: Sequence[dict], new: Sequence[dict], folder: Path) 
     return count
 
 
-def _git() -> dict[str, str | bool | None]:
+def git_state() -> dict[str, str | bool | None]:
     """Commit of the checkout and whether files differ from it; "unknown", None outside of one."""
 
     def ask(*words: str) -> str:

@@ -16,6 +16,7 @@ from more_lib.cli.commands import app
 from more_lib.evaluation.protocols import PROTOCOLS
 from more_lib.recipes import PROFILES, load_recipe, to_dict
 from more_lib.runs import reproduce
+from more_lib.runs.manifest import git_state
 from more_lib.system.errors import InputError
 
 COMMANDS = ("reproduce", "train", "evaluate", "predict", "report", "study", "bench", "doctor")
@@ -150,6 +151,7 @@ def test_study_passes_its_options_on_and_keeps_its_rows(monkeypatch, tmp_path):
     assert run("study", "conditions", *options).stdout == "conditions!\n"
     (((name, recipe, seeds), named),) = given
     assert (name, recipe.seed, list(seeds), named["train"]) == ("conditions", 2, [2, 3], False)
+    assert named["commit"] == git_state()["commit"]
     assert json.loads((tmp_path / "s.json").read_text()) == kept
 
 
