@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 1_000_000  # bytes
 CHECKED = "nbval-check-output"
@@ -60,3 +61,22 @@ def test_it_is_light_and_names_no_folder_of_a_machine(path):
     assert len(text.encode()) <= LARGEST
     named = [match[0] for match in MACHINE_PATH.finditer(text)]
     assert not named
+
+
+def test_every_link_of_the_pages_leads_to_a_file():
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "more_lib/README.md"):
+        file = ROOT / page
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text(encoding="utf-8")):
+            assert (file.parent / link).exists(), f"{page}: {link}"
+
+
+def test_readme_lists_every_notebook_and_shows_numbers_that_results_has():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    results = (FOLDER / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    linked = re.findall(r"^\| \[(\d\d) .*\]\(notebooks/(\w+\.ipynb)\)", readme, re.M)
+    assert linked == [(path.name[:2], path.name) for path in NOTEBOOKS]
+    headline = re.search(r"^\| trained \|.*\n.*\n((?:\|.*\n)+)", readme, re.M)[1].splitlines()
+    assert len(headline) == 3
+    for row in headline:
+        cells = {cell.strip() for cell in row.strip("|").split("|")}
+        assert any(cells <= {c.strip() for c in line.split("|")} for line in results), row

@@ -151,10 +151,11 @@ def data(recipe) -> Row:
     if section.dataset == "emoji" and not section.root and not root.exists():
         cost = "nothing lost: the first run makes it, in about a minute"
         return Row(name, "note", "EmojiVOC is not made yet", cost)
-    cost = "without it: does not run; say where it is: data.root=FOLDER"
+    cure = "say where it is: data.root=FOLDER"
     if section.dataset in ("voc", "coco", "pets") and not section.root:
-        cost += f"; `python data_scripts/prepare_{section.dataset}.py` fetches it or takes yours"
-    return Row(name, "missing", f"no {absent[0]}", cost)
+        script = f"data_scripts/prepare_{section.dataset}.py"
+        cure = f"`python {script}` fetches it or takes yours; else {cure}"
+    return Row(name, "missing", f"no {absent[0]}", f"without it: does not run; {cure}")
 
 
 def weights(recipe) -> Row:
