@@ -71,9 +71,9 @@ def train(
 ) -> None:
     """Train a model from image labels.
 
-    Leaves a folder with weights, recipe, log and record: --folder, or one in the data folder, where
-    a recipe that was trained before is found again. On several GPUs: `accelerate launch -m more_lib
-    train ...` or `torchrun --nproc-per-node gpu -m more_lib train ...`.
+    Leaves weights, recipe, log and record in --folder, or in the data folder, where a recipe that
+    was trained before is found again. On several GPUs: `accelerate launch -m more_lib train ...` or
+    `torchrun --nproc-per-node gpu -m more_lib train ...`.
 
     Example:
 
@@ -111,8 +111,9 @@ def evaluate(
     """Score a trained model's maps against pixel masks.
 
     Prints a row for each map (CAM, LAM, their product, the decoder) and labels (true or
-    predicted), or for each --protocol, always with the protocol it was measured by. A run that was
-    killed goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`.
+    predicted), or for each --protocol, always with the protocol it was measured by; with --export
+    (--protocol paper-val --split test --export masks.tgz) nothing is scored. A run that was killed
+    goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`.
 
     Example:
 
@@ -256,11 +257,9 @@ def bench(
 ) -> None:
     """Time the losses, or dense CRF, against straightforward code; or a whole training step.
 
-    losses: each against loops; 448-pixel images, 28×28 patches of width 768, four images. Minutes
-    on a CPU: the loops are slow. crf: exact sums, pydensecrf2's lattice and all pairs stored, on a
-    photograph in several sizes, with the share of labels that agree. A minute on a CPU. step: the
-    parts of a profile's training step, time and memory, in fp32 and bf16; for GPUs, on a CPU with
-    --profile mini.
+    losses: each against loops, at VOC's and COCO's sizes; minutes on a CPU. crf: exact sums, the
+    lattice and all pairs stored, and how many labels agree; a minute. step: the parts of a profile's
+    training step, time and memory, in fp32 and bf16; for GPUs, on a CPU with --profile mini.
 
     Example:
 

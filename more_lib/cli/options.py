@@ -28,11 +28,7 @@ Data = Annotated[
 ]
 Labels = Annotated[
     Path | None,
-    Option(
-        metavar="FILE",
-        help="With --data: the table of labels, if it lies elsewhere. A line image,classes first, "
-        "then a line for each image, such as 1.jpg,cat;dog.",
-    ),
+    Option(metavar="FILE", help="With --data: the table elsewhere (image,classes; 1.jpg,cat;dog)."),
 ]
 SkipBad = Annotated[
     bool, Option("--skip-bad", help="Leave out and list images that cannot be read.")
@@ -94,11 +90,7 @@ ListProtocols = Annotated[
 Split = Annotated[str, Option(metavar="NAME", help="With --protocol: another split than its own.")]
 Export = Annotated[
     Path | None,
-    Option(
-        metavar="FILE",
-        help="Score nothing, but write the masks of one --protocol for VOC's test server, as an "
-        "archive (.tgz) or a folder: --protocol paper-val --split test --export masks.tgz.",
-    ),
+    Option(metavar="FILE", help="Write one --protocol's masks for VOC's server: .tgz or folder."),
 ]
 ScoresFile = Annotated[
     Path | None, Option(metavar="FILE", help="Save every score, class by class, with its protocol.")
