@@ -258,8 +258,8 @@ def bench(
     """Time the losses, or dense CRF, against straightforward code; or a whole training step.
 
     losses: each against loops, at VOC's and COCO's sizes; minutes on a CPU. crf: exact sums, the
-    lattice and all pairs stored, and how many labels agree; a minute. step: the parts of a profile's
-    training step, time and memory, in fp32 and bf16; for GPUs, on a CPU with --profile mini.
+    lattice and all pairs stored, and what share of labels agrees; a minute. step: the parts of a
+    profile's training step, time and memory, in fp32 and bf16; on a CPU with --profile mini.
 
     Example:
 
