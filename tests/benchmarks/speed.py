@@ -20,9 +20,10 @@ from more_lib.method.crf import EXACT_ON_CPU, CrfParams, choose_method, dense_cr
 from more_lib.method.energy import DenseEnergyLoss
 from more_lib.method.gaussian import bilateral_features
 from more_lib.method.gcr import GraphCategoryRepresentation
-from more_lib.method.lir import UNCERTAIN_VARIANTS, confident_relation_loss, uncertain_relation_loss
+from more_lib.method.lir import confident_relation_loss, uncertain_relation_loss
 from more_lib.method.losses import patch_token_contrast_loss, segmentation_loss
 from more_lib.method.pseudo_labels import PixelAdaptiveRefinement, refine_cam
+from more_lib.recipes.schema import LirRecipe
 from more_lib.system.devices import best_device
 from more_lib.system.errors import InputError
 from tests.method import transcriptions as loops
@@ -156,7 +157,7 @@ def cases(batch: int, classes: int) -> dict[str, tuple[Callable, Callable]]:
     relation = (tokens, features, mask, labels)
     graph = GraphCategoryRepresentation(DIM).to(tokens.device)
     patches, k = features.flatten(2).mT, max(classes // 2, 1)
-    every = UNCERTAIN_VARIANTS["release"]._replace(sampling="all")
+    every = LirRecipe(sampling="all")
     par, pictures, cam = PixelAdaptiveRefinement(), given["images"], given["cam"]
     trained = {
         "confident relation": (

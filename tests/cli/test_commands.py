@@ -37,7 +37,7 @@ def calls(monkeypatch):
 
     stand_in(reproduce, "reproduce", Path("runs/mini/now"))
     for name in ("train", "train_or_load", "load_trained"):
-        stand_in(training, name, SimpleNamespace(folder="kept/mini-0123"))
+        stand_in(training, name, SimpleNamespace(folder="kept/mini-0123", model=None))
     stand_in(scoreboard, "scoreboard", "map  mIoU %\nlam   24.00")
     stand_in(scoreboard, "export_masks", "2 masks: m.tgz")
     return made
