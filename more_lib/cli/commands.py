@@ -72,8 +72,9 @@ def train(
     """Train a model from image labels.
 
     Leaves weights, recipe, log and record in --folder, or in the data folder, where a recipe that
-    was trained before is found again. On several GPUs: `accelerate launch -m more_lib train ...` or
-    `torchrun --nproc-per-node gpu -m more_lib train ...`.
+    was trained before is found again; checkpoints every optimizer.checkpoint_every iterations. On
+    several GPUs: `accelerate launch -m more_lib train ...` or `torchrun --nproc-per-node gpu -m
+    more_lib train ...`.
 
     Example:
 
@@ -194,7 +195,8 @@ def report(
 ) -> None:
     """Write a run's report anew, or compare several runs.
 
-    Several: code, hardware, recipes, verdicts and all metrics that differ, side by side on a page.
+    Several: code, hardware, recipes, verdicts and all metrics that differ, side by side on a page,
+    the newest run's comparison.html. --results takes a whole run of mini, from committed code.
 
     Example:
 

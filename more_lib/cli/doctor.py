@@ -169,9 +169,8 @@ def weights(recipe) -> Row:
         return Row(title, "missing", f"{name} is not in timm's cache", cost)
     if file.is_file():
         return Row(title, "ok", f"{name}: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
-    cure = "check it"
-    if name in MINI_WIDTHS and not own:
-        cure = f"data_scripts/pretrain_mini_vit.py --backbone {name} makes it"
+    ships = name in MINI_WIDTHS and not own
+    cure = f"data_scripts/pretrain_mini_vit.py --backbone {name} makes it" if ships else "check it"
     return Row(title, "missing", f"{name}: no {file}", f"without it: does not run; {cure}")
 
 

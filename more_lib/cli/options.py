@@ -18,10 +18,7 @@ Changes = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="One value, as optimizer.lr=1e-4. May be repeated."),
 ]
-RecipeFile = Annotated[
-    Path | None,
-    Option("--recipe", metavar="FILE", help="YAML with the values of the profile to change."),
-]
+RecipeFile = Annotated[Path | None, Option(metavar="FILE", help="YAML with the values to change.")]
 Data = Annotated[
     Path | None,
     Option(metavar="FOLDER", help="Your images: FOLDER/images, /labels.csv; /masks if any."),
@@ -30,9 +27,7 @@ Labels = Annotated[
     Path | None,
     Option(metavar="FILE", help="With --data: the table elsewhere (image,classes; 1.jpg,cat;dog)."),
 ]
-SkipBad = Annotated[
-    bool, Option("--skip-bad", help="Leave out and list images that cannot be read.")
-]
+SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out and list images that are damaged.")]
 
 # Which network
 Checkpoint = Annotated[
@@ -58,20 +53,10 @@ Released = Annotated[
 
 # reproduce and train
 Runs = Annotated[Path, Option(metavar="FOLDER", help="Where the folders of runs go.")]
-ResumeRun = Annotated[
-    bool, Option(help="Continue this profile's last run: skip notebooks done and unchanged.")
-]
-Full = Annotated[
-    bool, Option("--full", help="Train all six conditions of the ablation with three seeds each.")
-]
-TrainFolder = Annotated[
-    Path | None,
-    Option(metavar="FOLDER", help="Train into this new folder, not into the data folder."),
-]
-ResumeTraining = Annotated[
-    bool,
-    Option("--resume", help="Go on from the newest checkpoint (optimizer.checkpoint_every)."),
-]
+ResumeRun = Annotated[bool, Option(help="Continue the last run: skip what is done and unchanged.")]
+Full = Annotated[bool, Option("--full", help="Train all six conditions with three seeds each.")]
+TrainFolder = Annotated[Path | None, Option(metavar="FOLDER", help="Train into this new folder.")]
+ResumeTraining = Annotated[bool, Option("--resume", help="Go on from the newest checkpoint.")]
 Tensorboard = Annotated[bool, Option("--tensorboard", help="Write the log for TensorBoard too.")]
 
 # evaluate
@@ -84,17 +69,13 @@ Protocols = Annotated[
         "lam-log, cam-log, lam-train, lam-train-crf, cam-train or cam-train-crf. May be repeated.",
     ),
 ]
-ListProtocols = Annotated[
-    bool, Option("--list-protocols", help="Say what each protocol is, and score nothing.")
-]
+ListProtocols = Annotated[bool, Option("--list-protocols", help="Say what each is; score nothing.")]
 Split = Annotated[str, Option(metavar="NAME", help="With --protocol: another split than its own.")]
 Export = Annotated[
     Path | None,
     Option(metavar="FILE", help="Write one --protocol's masks for VOC's server: .tgz or folder."),
 ]
-ScoresFile = Annotated[
-    Path | None, Option(metavar="FILE", help="Save every score, class by class, with its protocol.")
-]
+ScoresFile = Annotated[Path | None, Option(metavar="FILE", help="Save all scores, by class, here.")]
 
 # predict
 Images = Annotated[list[Path], Argument(metavar="IMAGES...", help="Images, and folders of them.")]
@@ -110,14 +91,8 @@ Force = Annotated[bool, Option("--force", help="Overwrite what is in the output 
 
 # report, study and bench
 RunFolders = Annotated[list[Path], Argument(metavar="RUN", help="Folders, as in runs/mini/.")]
-ComparisonFile = Annotated[
-    Path | None,
-    Option("--output", metavar="FILE", help="Instead of comparison.html in the newest run."),
-]
-Results = Annotated[
-    bool,
-    Option("--results", help="Write notebooks/RESULTS.md from one whole run of mini."),
-]
+ComparisonFile = Annotated[Path | None, Option(metavar="FILE", help="Where a comparison goes.")]
+Results = Annotated[bool, Option("--results", help="Write notebooks/RESULTS.md from a mini run.")]
 StudyName = Annotated[str, Argument(metavar="NAME", help="conditions, variants or backbones.")]
 Seeds = Annotated[int, Option(metavar="N", min=1, help="Trainings of each, from the seed on.")]
 TrainedOnly = Annotated[bool, Option("--trained-only", help="Score what is trained; train none.")]
