@@ -4,17 +4,22 @@
 
 PROFILE ?= mini
 VENV := .venv
-RUN := $(VENV)/bin/python
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+RUN := $(BIN)/python
 INSTALLED := $(VENV)/.installed
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3 python)
+PYTEST := MORE_PROGRESS=0 $(RUN) -m pytest -q
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab clean
+.PHONY: help reproduce check test lab clean
 
 help:
 	@echo "make reproduce                data, training, every notebook, and a report; PROFILE=mini"
 	@echo "make reproduce PROFILE=voc    the same with another profile"
-	@echo "make test                     tests, then every notebook against its stored outputs"
+	@echo "make check                    style, layout and types of the code; seconds"
+	@echo "make test                     check, tests, every notebook against its stored outputs"
+	@echo "make test FAST=1              check and the quick unit tests; a minute or two"
 	@echo "make lab                      JupyterLab on notebooks/"
 	@echo "make clean                    remove .venv and build leftovers; keep runs/ and data"
 	@echo "make help                     this list"
@@ -26,14 +31,26 @@ reproduce: $(INSTALLED)
 	@echo "== Reproducing profile $(PROFILE): python -m more_lib reproduce --profile $(PROFILE)"
 	@$(RUN) -m more_lib reproduce --profile "$(PROFILE)"
 
-test: $(INSTALLED)
+check: $(INSTALLED)
+	@echo "== Check: ruff (style, layout), then mypy (types)"
+	@$(RUN) -m ruff check -q
+	@$(RUN) -m ruff format -q --check
+	@$(RUN) -m mypy --no-error-summary
+
+ifdef FAST
+test: check
+	@echo "== Quick tests: pytest on tests/, without those marked slow"
+	@$(PYTEST) $(PARALLEL) -m "not slow and not gpu" tests
+else
+test: check
 	@ls notebooks/*.ipynb >/dev/null 2>&1 || { \
 	  echo "error: notebooks/ holds no notebook, so there is nothing to check" >&2; exit 2; }
 	@echo "== Tests: pytest on tests/"
-	@MORE_PROGRESS=0 $(RUN) -m pytest -q -n auto --maxprocesses 8 --dist loadfile tests
+	@$(PYTEST) $(PARALLEL) tests
 	@echo "== Notebooks: each is run again and compared with its stored outputs (nbval)"
-	@MORE_PROGRESS=0 $(RUN) -m pytest -q --nbval-lax --nbval-current-env \
+	@$(PYTEST) --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180 notebooks
+endif
 
 lab: $(INSTALLED)
 	@echo "== JupyterLab on notebooks/ (Ctrl-C twice stops it)"
@@ -41,7 +58,7 @@ lab: $(INSTALLED)
 
 clean:
 	@echo "== Removing .venv, build leftovers and caches of tests"
-	@rm -rf $(VENV) build dist more_lib.egg-info .pytest_cache .ruff_cache
+	@rm -rf $(VENV) build dist more_lib.egg-info .pytest_cache .ruff_cache .mypy_cache
 	@find more_lib tests data_scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Kept: runs/, and the data folder (MORE_DATA, else more_lib in your user cache)."
 

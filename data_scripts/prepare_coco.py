@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from more_lib.data.prepare import coco
-from more_lib.data.prepare.plain import plan
+from more_lib.data import tree_root
+from more_lib.data.prepare import coco, plain
 from more_lib.data.prepare.sources import COCO
+from more_lib.recipes.profiles import PROFILES
 from more_lib.system.errors import clear_errors
-from more_lib.system.files import data_folder
 
 
 def main(
@@ -38,10 +38,10 @@ def main(
     ] = False,
 ) -> None:
     """Prepare COCO 2014 unless it is already there. Photographs are linked, not copied."""
-    folder = folder or data_folder() / "COCO2014"
+    folder = folder or tree_root(PROFILES["coco"].data)
     print(f"{COCO.name}: {COCO.licence} ({COCO.homepage})")
     if dry_run:
-        print("\n".join(plan(coco.PARTS, source, folder)))
+        print("\n".join(plain.plan(coco.PARTS, source, folder)))
         return
     print(f"data set: {coco.prepare(folder, source, partial)}")
 

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from more_lib.data.prepare import pets
-from more_lib.data.prepare.plain import plan
+from more_lib.data import tree_root
+from more_lib.data.prepare import pets, plain
 from more_lib.data.prepare.sources import PETS
+from more_lib.recipes.profiles import PROFILES
 from more_lib.system.errors import clear_errors
-from more_lib.system.files import data_folder
 
 
 def main(
@@ -41,10 +41,10 @@ def main(
     ] = False,
 ) -> None:
     """Prepare Oxford-IIIT Pet unless it is already there. Photographs are linked, not copied."""
-    folder = folder or data_folder() / "OxfordPets"
+    folder = folder or tree_root(PROFILES["pets"].data)
     print(f"{PETS.name}: {PETS.licence} ({PETS.homepage})")
     if dry_run:
-        print("\n".join(plan(pets.PARTS, source, folder)))
+        print("\n".join(plain.plan(pets.PARTS, source, folder)))
         return
     print(f"data set: {pets.prepare(folder, source, classes, partial)}")
 

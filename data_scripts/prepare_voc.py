@@ -45,8 +45,8 @@ def main(
     for words, do in todo:
         print(words)
         do()
-    found = voc_prepare.check(root, with_sbd)
-    counts = ", ".join(f"{name} {count:,}" for name, count in found.items())
+    sizes = voc_prepare.check(root, with_sbd)
+    counts = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     print(f"{'complete' if todo else 'everything was there already'}: {root}: {counts}")
     if not with_sbd:
         print("train on it with --set data.train_split=train")

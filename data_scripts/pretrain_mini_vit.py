@@ -26,19 +26,19 @@ import typer
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms import v2
 
 from more_lib.data.prepare import emoji
-from more_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.data.voc import VocTree
 from more_lib.evaluation.metrics import average_precision, confusion_matrix, scores
 from more_lib.method.backbones import MINI_WIDTHS, build_backbone, mini_weights
 from more_lib.method.localization import multiscale_cam
 from more_lib.method.losses import classification_loss
 from more_lib.method.pseudo_labels import foreground_mask
+from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.system.devices import resolved_precision
 from more_lib.system.errors import InputError, clear_errors
-from more_lib.system.files import atomic_file, data_folder, sha256
+from more_lib.system.files import data_folder, sha256, write_json
 from more_lib.system.progress import progress_bar
 from more_lib.system.weights import save_weights
 
@@ -91,7 +91,7 @@ class ReadOut(nn.Module):
 def load_split(tree: VocTree, split: str) -> tuple[Tensor, Tensor]:
     """All images (n, 3, H, W) uint8 and labels (n, C) float32 of one split."""
     ids = tree.ids(split)
-    images = torch.stack([pil_to_tensor(tree.image(name)) for name in ids])
+    images = torch.stack([v2.functional.pil_to_tensor(tree.image(name)) for name in ids])
     return images, torch.stack([torch.as_tensor(tree.labels(name)) for name in ids])
 
 
@@ -119,8 +119,8 @@ def augment(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 def normalize(pictures: Tensor) -> Tensor:
     """ImageNet mean and standard deviation, as everywhere in the kit."""
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((pictures - mean) / std).contiguous(memory_format=torch.channels_last)
+    normal = v2.functional.normalize(pictures, IMAGENET_MEAN, IMAGENET_STD)
+    return normal.contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
@@ -199,8 +199,7 @@ def pretrain(
     record = {
         "task": "image labels, read out from the class token and from the best patches",
         "stages": [
-            asdict(stage) | {"data_sha256": stage_tree(stage).fingerprint(("train",))}
-            for stage in stages
+            asdict(s) | {"data_sha256": stage_tree(s).fingerprint(("train",))} for s in stages
         ],
         "batch_size": batch_size,
         "seed": seed,
@@ -227,10 +226,7 @@ def main(
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Weights to write, the record beside them as .json; else the shipped file.",
-            show_default=False,
-        ),
+        typer.Option(help="Weights to write, their record beside them; else the shipped file."),
     ] = None,
 ) -> None:
     """Pretrain a mini ViT on image labels (an hour on 2 CPU cores at full width)."""
@@ -244,8 +240,7 @@ def main(
     model, record = pretrain(stages, batch_size, seed, backbone)
     save_weights(model.vit, out, dtype=torch.float16)
     record["sha256"] = sha256(out)
-    with atomic_file(out.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(record, out.with_suffix(".json"))
     print(json.dumps(record["validation"], indent=1))
 
 

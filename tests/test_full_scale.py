@@ -81,8 +81,8 @@ def voc_shaped(pictures, folder):
     root = folder / "VOC2012"
     for _, do in voc_prepare.steps(root, *archives):
         do()
-    found = voc_prepare.check(root, counts={"train": 4, "val": 2, "train_aug": 6})
-    assert found["train_aug"] == len(train) and tree.ids("val") == val
+    sizes = voc_prepare.check(root, counts={"train": 4, "val": 2, "train_aug": 6})
+    assert sizes["train_aug"] == len(train) and tree.ids("val") == val
     return root, root / "JPEGImages"
 
 
@@ -101,23 +101,14 @@ def coco_shaped(pictures, folder):
             height, width = mask.shape
             images.append({"id": number, "file_name": name, "width": width, "height": height})
             for value in np.unique(mask[(mask > 0) & (mask < 255)]).tolist():
-                rows, columns = np.nonzero(mask == value)
-                left, top, right, bottom = map(
-                    int, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-                )
+                places = np.argwhere(mask == value)
+                (top, left), (bottom, right) = places.min(0).tolist(), (places.max(0) + 1).tolist()
                 known = VOC_CLASSES[value - 1]
                 category = CATEGORY_IDS[COCO_CLASSES.index(IN_COCO.get(known, known))]
-                box = [left, top, right, top, right, bottom, left, bottom]
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": number,
-                        "category_id": category,
-                        "segmentation": [box],
-                        "area": (right - left) * (bottom - top),
-                        "iscrowd": 0,
-                    }
-                )
+                polygon = [left, top, right, top, right, bottom, left, bottom]
+                shape = {"segmentation": [polygon], "area": (right - left) * (bottom - top)}
+                ids = {"id": len(annotations) + 1, "image_id": number, "category_id": category}
+                annotations.append(ids | shape | {"iscrowd": 0})
         content = {"images": images, "annotations": annotations, "categories": categories}
         (folder / f"annotations/instances_{split}2014.json").write_text(json.dumps(content))
     root = coco.prepare(folder / "COCO2014", folder, partial=True)
@@ -170,17 +161,16 @@ def test_from_archives_to_masks(profile, shaped, pictures, backbone, tmp_path):
     scored = ["evaluate", "--profile", profile, "--checkpoint", folder]
     names = ("paper-val", "decoder-log")
     run(*scored, "--protocol", names[0], "--protocol", names[1], "--json", tmp_path / "s.json")
-    found = json.loads((tmp_path / "s.json").read_text())
-    assert found.keys() == set(names)
-    assert found["paper-val"]["results"][0]["protocol"]["crf"] == "released"
-    for scores in found.values():
+    table = json.loads((tmp_path / "s.json").read_text())
+    assert table.keys() == set(names)
+    assert table["paper-val"]["results"][0]["protocol"]["crf"] == "released"
+    for scores in table.values():
         (result,) = scores["results"]
         assert scores["num_images"] == 2 and np.sum(result["matrix"]) > 0
 
-    run(
-        "predict", photographs, "--checkpoint", folder, "--crf", "--npz", "--output", tmp_path / "o"
-    )
-    masks = sorted((tmp_path / "o" / "masks").glob("*.png"))
+    out = tmp_path / "out"
+    run("predict", photographs, "--checkpoint", folder, "--crf", "--npz", "--output", out)
+    masks = sorted((out / "masks").glob("*.png"))
     assert len(masks) == len(list(photographs.iterdir()))
     with Image.open(masks[0]) as mask, Image.open(next(photographs.iterdir())) as photograph:
         assert mask.mode == "P" and mask.size == photograph.size

@@ -65,11 +65,7 @@ def test_conda_environment_agrees_with_pyproject():
 def test_every_import_is_a_declared_dependency():
     # The last one need not be installed.
     homes = {**metadata.packages_distributions(), "pydensecrf": ["pydensecrf2"]}
-    extras = PROJECT["optional-dependencies"]
-    optional = [
-        *extras["crf"],
-        *extras["log"],
-    ]  # imported inside functions that say what is missing
+    optional = [*EXTRAS["crf"], *EXTRAS["log"]]  # functions that import them say what is missing
     declared = [Requirement(line) for line in [*PROJECT["dependencies"], *optional]]
     runtime = {canonicalize_name(requirement.name) for requirement in declared}
     for file in [*(ROOT / "more_lib").rglob("*.py"), *(ROOT / "data_scripts").glob("*.py")]:
@@ -88,7 +84,7 @@ def test_every_file_beside_the_code_is_installed_with_it():
             assert any(fnmatch(relative, pattern) for pattern in patterns), relative
 
 
-def test_citation_names_the_kit_and_the_paper():
+def test_citation_and_changelog_name_the_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= citation.keys()
@@ -96,8 +92,11 @@ def test_citation_names_the_kit_and_the_paper():
     assert citation["license"] == PROJECT["license"] == "MIT"
     (paper,) = citation["references"]
     assert paper["title"].startswith("MoRe: Class Patch Attention Needs Regularization")
-    assert [author["family-names"] for author in paper["authors"]][0] == "Yang"
-    assert "2412.11076" in paper["url"]
+    assert paper["authors"][0]["family-names"] == "Yang"
+    assert paper["url"] == PROJECT["urls"]["Documentation"] == "https://arxiv.org/abs/2412.11076"
+
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## \[(.*?)\]", changes, re.M)[:2] == ["Unreleased", more_lib.__version__]
 
 
 class TestMake:
@@ -129,7 +128,7 @@ class TestMake:
     def test_help_is_the_default_and_names_every_target(self, checkout):
         makefile = (ROOT / "Makefile").read_text()
         targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
-        assert set(targets) == {"help", "reproduce", "test", "lab", "clean"}
+        assert set(targets) == {"help", "reproduce", "check", "test", "lab", "clean"}
         text = _make(checkout).stdout
         assert text == _make(checkout, "help").stdout
         for target in targets:
@@ -154,11 +153,8 @@ class TestMake:
         assert install in _calls(tmp_path)
         assert not any("venv" in call for call in _calls(tmp_path))
 
-    def test_without_a_compiler_everything_but_pydensecrf2_is_set_up(
-        self, checkout, python, tmp_path
-    ):
-        script = python.read_text()
-        python.write_text(script + 'case "$*" in *crf*) exit 1;; esac\n')
+    def test_without_a_compiler_only_pydensecrf2_is_left_out(self, checkout, python, tmp_path):
+        python.write_text(python.read_text() + 'case "$*" in *crf*) exit 1;; esac\n')
         result = _make(checkout, "reproduce", f"PYTHON={python}")
         assert result.returncode == 0 and "Without pydensecrf2" in result.stdout
         assert _calls(tmp_path)[-1] == "-m more_lib reproduce --profile mini"
@@ -172,30 +168,35 @@ class TestMake:
         assert _make(checkout, "lab", f"PYTHON={python}").returncode == 0
         assert _calls(tmp_path)[-1] == "-m jupyterlab notebooks"
 
-    def test_runs_the_tests_then_the_notebooks(self, checkout, python, tmp_path):
+    def test_checks_then_runs_the_tests_then_the_notebooks(self, checkout, python, tmp_path):
         assert _make(checkout, "test", f"PYTHON={python}").returncode == 0
-        tests, notebooks = _calls(tmp_path)[-2:]
+        *checks, tests, notebooks = _calls(tmp_path)[-5:]
+        assert [call.split()[1] for call in checks] == ["ruff", "ruff", "mypy"]
         assert tests == "-m pytest -q -n auto --maxprocesses 8 --dist loadfile tests"
         assert notebooks.startswith("-m pytest -q --nbval-lax --nbval-current-env")
         assert notebooks.endswith(" notebooks")
+        _make(checkout, "test", "FAST=1", f"PYTHON={python}")
+        *_, check, tests = _calls(tmp_path)
+        assert "mypy" in check and tests.endswith("-m not slow and not gpu tests")
 
-    def test_without_notebooks_the_tests_do_not_pass(self, checkout, python):
+    def test_a_fault_in_the_style_ends_the_test(self, checkout, python, tmp_path):
+        python.write_text(python.read_text() + 'case "$*" in *ruff*) exit 1;; esac\n')
+        assert _make(checkout, "test", f"PYTHON={python}").returncode != 0
+        assert not any("pytest" in call for call in _calls(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("script", "message"),
+        [
+            ("exit 1", "error: no Python 3.11 or 3.12 among: "),
+            ('case "$2" in *ensurepip*) exit 1;; esac', "apt install python3-venv"),
+            ("", "error: notebooks/ holds no notebook"),
+        ],
+    )
+    def test_what_is_missing_is_said_in_one_line(self, checkout, python, script, message):
         (checkout / "notebooks/00_first.ipynb").unlink()
+        python.write_text(f"#!/bin/sh\n{script}\n" if script else python.read_text())
         result = _make(checkout, "test", f"PYTHON={python}")
-        assert result.returncode == 2
-        assert "error: notebooks/ holds no notebook" in result.stderr
-
-    def test_without_a_python_that_fits_one_line_says_so(self, checkout, python):
-        python.write_text("#!/bin/sh\nexit 1\n")
-        result = _make(checkout, "test", f"PYTHON={python}")
-        assert result.returncode == 2
-        assert f"error: no Python 3.11 or 3.12 among: {python}" in result.stderr
-
-    def test_without_the_venv_module_one_line_says_so(self, checkout, python):
-        python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\n')
-        result = _make(checkout, "test", f"PYTHON={python}")
-        assert result.returncode == 2
-        assert "apt install python3-venv" in result.stderr
+        assert result.returncode == 2 and message in result.stderr
 
     def test_clean_keeps_runs(self, checkout, python):
         _make(checkout, "reproduce", f"PYTHON={python}")
@@ -207,6 +208,14 @@ class TestMake:
         left = {path.name for path in checkout.iterdir()}
         assert "runs" in left and ".venv" not in left
         assert not (checkout / "more_lib/__pycache__").exists()
+
+
+def test_the_workflow_runs_the_two_commands_on_both_pythons_and_the_check_elsewhere():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    ran = {name: [step.get("run") for step in job["steps"]] for name, job in jobs.items()}
+    assert {"make test", "make reproduce"} <= set(ran["linux"]) and "make check" in ran["elsewhere"]
+    assert jobs["linux"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
+    assert jobs["elsewhere"]["strategy"]["matrix"]["os"] == ["macos-latest", "windows-latest"]
 
 
 def test_continuous_integration_runs_the_two_commands_from_anywhere(tmp_path):
@@ -224,7 +233,14 @@ def test_continuous_integration_runs_the_two_commands_from_anywhere(tmp_path):
 
 
 def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    inherited = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "PROFILE")  # make test runs this
+    inherited = (
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKELEVEL",
+        "PYTHON",
+        "PROFILE",
+        "FAST",
+    )  # make test runs this
     environment = {name: text for name, text in os.environ.items() if name not in inherited}
     command = ["make", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

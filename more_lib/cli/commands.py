@@ -1,18 +1,19 @@
 """The commands of ``python -m more_lib``: options in, a call into the library, a line or table out.
 
-Nothing is decided here. The library is imported inside the commands, so that help is instant. These
-are the commands that make and use a model; ``tool_commands`` has those around it.
+Nothing is decided here. The library is imported inside the commands, so that help is instant;
+``options`` says what each option means.
 """
 
+import sys
+from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from more_lib.cli.options import Changes, Data, Labels, Profile, RecipeFile, SkipBad
-from more_lib.cli.tools import bench, doctor, report, study
-from more_lib.system.errors import clear_errors
+from more_lib.cli import options as give
+from more_lib.system.errors import InputError, clear_errors
 
 app = typer.Typer(
     help="MoRe: segmentation masks learned from image labels. Begin with `doctor`, then "
@@ -24,30 +25,18 @@ app = typer.Typer(
 )
 
 
-@app.command()
-@clear_errors
+def command(function: Callable) -> Callable:
+    """A function as a command: its docstring is the help, an ``InputError`` ends in one line."""
+    return app.command()(clear_errors(function))
+
+
+@command
 def reproduce(
-    profile: Profile = "mini",
-    changes: Changes = None,
-    runs: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the folders of runs go.")
-    ] = Path("runs"),
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume/--no-resume",
-            help="Continue the last run of this profile: skip notebooks that are done and "
-            "unchanged.",
-        ),
-    ] = False,
-    full: Annotated[
-        bool,
-        typer.Option(
-            "--full",
-            help="Train all six conditions of the ablation with three seeds each, instead of the "
-            "main three with one.",
-        ),
-    ] = False,
+    profile: give.Profile = "mini",
+    changes: give.Changes = None,
+    runs: give.Runs = Path("runs"),
+    resume: give.ResumeRun = False,
+    full: give.Full = False,
 ) -> None:
     """Run all notebooks and write a report.
 
@@ -69,53 +58,36 @@ def reproduce(
         raise typer.Exit(1) from None
 
 
-@app.command()
-@clear_errors
+@command
 def train(
-    profile: Profile = "mini",
-    recipe: RecipeFile = None,
-    changes: Changes = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Train into this new folder. Without it the model goes to the data folder, or is "
-            "taken from there if this very recipe was trained before.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on from the newest checkpoint in the folder, if there is one, with the same "
-            "recipe. Checkpoints are written every optimizer.checkpoint_every iterations.",
-        ),
-    ] = False,
-    tensorboard: Annotated[
-        bool,
-        typer.Option("--tensorboard", help="Write the log for TensorBoard as well."),
-    ] = False,
-    data: Data = None,
-    labels: Labels = None,
-    skip_bad: SkipBad = False,
+    profile: give.Profile = "mini",
+    recipe: give.RecipeFile = None,
+    changes: give.Changes = None,
+    folder: give.TrainFolder = None,
+    resume: give.ResumeTraining = False,
+    tensorboard: give.Tensorboard = False,
+    data: give.Data = None,
+    labels: give.Labels = None,
+    skip_bad: give.SkipBad = False,
 ) -> None:
     """Train a model from image labels.
 
-    Leaves a folder with weights, recipe, log and record. On several GPUs: `accelerate launch -m
-    more_lib train ...` or `torchrun --nproc-per-node gpu -m more_lib train ...`.
+    Leaves weights, recipe, log and record in --folder, or in the data folder, where a recipe that
+    was trained before is found again; checkpoints every optimizer.checkpoint_every iterations. On
+    several GPUs: `accelerate launch -m more_lib train ...` or `torchrun --nproc-per-node gpu -m
+    more_lib train ...`.
 
     Example:
 
         python -m more_lib train --set optimizer.iterations=100 --folder trial
     """
     from more_lib import training
-    from more_lib.data import scan
+    from more_lib.data import without_bad
     from more_lib.system.devices import say
 
     chosen = _recipe(profile, changes, recipe, data, labels)
     if skip_bad:
-        chosen = scan.skip_bad(chosen, chosen.data.train_split)
+        chosen = without_bad(chosen, chosen.data.train_split)
     if folder:
         trained = training.train(chosen, folder, resume, tensorboard)
     else:
@@ -123,70 +95,27 @@ def train(
     say(f"trained model: {trained.folder}")
 
 
-@app.command()
-@clear_errors
+@command
 def evaluate(
-    profile: Profile = "mini",
-    recipe: RecipeFile = None,
-    changes: Changes = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            exists=True,
-            file_okay=False,
-            help="A folder that `train` made with this profile; its own recipe counts then, with "
-            "--set on top. Without it, the recipe's model, which is trained first if need be.",
-            show_default=False,
-        ),
-    ] = None,
-    protocols: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--protocol",
-            metavar="NAME",
-            help="Score by the protocol of a published number: paper-val, decoder-val, "
-            "decoder-log, lam-log, cam-log, lam-train, lam-train-crf, cam-train or cam-train-crf. "
-            "May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    list_protocols: Annotated[
-        bool,
-        typer.Option("--list-protocols", help="Say what each protocol is, and score nothing."),
-    ] = False,
-    split: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="With --protocol: another split than its own.", show_default=False
-        ),
-    ] = "",
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Score nothing, but write the masks of one --protocol for VOC's test server, as "
-            "an archive (.tgz) or a folder: --protocol paper-val --split test --export masks.tgz.",
-            show_default=False,
-        ),
-    ] = None,
-    json: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Save every score and its protocol here, each class's IoU included.",
-            show_default=False,
-        ),
-    ] = None,
-    data: Data = None,
-    labels: Labels = None,
-    skip_bad: SkipBad = False,
+    profile: give.Profile = "mini",
+    recipe: give.RecipeFile = None,
+    changes: give.Changes = None,
+    checkpoint: give.Checkpoint = None,
+    protocols: give.Protocols = None,
+    list_protocols: give.ListProtocols = False,
+    split: give.Split = "",
+    export: give.Export = None,
+    json: give.ScoresFile = None,
+    data: give.Data = None,
+    labels: give.Labels = None,
+    skip_bad: give.SkipBad = False,
 ) -> None:
     """Score a trained model's maps against pixel masks.
 
     Prints a row for each map (CAM, LAM, their product, the decoder) and labels (true or
-    predicted), or for each --protocol, always with the protocol it was measured by. A run that was
-    killed goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`.
+    predicted), or for each --protocol, always with the protocol it was measured by; with --export
+    (--protocol paper-val --split test --export masks.tgz) nothing is scored. A run that was killed
+    goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`.
 
     Example:
 
@@ -211,73 +140,31 @@ def evaluate(
         print(said)
 
 
-def _recipe(
-    profile: str,
-    changes: list[str] | None,
-    file: Path | None,
-    data: Path | None,
-    labels: Path | None,
-):
+def _recipe(profile: str, changes: list[str] | None, file: Path | None, data, labels):
     """The recipe that the options of a command ask for; single changes have the last word."""
     from more_lib.data.folder import recipe_for_folder
-    from more_lib.recipes.loading import changed, load_recipe
-    from more_lib.system.errors import InputError
+    from more_lib.recipes import changed, load_recipe
 
     if labels and not data:
         raise InputError("--labels says how the images of --data are labelled: give both")
-    if not data:
-        return load_recipe(profile, changes or [], file)
-    return changed(
-        recipe_for_folder(load_recipe(profile, file=file), data, labels or ""), changes or []
-    )
+    recipe = load_recipe(profile, file=file)
+    if data:
+        recipe = recipe_for_folder(recipe, data, labels or "")
+    return changed(recipe, changes or [])
 
 
-@app.command()
-@clear_errors
+@command
 def predict(
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IMAGES...", help="Image files, and folders of them.", show_default=False
-        ),
-    ],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            exists=True,
-            file_okay=False,
-            help="A folder that `train` made. Without it, the network of the profile mini, which "
-            "is trained first if need be.",
-            show_default=False,
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The classes of each image, instead of those that the network predicts: a table "
-            "as for `train --labels`.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where masks and overlays go.")
-    ] = Path("predictions"),
-    map: Annotated[
-        str, typer.Option(metavar="NAME", help="What masks are made of: lam, cam, fused, decoder.")
-    ] = "lam",
-    crf: Annotated[
-        bool, typer.Option("--crf", help="Refine along the edges of the image by a dense CRF.")
-    ] = False,
-    npz: Annotated[
-        bool, typer.Option("--npz", help="Keep the maps as numbers, too: maps/<image>.npz.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite what is in the output folder.")
-    ] = False,
-    skip_bad: SkipBad = False,
-    changes: Changes = None,
+    images: give.Images,
+    checkpoint: give.Checkpoint = None,
+    labels: give.ImageLabels = None,
+    output: give.Output = Path("predictions"),
+    map: give.MapName = "lam",
+    crf: give.Crf = False,
+    npz: give.Npz = False,
+    force: give.Force = False,
+    skip_bad: give.SkipBad = False,
+    changes: give.Changes = None,
 ) -> None:
     """Draw masks and maps for images of your own.
 
@@ -305,5 +192,113 @@ def predict(
     write_predictions(plan, trained.model)
 
 
-for command in (report, study, bench, doctor):
-    app.command()(command)
+@command
+def report(
+    runs: give.RunFolders, output: give.ComparisonFile = None, results: give.Results = False
+) -> None:
+    """Write a run's report anew, or compare several runs.
+
+    Several: code, hardware, recipes, verdicts and all metrics that differ, side by side on a page,
+    the newest run's comparison.html. --results takes a whole run of mini, from committed code.
+
+    Example:
+
+        python -m more_lib report runs/mini/one runs/mini/other
+    """
+    from more_lib.runs import comparison
+    from more_lib.runs import report as reports
+
+    several = output or len(runs) > 1
+    if results and several:
+        raise InputError("--results takes one run, and no --output")
+    if results:
+        print(f"written: {reports.write_results(runs[0], publish=True)}")
+    elif several:
+        print(f"comparison: {comparison.write_comparison(runs, output)}")
+    else:
+        print(f"report: {reports.write_report(runs[0])}")
+
+
+@command
+def study(
+    name: give.StudyName,
+    profile: give.Profile = "mini",
+    changes: give.Changes = None,
+    seeds: give.Seeds = 3,
+    trained_only: give.TrainedOnly = False,
+    json: give.StudyFile = None,
+) -> None:
+    """Train variations of a recipe with several seeds, and set them side by side.
+
+    conditions: the ablation, all six. variants: each difference between paper and released code,
+    switched alone, then all. backbones: baseline and MoRe on backbones of several depths and
+    widths. Hours on two cores; what was trained before is taken from the cache, so a study can be
+    interrupted.
+
+    Example:
+
+        python -m more_lib study variants --seeds 1 --json variants.json
+    """
+    from more_lib.paper.studies import format_study, run_study
+    from more_lib.recipes import load_recipe
+    from more_lib.runs.manifest import git_state
+    from more_lib.system.files import write_json
+
+    recipe = load_recipe(profile, changes or [])
+    chosen = range(recipe.seed, recipe.seed + seeds)
+    commit = git_state()["commit"]
+    found = run_study(name, recipe, chosen, train=not trained_only, commit=commit)
+    if json:
+        write_json(found, json)
+    print(format_study(found))
+
+
+@command
+def bench(
+    what: give.Timed = "losses",
+    shape: give.Shape = "all",
+    profile: give.Profile = "voc",
+    changes: give.Changes = None,
+) -> None:
+    """Time the losses, or dense CRF, against straightforward code; or a whole training step.
+
+    losses: each against loops, at VOC's and COCO's sizes; minutes on a CPU. crf: exact sums, the
+    lattice and all pairs stored, and what share of labels agrees; a minute. step: the parts of a
+    profile's training step, time and memory, in fp32 and bf16; on a CPU with --profile mini.
+
+    Example:
+
+        python -m more_lib bench losses --shape voc
+    """
+    from more_lib.runs.manifest import CHECKOUT
+
+    if what not in ("losses", "crf", "step"):
+        raise InputError(f"bench {what!r} is unknown; there are: losses, crf, step")
+    if what == "step":
+        from more_lib.recipes import load_recipe
+        from more_lib.training.step_cost import AUTOCAST, bench_step, format_step
+
+        recipe = load_recipe(profile, changes or [])
+        print(format_step([bench_step(recipe, precision) for precision in AUTOCAST]))
+        return
+    if not (CHECKOUT / "tests/benchmarks/speed.py").is_file():
+        raise InputError("bench compares with the loops in tests/: run it from a full checkout")
+    sys.path.insert(0, str(CHECKOUT))  # before any other package that is called tests
+    speed = import_module("tests.benchmarks.speed")
+    print(speed.losses(shape) if what == "losses" else speed.crf())
+
+
+@command
+def doctor() -> None:
+    """Show what is installed and found, and what is missing.
+
+    Lists versions, device, data and weights of each profile; for each missing part what does not
+    work without it, and the cure. Downloads nothing.
+
+    Example:
+
+        python -m more_lib doctor
+    """
+    from more_lib.cli.doctor import report
+
+    print(report())

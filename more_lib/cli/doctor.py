@@ -8,11 +8,12 @@ import os
 import platform
 import shutil
 import sys
-import textwrap
-import time
-from collections.abc import Callable, Iterable
+import timeit
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
+from textwrap import TextWrapper
 from typing import Literal
 
 from packaging.requirements import Requirement
@@ -33,6 +34,14 @@ class Row:
     detail: str
     cost: str = ""
 
+    def lines(self) -> list[str]:
+        """The row in lines of ``WIDTH``, the cost below the detail; long paths stay whole."""
+        head = f"  {self.status:<8} {self.name:<13} "
+        indent = " " * len(head)
+        text = TextWrapper(WIDTH, head, indent, break_long_words=False, break_on_hyphens=False)
+        detail, text.initial_indent = text.wrap(self.detail), indent
+        return detail + text.wrap(self.cost)
+
 
 def report() -> str:
     """Everything found, as plain text that fits one screen.
@@ -41,40 +50,34 @@ def report() -> str:
     """
     sections = {"Python and packages": [python(), *packages(), *frameworks()]}
     if all(row.status != "missing" for row in sections["Python and packages"]):
-        from more_lib.recipes.profiles import PROFILES
+        from more_lib.recipes import PROFILES
 
-        recipes = PROFILES.values()
         sections["Machine"] = [processor(), accelerator(), cache()]
-        sections["Data"] = _joined(data(recipe) for recipe in recipes)
-        sections["Weights"] = _joined(weights(recipe) for recipe in recipes)
+        sections["Data"] = _joined(map(data, PROFILES.values()))
+        sections["Weights"] = _joined(map(weights, PROFILES.values()))
     sections["Optional"] = [*extras(), git()]
     lines = [f"MoRe kit {__version__}: what is here, and what each missing part costs"]
     for title, rows in sections.items():
-        lines += ["", title, *_lines(rows)]
+        lines += ["", title, *(line for row in rows for line in row.lines())]
     return "\n".join(lines)
 
 
 def python() -> Row:
     """The interpreter, which has to be one that the project is made for."""
-    found = f"{platform.python_version()} in {sys.prefix}"
+    detail = f"{platform.python_version()} in {sys.prefix}"
     if (3, 11) <= sys.version_info[:2] <= (3, 12):
-        return Row("Python", "ok", found)
-    return Row("Python", "note", found, "only 3.11 and 3.12 are tested: make PYTHON=python3.11")
+        return Row("Python", "ok", detail)
+    return Row("Python", "note", detail, "only 3.11 and 3.12 are tested: make PYTHON=python3.11")
 
 
 def packages() -> list[Row]:
-    """The packages that every part needs, with the versions of those that decide results."""
-    try:
-        needed = _requirements("")
-    except metadata.PackageNotFoundError:
+    """The packages that every part needs: those that are missing or too old, if any are."""
+    needed = _requirements()
+    if not needed:
         cost = "without it: notebooks cannot import more_lib; `pip install -e .` (or make) does it"
         return [Row("more_lib", "missing", "not installed in this Python", cost)]
-    faults = [_fault(requirement) for requirement in needed]
-    rows = [
-        Row(requirement.name, "missing", fault, "without it: nothing runs; `pip install -e .`")
-        for requirement, fault in zip(needed, faults, strict=True)
-        if fault
-    ]
+    cost = "without it: nothing runs; `pip install -e .`"
+    rows = [Row(each.name, "missing", fault, cost) for each in needed if (fault := _fault(each))]
     return rows or [Row("packages", "ok", f"all {len(needed)} that pyproject.toml asks for")]
 
 
@@ -85,9 +88,9 @@ def frameworks() -> list[Row]:
         try:
             import_module(name)
         except Exception as error:  # torchvision raises RuntimeError when torch does not match it
-            detail = f"does not import: {_first_line(error)}"
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             cost = "without it: nothing runs; `pip install -c constraints.txt -e .` brings a fit"
-            return [Row(name, "missing", detail, cost)]
+            return [Row(name, "missing", f"does not import: {reason}", cost)]
     return [Row("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names))]
 
 
@@ -121,16 +124,16 @@ def accelerator() -> Row:
 def cache() -> Row:
     """The folder for data and trained weights: whether it can be written, and the space left."""
     folder = data_folder()
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
         cost = "without it: no data, no training; set MORE_DATA to a folder you can write"
         return Row("data folder", "missing", f"{folder} cannot be written", cost)
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(parent).free
     detail = f"{folder}, {free / 1e9:.0f} GB free"
-    if free < LITTLE_SPACE:
-        cost = "data or training may not fit; free some, or set MORE_DATA to another disk"
-        return Row("data folder", "note", detail, cost)
-    return Row("data folder", "ok", detail)
+    if free >= LITTLE_SPACE:
+        return Row("data folder", "ok", detail)
+    cost = "data or training may not fit; free some, or set MORE_DATA to another disk"
+    return Row("data folder", "note", detail, cost)
 
 
 def data(recipe) -> Row:
@@ -139,14 +142,15 @@ def data(recipe) -> Row:
 
     name, section = f"profile {recipe.profile}", recipe.data
     root = tree_root(section)
-    splits = [split_file(section, split) for split in _splits(section)]
+    names = dict.fromkeys((section.train_split, section.val_split))
+    splits = [split_file(section, split) for split in names]
     absent = [path for path in splits if not path.is_file()]
     if not absent:
         counts = ", ".join(f"{len(path.read_text().split())} {path.stem}" for path in splits)
         return Row(name, "ok", f"{root}: {counts}")
     if section.dataset == "emoji" and not section.root and not root.exists():
-        detail = "EmojiVOC is not made yet"
-        return Row(name, "note", detail, "nothing lost: the first run makes it, in about a minute")
+        cost = "nothing lost: the first run makes it, in about a minute"
+        return Row(name, "note", "EmojiVOC is not made yet", cost)
     cure = "say where it is: data.root=FOLDER"
     if section.dataset in ("voc", "coco", "pets") and not section.root:
         script = f"data_scripts/prepare_{section.dataset}.py"
@@ -158,70 +162,61 @@ def weights(recipe) -> Row:
     """Whether the pretrained backbone of a profile's ``Recipe`` is on this machine."""
     from more_lib.method.backbones import MINI_WIDTHS, backbone_file, downloaded_weights
 
-    name, backbone = f"profile {recipe.profile}", recipe.backbone
-    file = backbone_file(backbone.name, backbone.weights)
+    title, name, own = f"profile {recipe.profile}", recipe.backbone.name, recipe.backbone.weights
+    file = backbone_file(name, own) or downloaded_weights(name)
     if file is None:
-        file = downloaded_weights(backbone.name)
-        if file is None:
-            cost = "downloaded at first use; without network: backbone.weights=FILE.safetensors"
-            return Row(name, "missing", f"{backbone.name} is not in timm's cache", cost)
+        cost = "downloaded at first use; without network: backbone.weights=FILE.safetensors"
+        return Row(title, "missing", f"{name} is not in timm's cache", cost)
     if file.is_file():
-        return Row(name, "ok", f"{backbone.name}: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
-    own = backbone.name in MINI_WIDTHS and not backbone.weights
-    script = f"data_scripts/pretrain_mini_vit.py --backbone {backbone.name}"
-    cure = f"{script} makes it" if own else "check it"
-    cost = f"without it: does not run; {cure}"
-    return Row(name, "missing", f"{backbone.name}: no {file}", cost)
+        return Row(title, "ok", f"{name}: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
+    ships = name in MINI_WIDTHS and not own
+    cure = f"data_scripts/pretrain_mini_vit.py --backbone {name} makes it" if ships else "check it"
+    return Row(title, "missing", f"{name}: no {file}", f"without it: does not run; {cure}")
 
 
 def extras() -> list[Row]:
     """Packages that only some uses need."""
-    uses = {
-        "crf": "without it: no dense CRF of whole photographs on a CPU",
-        "log": "without it: no `train --tensorboard`",
-        "dev": "without it: `make test` does not run",
+    losses = {
+        "crf": "no dense CRF of whole photographs on a CPU",
+        "log": "no `train --tensorboard`",
+        "dev": "`make test` does not run",
     }
-    return [_extra(name, without) for name, without in uses.items()]
+    rows = []
+    for extra, loss in losses.items():
+        name, needed = f"extra {extra}", _requirements(extra)
+        faults = ", ".join(f"{each.name} {fault}" for each in needed if (fault := _fault(each)))
+        cost = f"without it: {loss}; `pip install -e .[{extra}]`"
+        if faults or not needed:
+            rows.append(Row(name, "missing", faults or "not installed", cost))
+        else:
+            rows.append(Row(name, "ok", ", ".join(each.name for each in needed)))
+    return rows
 
 
 def git() -> Row:
     """Git, which tells each run which commit it came from."""
-    found = shutil.which("git")
-    if found:
-        return Row("git", "ok", found)
+    if program := shutil.which("git"):
+        return Row("git", "ok", program)
     return Row("git", "missing", "not found", "without it: run manifests name no commit")
 
 
 def _joined(rows: Iterable[Row]) -> list[Row]:
     """Rows of profiles that look for the same thing as one row."""
-    found: dict[str, Row] = {}
+    joined: dict[str, Row] = {}
     for row in rows:
-        first = found.setdefault(row.detail, row)
-        if first is not row:
-            name = f"{first.name}, {row.name.removeprefix('profile ')}"
-            found[row.detail] = replace(first, name=name)
-    return list(found.values())
+        first = joined.get(row.detail)
+        name = f"{first.name}, {row.name.removeprefix('profile ')}" if first else row.name
+        joined[row.detail] = replace(first or row, name=name)
+    return list(joined.values())
 
 
-def _extra(extra: str, without: str) -> Row:
-    try:
-        needed = _requirements(extra)
-    except metadata.PackageNotFoundError:
-        needed = []
-    faults = [f"{item.name} {fault}" for item in needed if (fault := _fault(item))]
-    cost = f"{without}; `pip install -e .[{extra}]`"
-    if faults or not needed:
-        return Row(f"extra {extra}", "missing", ", ".join(faults) or "not installed", cost)
-    return Row(f"extra {extra}", "ok", ", ".join(item.name for item in needed))
-
-
-def _requirements(extra: str) -> list[Requirement]:
-    """What more_lib itself needs, or with ``extra`` what that extra adds."""
-    every = [Requirement(line) for line in metadata.requires("more-lib") or []]
-    if not extra:
-        return [item for item in every if item.marker is None or item.marker.evaluate()]
-    chosen = [item for item in every if item.marker is not None and not item.marker.evaluate()]
-    return [item for item in chosen if item.marker.evaluate({"extra": extra})]
+def _requirements(extra: str = "") -> list[Requirement]:
+    """What more_lib needs, or what one of its extras adds; empty where it is not installed."""
+    with suppress(metadata.PackageNotFoundError):
+        every = [Requirement(line) for line in metadata.requires("more-lib") or []]
+        wanted = [item for item in every if bool(item.marker) == bool(extra)]
+        return [item for item in wanted if not extra or item.marker.evaluate({"extra": extra})]
+    return []
 
 
 def _fault(requirement: Requirement) -> str:
@@ -234,45 +229,9 @@ def _fault(requirement: Requirement) -> str:
     return "" if fits else f"is {version}, not {requirement.specifier}"
 
 
-def _splits(section) -> Iterable[str]:
-    return dict.fromkeys((section.train_split, section.val_split))
-
-
-def _matrix_seconds(dtype, size: int = 512, tries: int = 5) -> float:
+def _matrix_seconds(dtype) -> float:
     """The fastest of a few square matrix products."""
     import torch
 
-    matrix = torch.ones(size, size, dtype=dtype)
-    return min(_timed(lambda: matrix @ matrix) for _ in range(tries))
-
-
-def _timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _lines(rows: Iterable[Row]) -> list[str]:
-    lines = []
-    for row in rows:
-        head = f"  {row.status:<8} {row.name:<13} "
-        lines += _wrapped(row.detail, head)
-        if row.cost:
-            lines += _wrapped(row.cost, " " * len(head))
-    return lines
-
-
-def _wrapped(text: str, head: str) -> list[str]:
-    """``text`` after ``head`` in lines of ``WIDTH``; long paths stay whole."""
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    matrix = torch.ones(512, 512, dtype=dtype)
+    return min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=5))

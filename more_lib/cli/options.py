@@ -1,81 +1,101 @@
-"""Options of ``cli``: those that several commands share, and those of ``report``."""
+"""The options of the commands: each with its help, its metavar and what it accepts."""
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
+# What a recipe is made of
 Profile = Annotated[
     str,
-    typer.Option(
+    Option(
         metavar="NAME",
-        help="A named recipe: mini (small pictures made on the spot, CPU, minutes), pets "
-        "(Oxford-IIIT Pet, one GPU), voc (PASCAL VOC 2012, one GPU, as in the paper), coco (COCO "
-        "2014, several GPUs, as the released script) or coco-log (as the published log).",
+        help="A named recipe: mini (emoji made on the spot, CPU, minutes), pets and voc (one GPU), "
+        "coco (several GPUs, as the released script) or coco-log (as the published log).",
     ),
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one value of the recipe, such as optimizer.iterations=100. May be repeated.",
-        show_default=False,
-    ),
+    Option("--set", metavar="KEY=VALUE", help="One value, as optimizer.lr=1e-4. May be repeated."),
 ]
-RecipeFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe",
-        metavar="FILE",
-        help="YAML with the values of the profile that you want changed.",
-        show_default=False,
-    ),
-]
+RecipeFile = Annotated[Path | None, Option(metavar="FILE", help="YAML with the values to change.")]
 Data = Annotated[
     Path | None,
-    typer.Option(
-        "--data",
-        metavar="FOLDER",
-        help="Your own images instead of the profile's data: FOLDER/images and a table of their "
-        "labels, FOLDER/labels.csv; FOLDER/masks if there are any.",
-        show_default=False,
-    ),
+    Option(metavar="FOLDER", help="Your images: FOLDER/images, /labels.csv; /masks if any."),
 ]
 Labels = Annotated[
     Path | None,
-    typer.Option(
-        "--labels",
-        metavar="FILE",
-        help="With --data: the table of labels, if it lies elsewhere. A line image,classes first, "
-        "then a line for each image, such as 1.jpg,cat;dog.",
-        show_default=False,
-    ),
+    Option(metavar="FILE", help="With --data: the table elsewhere (image,classes; 1.jpg,cat;dog)."),
 ]
-SkipBad = Annotated[
-    bool,
-    typer.Option(
-        "--skip-bad", help="Go on without images that cannot be read, and list what was skipped."
-    ),
-]
-RunFolders = Annotated[
-    list[Path],
-    typer.Argument(metavar="RUN", help="Folders of runs, as in runs/mini/.", show_default=False),
-]
-ComparisonFile = Annotated[
+SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out and list images that are damaged.")]
+
+# Which network
+Checkpoint = Annotated[
     Path | None,
-    typer.Option(
-        "--output",
+    Option(
+        metavar="FOLDER",
+        exists=True,
+        file_okay=False,
+        help="A folder that `train` made with this profile; its recipe counts then, with --set on "
+        "top. Without it, the recipe's model (predict: that of mini), trained first if need be.",
+    ),
+]
+Released = Annotated[
+    Path | None,
+    Option(
         metavar="FILE",
-        help="Where the comparison goes; comparison.html in the newest run's folder without it.",
-        show_default=False,
+        exists=True,
+        dir_okay=False,
+        help="The authors' checkpoint (a .pth or safetensors file of the released code); with "
+        "--profile voc or coco.",
     ),
 ]
-Readme = Annotated[
-    bool,
-    typer.Option(
-        "--readme",
-        help="Write README.md's tables from the one run: of the profile mini, unchanged, every "
-        "notebook done, from committed code.",
+
+# reproduce and train
+Runs = Annotated[Path, Option(metavar="FOLDER", help="Where the folders of runs go.")]
+ResumeRun = Annotated[bool, Option(help="Continue the last run: skip what is done and unchanged.")]
+Full = Annotated[bool, Option("--full", help="Train all six conditions with three seeds each.")]
+TrainFolder = Annotated[Path | None, Option(metavar="FOLDER", help="Train into this new folder.")]
+ResumeTraining = Annotated[bool, Option("--resume", help="Go on from the newest checkpoint.")]
+Tensorboard = Annotated[bool, Option("--tensorboard", help="Write the log for TensorBoard too.")]
+
+# evaluate
+Protocols = Annotated[
+    list[str] | None,
+    Option(
+        "--protocol",
+        metavar="NAME",
+        help="Score by the protocol of a published number: paper-val, decoder-val, decoder-log, "
+        "lam-log, cam-log, lam-train, lam-train-crf, cam-train or cam-train-crf. May be repeated.",
     ),
 ]
+ListProtocols = Annotated[bool, Option("--list-protocols", help="Say what each is; score nothing.")]
+Split = Annotated[str, Option(metavar="NAME", help="With --protocol: another split than its own.")]
+Export = Annotated[
+    Path | None,
+    Option(metavar="FILE", help="Write one --protocol's masks for VOC's server: .tgz or folder."),
+]
+ScoresFile = Annotated[Path | None, Option(metavar="FILE", help="Save all scores, by class, here.")]
+
+# predict
+Images = Annotated[list[Path], Argument(metavar="IMAGES...", help="Images, and folders of them.")]
+ImageLabels = Annotated[
+    Path | None,
+    Option(metavar="FILE", help="Take the classes of this table, as for `train --labels`."),
+]
+Output = Annotated[Path, Option(metavar="FOLDER", help="Where masks and overlays go.")]
+MapName = Annotated[str, Option(metavar="NAME", help="Made into masks: lam, cam, fused, decoder.")]
+Crf = Annotated[bool, Option("--crf", help="Refine along the image's edges by a dense CRF.")]
+Npz = Annotated[bool, Option("--npz", help="Keep the maps as numbers, too: maps/<image>.npz.")]
+Force = Annotated[bool, Option("--force", help="Overwrite what is in the output folder.")]
+
+# report, study and bench
+RunFolders = Annotated[list[Path], Argument(metavar="RUN", help="Folders, as in runs/mini/.")]
+ComparisonFile = Annotated[Path | None, Option(metavar="FILE", help="Where a comparison goes.")]
+Results = Annotated[bool, Option("--results", help="Write notebooks/RESULTS.md from a mini run.")]
+StudyName = Annotated[str, Argument(metavar="NAME", help="conditions, variants or backbones.")]
+Seeds = Annotated[int, Option(metavar="N", min=1, help="Trainings of each, from the seed on.")]
+TrainedOnly = Annotated[bool, Option("--trained-only", help="Score what is trained; train none.")]
+StudyFile = Annotated[Path | None, Option(metavar="FILE", help="Save every row and its protocol.")]
+Timed = Annotated[str, Argument(metavar="WHAT", help="What to time: losses, crf or step.")]
+Shape = Annotated[str, Option(metavar="NAME", help="Losses: sizes of voc, coco, or all.")]

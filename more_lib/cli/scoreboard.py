@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from more_lib.data import open_tree, scan
+from more_lib.data import open_tree, without_bad
 from more_lib.evaluation.protocols import PROTOCOLS, named_protocols
 from more_lib.evaluation.results import Evaluation, format_table, rows
 from more_lib.evaluation.scoring import check_masks, evaluate_or_load, evaluate_protocols
@@ -47,9 +47,9 @@ def scoreboard(
     for each in sorted(splits):
         check_masks(open_tree(recipe.data), each)
         if skip_bad:
-            recipe = scan.skip_bad(recipe, each, masks=True)
+            recipe = without_bad(recipe, each, masks=True)
     if skip_bad and network is None:
-        recipe = scan.skip_bad(recipe, recipe.data.train_split)
+        recipe = without_bad(recipe, recipe.data.train_split)
     trained = (network or train_or_load)(recipe)
     if wanted:
         scored = evaluate_protocols(trained, list(wanted.values()))

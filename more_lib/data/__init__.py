@@ -1,38 +1,38 @@
 """Data sets: VOC 2012 and EmojiVOC in VOC's layout, COCO, pets and your own in a plain one."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from more_lib.data.folder import FolderTree
 from more_lib.data.prepare import emoji
 from more_lib.data.tree import ImageTree
 from more_lib.data.voc import VocTree
+from more_lib.recipes.schema import DataRecipe, Recipe
 from more_lib.system.errors import InputError
 from more_lib.system.files import data_folder
 
-if TYPE_CHECKING:
-    from more_lib.recipes.schema import DataRecipe
+__all__ = ["open_tree", "split_file", "tree_root", "without_bad"]
 
 _VOC_LAYOUT = ("emoji", "voc")
 _FOLDERS = {"voc": "VOC2012", "coco": "COCO2014", "pets": "OxfordPets"}  # in the data folder
 
 
-def tree_root(data: "DataRecipe") -> Path:
+def tree_root(data: DataRecipe) -> Path:
     """Folder of a recipe's data set, whether or not it is there yet."""
     if data.root:
         return Path(data.root).expanduser()
-    return (
-        emoji.tree_folder() if data.dataset == "emoji" else data_folder() / _FOLDERS[data.dataset]
-    )
+    if data.dataset == "emoji":
+        return emoji.tree_folder()
+    return data_folder() / _FOLDERS[data.dataset]
 
 
-def split_file(data: "DataRecipe", split: str) -> Path:
+def split_file(data: DataRecipe, split: str) -> Path:
     """Where a recipe's data set lists the ids of a split, whether or not it does."""
-    folder = "ImageSets/Segmentation" if data.dataset in _VOC_LAYOUT else "splits"
-    return tree_root(data) / folder / f"{split}.txt"
+    layout = VocTree if data.dataset in _VOC_LAYOUT else FolderTree
+    return tree_root(data) / layout.LISTS / f"{split}.txt"
 
 
-def open_tree(data: "DataRecipe") -> ImageTree:
+def open_tree(data: DataRecipe) -> ImageTree:
     """The data set of a recipe. EmojiVOC is made on first use; others must be there.
 
     Raises ``InputError`` when the folder is missing or is not in the data set's layout.
@@ -48,3 +48,19 @@ def open_tree(data: "DataRecipe") -> ImageTree:
             "it, or say with data.root where it is"
         )
     return FolderTree(root, data.classes, data.labels, data.skip)
+
+
+def without_bad(recipe: Recipe, split: str, masks: bool = False) -> Recipe:
+    """The recipe with the bad files of one of its splits in ``data.skip``; prints and saves them.
+
+    The recipe that a run keeps thus names what was left out, and the data's fingerprint covers the
+    images that are left: a training without the bad files is kept apart from one with them.
+    """
+    tree = open_tree(recipe.data)
+    bad = tree.scan(split, masks)
+    if not bad:
+        return recipe
+    print(f"skipped {len(bad)} of {len(tree.ids(split))} images of the split {split}:")
+    print("\n".join(f"  {reason}" for reason in bad.values()))
+    print(f"the list is kept in {tree.save_faults(split, bad)}")
+    return replace(recipe, data=replace(recipe.data, skip=(*recipe.data.skip, *bad)))

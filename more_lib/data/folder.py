@@ -1,6 +1,6 @@
 """Your own data, and COCO and pets once prepared: a folder of images and a table of their labels.
 
-    <root>/images/<id>.jpg       photographs: jpg, jpeg, png or webp (or right in <root>)
+    <root>/images/<id>.jpg       photographs of any of IMAGE_ENDINGS (or right in <root>)
     <root>/labels.csv            image,classes: a file's name, its classes separated by ";"
     <root>/classes.txt           optional: class names one a line; else those of labels.csv, sorted
     <root>/masks/<id>.png        optional: palette or grey, 0 background, 1..C, 255 not counted
@@ -16,21 +16,18 @@ import difflib
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from more_lib.data.tree import ImageTree, unreadable
+from more_lib.data.images import IMAGE_ENDINGS, image_files, readable
+from more_lib.data.tree import ImageTree
+from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 
-if TYPE_CHECKING:
-    from more_lib.recipes.schema import Recipe
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 MOST_CLASSES = 254  # mask values are bytes; 0 and 255 are taken
 ALL = "all"
 """The one split of a folder without split lists: every image of the table."""
@@ -48,6 +45,8 @@ class FolderTree(ImageTree):
     Raises ``InputError`` for a folder without images, a table that is missing, malformed or does
     not fit the images one to one, and for unknown classes. Files are not opened.
     """
+
+    LISTS = "splits"
 
     def __init__(
         self,
@@ -73,25 +72,17 @@ class FolderTree(ImageTree):
 
         Raises ``InputError`` for a missing or empty list, an unknown image or one named twice.
         """
-        folder = self.root / "splits"
-        if not folder.is_dir() and split == ALL:
+        if split == ALL and not (self.root / self.LISTS).is_dir():
             return list(self._names)
-        path = folder / f"{split}.txt"
-        if not path.is_file():
-            there = ", ".join(self.splits())
-            raise InputError(f"the split list {path} is missing (splits here: {there})")
-        lines = [line for line in _lines(path) if line]
+        path, lines = self.listed(split)
         _refuse(path, "no image of this folder", [line for line in lines if line not in self._ids])
         ids = [self._ids[line] for line in lines]
         _refuse(path, "listed more than once", _repeated(ids))
-        if not ids:
-            raise InputError(f"the split list {path} names no image: write one image id a line")
         return ids
 
     def splits(self) -> list[str]:
-        """Names of the splits."""
-        folder = self.root / "splits"
-        return sorted(path.stem for path in folder.glob("*.txt")) if folder.is_dir() else [ALL]
+        """Names of the splits; ``all`` alone, where there are no lists."""
+        return super().splits() if (self.root / self.LISTS).is_dir() else [ALL]
 
     def image_path(self, image_id: str) -> Path:
         return self._files[image_id]
@@ -135,29 +126,24 @@ class FolderTree(ImageTree):
         for split in splits:
             for image_id in self.ids(split):
                 path, present = self._files[image_id], ";".join(sorted(self._names[image_id]))
-                try:
+                with readable(path):  # it may be a link whose file has gone
                     size = path.stat().st_size
-                except OSError as error:  # a link whose file has gone
-                    raise unreadable(path, error) from error
                 digest.update(f"{split}\n{path.name}\n{present}\n{size}\n".encode())
         return digest.hexdigest()
 
     def _matched(self, rows: list[tuple[str, frozenset[str]]]) -> dict[str, frozenset[str]]:
         """Classes by image id; the rows must fit the images one to one."""
         names = [name for name, _ in rows]
-        _refuse(
-            self.table, "not among the images", [name for name in names if name not in self._ids]
-        )
+        unknown = [name for name in names if name not in self._ids]
+        _refuse(self.table, "not among the images", unknown)
         ids = [self._ids[name] for name in names]
         _refuse(self.table, "named by more than one row", _repeated(ids))
-        missing = [self._files[image_id].name for image_id in self._files.keys() - set(ids)]
-        _refuse(
-            self.table, "without a row (an image of no class has an empty one)", sorted(missing)
-        )
+        bare = sorted(self._files[image_id].name for image_id in self._files.keys() - set(ids))
+        _refuse(self.table, "without a row (an image of no class has an empty one)", bare)
         return {image_id: present for image_id, (_, present) in zip(ids, rows, strict=True)}
 
 
-def recipe_for_folder(recipe: "Recipe", folder: str | Path, labels: str | Path = "") -> "Recipe":
+def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "") -> Recipe:
     """``recipe`` turned to the data in ``folder``, all other settings as they are.
 
     Classes are those of the folder that at least one image has. Of its splits, training takes
@@ -168,14 +154,14 @@ def recipe_for_folder(recipe: "Recipe", folder: str | Path, labels: str | Path =
     folder = Path(folder).expanduser().resolve()
     labels = str(Path(labels).expanduser().resolve()) if labels else ""
     tree = FolderTree(folder, labels=labels)
-    there = tree.splits()
-    train = next((name for name in ("train", "trainval", ALL) if name in there), None)
+    splits = tree.splits()
+    train = next((name for name in ("train", "trainval", ALL) if name in splits), None)
     if train is None:
         raise InputError(
-            f"{folder / 'splits'} has no train.txt (there are: {', '.join(there) or 'none'}): "
+            f"{folder / tree.LISTS} has no train.txt (there are: {', '.join(splits) or 'none'}): "
             "name the list to train on so"
         )
-    val = next((name for name in ("val", "test") if name in there), train)
+    val = next((name for name in ("val", "test") if name in splits), train)
     classes = tree.classes_shown()
     if not classes:
         raise InputError(f"{tree.table} names no class in any row: there is nothing to learn")
@@ -197,17 +183,14 @@ def _image_files(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise InputError(f"the folder {root} is missing: give a folder of images")
     folder = root / "images" if (root / "images").is_dir() else root
-    files: dict[str, Path] = {}
-    twice = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."):
-            twice += [path.name] if path.stem in files else []
-            files[path.stem] = path
-    _refuse(folder, "two files with one name before the ending; rename one", twice)
-    if not files:
+    paths = image_files(folder)
+    if not paths:
         endings = ", ".join(ending[1:] for ending in IMAGE_ENDINGS)
         raise InputError(f"{folder} holds no image ({endings}): put the photographs right into it")
-    return files
+    twice = _repeated(path.stem for path in paths)
+    clashes = [path.name for path in paths if path.stem in twice]
+    _refuse(folder, "files with one name before the ending; rename one", clashes)
+    return {path.stem: path for path in paths}
 
 
 def read_labels(path: str | Path) -> dict[str, frozenset[str]]:
@@ -225,23 +208,18 @@ def _read_table(path: Path) -> list[tuple[str, frozenset[str]]]:
     text = _text(path, "the table of labels: write a header image,classes and a row for each image")
     lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
-        return _rows(path, lines)
+        header = [name.strip() for name in next(lines, [])]
+        table = [(lines.line_num, fields) for fields in lines if any(fields)]
     except csv.Error as error:
         raise InputError(f"{path} line {lines.line_num} is no CSV ({error})") from error
-
-
-def _rows(path: Path, lines: Iterator[list[str]]) -> list[tuple[str, frozenset[str]]]:
-    header = [name.strip() for name in next(lines, [])]
     if header != ["image", "classes"]:
         raise InputError(f"{path} begins with {','.join(header)!r}: its first line must be "
                          "image,classes")  # fmt: skip
     rows = []
-    for fields in lines:
-        if not any(fields):
-            continue
+    for number, fields in table:
         if len(fields) != 2 or not fields[0].strip():
             raise InputError(
-                f"{path} line {lines.line_num} has {len(fields)} fields: write image,classes, the "
+                f"{path} line {number} has {len(fields)} fields: write image,classes, the "
                 'classes separated by ";"'
             )
         names = (name.strip() for name in fields[1].split(";"))

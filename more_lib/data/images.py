@@ -3,15 +3,43 @@
 Everything is checked before anything is computed, so that a long run does not end at image 900.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from more_lib.data.tree import DAMAGED_IMAGE
 from more_lib.system.errors import InputError
 from more_lib.system.progress import progress_bar
+
+IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of the files that are images, in a folder to train on as in one to predict."""
+
+TAIL = 4096  # bytes in which a format's end is looked for; cameras write notes behind it
+
+# What Pillow raises for a file that is cut short, no image, or larger than it dares to decode.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class Header(NamedTuple):
+    """What an image file says before it is decoded."""
+
+    size: tuple[int, int]  # (W, H) as stored
+    mode: str
+    format: str
 
 
 def voc_palette() -> np.ndarray:
@@ -39,9 +67,35 @@ def mask_image(values: np.ndarray, palette: np.ndarray = PALETTE) -> Image.Image
     return image
 
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+@contextmanager
+def readable(
+    path: Path, cure: str = ": restore it, or take its id out of the split"
+) -> Iterator[None]:
+    """Turn what reading ``path`` may raise into one ``InputError`` that ends on the cure."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing{cure}") from error
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if str(path) in reason:  # Pillow repeats the path
+            reason = "not an image"
+        raise InputError(f"{path} cannot be read ({reason}){cure}") from error
 
-_DAMAGED = (*DAMAGED_IMAGE, Image.DecompressionBombError)
+
+def image_files(folder: Path) -> list[Path]:
+    """The images right in a folder, by their names; hidden files and folders are none."""
+    with os.scandir(folder) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS
+            and not entry.name.startswith(".")
+            and not entry.is_dir()
+        ]
+    return [folder / name for name in sorted(names)]
 
 
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
@@ -69,18 +123,12 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
 
 
 def _images_of(entry: Path) -> Sequence[Path]:
-    if entry.is_file():
-        return [entry]
-    if not entry.is_dir():
+    if not entry.exists():
         raise InputError(f"{entry} does not exist: name image files, or a folder that holds some")
-    found = sorted(
-        path
-        for path in entry.iterdir()
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
-    if not found:
-        raise InputError(f"the folder {entry} holds no image (looked for {' '.join(SUFFIXES)})")
-    return found
+    files = image_files(entry) if entry.is_dir() else [entry]
+    if not files:
+        raise InputError(f"the folder {entry} holds no image ({' '.join(IMAGE_ENDINGS)})")
+    return files
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -90,13 +138,7 @@ def read_image(path: str | Path) -> Image.Image:
     the first picture counts. Raises ``InputError`` for a file that is missing, damaged, truncated,
     no image, or has more than 8 bits a channel.
     """
-    return _decoded(Path(path))
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(W, H) of a readable file as stored, from its header."""
-    with Image.open(path) as file:
-        return file.size
+    return _upright(Path(path))
 
 
 def unreadable(paths: Iterable[Path]) -> dict[Path, str]:
@@ -107,34 +149,88 @@ def unreadable(paths: Iterable[Path]) -> dict[Path, str]:
     reasons = {}
     for path in progress_bar(list(paths), description="checking images"):
         try:
-            _decoded(path, quick=True)
+            _upright(path, quick=True)
         except InputError as error:
             reasons[path] = str(error).removeprefix(f"{path} ")
     return reasons
 
 
-def _decoded(path: Path, quick: bool = False) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            if quick:
-                file.draft(None, (1, 1))
-            return _rgb(ImageOps.exif_transpose(file), path)
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
-    except _DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if str(path) in reason:  # Pillow repeats the path
-            reason = "not an image"
-        raise InputError(f"{path} cannot be read ({reason})") from error
+def _upright(path: Path, quick: bool = False) -> Image.Image:
+    with readable(path, cure=""), Image.open(path) as file:
+        if quick:
+            file.draft(None, (1, 1))
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith(("I", "F")):
+            raise InputError(f"{path} has mode {image.mode}: save it with 8 bits a channel")
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        raise InputError(f"{path} has mode {image.mode}: save it with 8 bits a channel")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+def read_mask(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarray:
+    """The values of a mask's file, (H, W) uint8.
+
+    Raises ``InputError`` for a file that is missing or damaged, neither palette nor grey, or not as
+    large as its image.
+    """
+    with readable(path), Image.open(path) as file:
+        header, values = Header(file.size, file.mode, file.format), np.asarray(file)
+    check_mask(path, header, image_size or header.size)
+    return values
+
+
+def check_mask(path: Path, header: Header, image_size: tuple[int, int]) -> None:
+    """Raise ``InputError`` unless a mask is palette or grey and as large as its image."""
+    if header.mode not in ("P", "L"):
+        raise InputError(
+            f"{path} is a mask of mode {header.mode}: save class ids, not colours, as a palette or "
+            "8-bit grey PNG"
+        )
+    if header.size != image_size:
+        sizes = ("×".join(map(str, size)) for size in (header.size, image_size))
+        raise InputError(
+            f"{path} is {', its image '.join(sizes)}: mask and image must have the same size"
+        )
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(W, H) of an image file as stored; raises as ``image_header``."""
+    return image_header(path).size
+
+
+def image_header(path: Path) -> Header:
+    """The header of an image file, which is not decoded; ``InputError`` if missing or no image."""
+    with readable(path), Image.open(path) as file:
+        return Header(file.size, file.mode, file.format)
+
+
+def whole_header(path: Path) -> Header:
+    """The header of an image file that looks whole; ``InputError`` for another.
+
+    Looks whether the file ends as its format ends: what cut-off downloads and copies lack. Only a
+    file that ends otherwise is decoded. So damage inside a file whose beginning and end are whole
+    is not found; decoders mostly pass over it in silence.
+    """
+    header = image_header(path)
+    with readable(path):
+        if not _ends_well(path, header.format):
+            with Image.open(path) as file:
+                file.load()
+    return header
+
+
+def _ends_well(path: Path, kind: str) -> bool:
+    """Whether the file's last bytes are an end of its format; False also for other formats."""
+    with path.open("rb") as file:
+        length = file.seek(0, 2)
+        file.seek(max(length - TAIL, 0))
+        tail = file.read()
+        if kind == "WEBP":
+            file.seek(4)
+            return int.from_bytes(file.read(4), "little") + 8 <= length
+    if kind == "PNG":
+        return b"IEND" in tail
+    # A thumbnail in the header has an end of its own, but before the picture's scan begins.
+    return kind in ("JPEG", "MPO") and tail.rfind(b"\xff\xd9") > tail.rfind(b"\xff\xda")

@@ -15,9 +15,7 @@ from more_lib.recipes.schema import DataRecipe
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
-def training_transform(
-    data: DataRecipe,
-) -> Callable[[Image.Image], Tensor | tuple[Tensor, Tensor]]:
+def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tuple[Tensor, Tensor]]:
     """What training sees of an RGB PIL image: a random crop, (3, S, S) float32, S the crop size.
 
     With ``data.crop`` "resized", as released for VOC: a part of the image resized to the crop,
@@ -79,10 +77,10 @@ def evaluation_transform(size: int | None) -> v2.Compose:
     With a ``size`` the image is resized to that square whatever its shape (bicubic), so that the
     patch divides it; with None it keeps its own height and width.
     """
-    resize = []
-    if size is not None:
-        resize = [v2.Resize((size, size), interpolation=BICUBIC, antialias=True)]
-    return v2.Compose([*resize, *_to_normalised_tensor()])
+    if size is None:
+        return v2.Compose(_to_normalised_tensor())
+    resize = v2.Resize((size, size), interpolation=BICUBIC, antialias=True)
+    return v2.Compose([resize, *_to_normalised_tensor()])
 
 
 def denormalize(images: torch.Tensor) -> torch.Tensor:

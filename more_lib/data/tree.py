@@ -1,22 +1,23 @@
-"""What every data set on disk offers, whatever its layout: ids, images, labels, masks.
+"""What every data set on disk offers, whatever its layout: splits, images, labels, masks, a scan.
 
 A layout says where a file lies and what an image's labels are; reading is the same for all.
 """
 
-import struct
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from more_lib.data.images import check_mask, image_header, read_mask, readable, whole_header
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
+from more_lib.system.files import atomic_file, data_folder
+from more_lib.system.progress import progress_bar
 
-DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-"""What Pillow raises for a file that is missing, cut short or no image."""
+THREADS = 16  # the disk is waited for, not the processor
 
 
 class ImageTree(ABC):
@@ -28,6 +29,9 @@ class ImageTree(ABC):
         values: mask value on disk of each class, C numbers between 1 and 254.
         skip: ids that every split leaves out.
     """
+
+    LISTS: str
+    """Folder of the split lists, ``<split>.txt`` with one image id a line."""
 
     def __init__(
         self, root: Path, classes: Sequence[str], values: Sequence[int], skip: Iterable[str] = ()
@@ -56,18 +60,13 @@ class ImageTree(ABC):
     def mask_path(self, image_id: str) -> Path:
         """The mask's file, whether or not it is there."""
 
-    def require_masks(self) -> None:
-        """Raise ``InputError`` when the data set has no pixel masks at all."""
-        folder = self.mask_path("").parent
-        if not folder.is_dir():
-            raise InputError(
-                f"{folder} is missing: this data has no pixel masks, and scores need them; "
-                "training and prediction do without"
-            )
-
     @abstractmethod
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Sixty-four hex digits that change with the data a training on ``splits`` reads."""
+
+    def splits(self) -> list[str]:
+        """Names of the splits."""
+        return sorted(path.stem for path in (self.root / self.LISTS).glob("*.txt"))
 
     def ids(self, split: str) -> list[str]:
         """Image ids of a split in its order, without those to skip.
@@ -79,6 +78,22 @@ class ImageTree(ABC):
             raise InputError(f"data.skip leaves no image of the split {split!r} of {self.root}")
         return ids
 
+    def listed(self, split: str, cure: str = "") -> tuple[Path, list[str]]:
+        """A split's list and the lines in it that are not blank.
+
+        Raises ``InputError`` for a list that is missing, with the cure, or empty.
+        """
+        path = self.root / self.LISTS / f"{split}.txt"
+        if not path.is_file():
+            known = ", ".join(self.splits()) or "none"
+            raise InputError(f"the split list {path} is missing (splits here: {known}){cure}")
+        with readable(path, ": save it as text"):
+            text = path.read_text(encoding="utf-8-sig")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise InputError(f"the split list {path} names no image: write one image id a line")
+        return path, lines
+
     def image(self, image_id: str) -> Image.Image:
         """The photograph as an RGB PIL image, also where the file is greyscale or CMYK.
 
@@ -86,11 +101,17 @@ class ImageTree(ABC):
         Raises ``InputError`` when the file is missing, truncated or no image.
         """
         path = self.image_path(image_id)
-        try:
-            with Image.open(path) as file:
-                return file.convert("RGB")
-        except DAMAGED_IMAGE as error:
-            raise unreadable(path, error) from error
+        with readable(path), Image.open(path) as file:
+            return file.convert("RGB")
+
+    def require_masks(self) -> None:
+        """Raise ``InputError`` when the data set has no pixel masks at all."""
+        folder = self.mask_path("").parent
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder} is missing: this data has no pixel masks, and scores need them; "
+                "training and prediction do without"
+            )
 
     def mask(self, image_id: str) -> np.ndarray:
         """The pixel mask, (H, W) uint8: 0 background, 1..C the chosen classes, 255 ignore.
@@ -99,15 +120,9 @@ class ImageTree(ABC):
         neither palette nor greyscale, of another size than its image, or holds a value that is no
         chosen class's id.
         """
-        path = self.mask_path(image_id)
         self.require_masks()
-        try:
-            with Image.open(path) as file:
-                mode, values = file.mode, np.asarray(file)
-        except DAMAGED_IMAGE as error:
-            raise unreadable(path, error) from error
-        size = values.shape[1::-1]
-        check_mask_header(path, mode, size, image_header(self.image_path(image_id))[0])
+        path = self.mask_path(image_id)
+        values = read_mask(path, image_header(self.image_path(image_id)).size)
         if not self._known[values].all():
             strange = np.unique(values[~self._known[values]]).tolist()
             raise InputError(
@@ -120,40 +135,51 @@ class ImageTree(ABC):
         """What mask values that may not occur tell of where they come from, or ""."""
         return ""
 
+    def scan(self, split: str, masks: bool = False) -> dict[str, str]:
+        """What is wrong with each image of a split that has a fault, by id, in the split's order.
 
-def image_header(path: Path) -> tuple[tuple[int, int], str, str]:
-    """((W, H), mode, format) of an image file, without decoding it.
+        A fault is an image, or with ``masks`` a mask, that is missing, no image or cut short, a
+        mask whose kind or size is wrong, and labels that cannot be read; not mask values that are
+        no class, which evaluation refuses. Files are decoded only in doubt (``whole_header``).
+        Raises ``InputError`` for a split that cannot be read, and with ``masks`` without any.
+        """
+        ids = self.ids(split)
+        if masks:
+            self.require_masks()
+        with ThreadPoolExecutor(THREADS) as pool:
+            faults = pool.map(lambda image_id: self._fault(image_id, masks), ids)
+            bar = progress_bar(faults, total=len(ids), description=f"scanning {split}")
+            return {image_id: fault for image_id, fault in zip(ids, bar, strict=True) if fault}
 
-    Raises ``InputError`` when the file is missing or no image.
-    """
-    try:
-        with Image.open(path) as file:
-            return file.size, file.mode, file.format
-    except DAMAGED_IMAGE as error:
-        raise unreadable(path, error) from error
+    def _fault(self, image_id: str, masks: bool) -> str:
+        try:
+            self.labels(image_id)
+            size = whole_header(self.image_path(image_id)).size
+            if masks:
+                path = self.mask_path(image_id)
+                check_mask(path, whole_header(path), size)
+        except InputError as error:
+            return str(error)
+        return ""
 
+    def require_readable(self, split: str, masks: bool = False) -> None:
+        """Raise one ``InputError`` that names every fault of a split, the first five of many.
 
-def check_mask_header(
-    path: Path, mode: str, size: tuple[int, int], image_size: tuple[int, int]
-) -> None:
-    """Raise ``InputError`` unless a mask is palette or grey and as large as its image."""
-    if mode not in ("P", "L"):
-        raise InputError(
-            f"{path} is a mask of mode {mode}: save class ids, not colours, as a palette or 8-bit "
-            "grey PNG"
-        )
-    if size != image_size:
-        raise InputError(
-            f"{path} is {'×'.join(map(str, size))}, its image {'×'.join(map(str, image_size))}: "
-            "mask and image must have the same size"
-        )
+        All of them are then in a list in the data folder, which the message names.
+        """
+        bad = self.scan(split, masks)
+        if bad:
+            faults = list(dict.fromkeys(bad.values()))  # a missing folder is one for all images
+            more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+            raise InputError(
+                f"{len(bad)} of {len(self.ids(split))} images of {self.root}, split {split}, cannot"
+                f" be used (listed in {self.save_faults(split, bad)}): {'; '.join(faults[:5])}"
+                f"{more}. Mend them, or go on without them: --skip-bad"
+            )
 
-
-def unreadable(path: Path, error: Exception) -> InputError:
-    """The line for a file of the tree that is missing or damaged."""
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{path} is missing: restore it, or take its id out of the split")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if str(path) in reason:  # Pillow repeats the path
-        reason = "not an image"
-    return InputError(f"{path} cannot be read ({reason}): restore the file from its source")
+    def save_faults(self, split: str, bad: dict[str, str]) -> Path:
+        """The list of a split's faults in the data folder, written anew: an id and why, a line."""
+        path = data_folder() / "bad_files" / f"{self.root.name}-{split}.txt"
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(f"{name}\t{reason}\n" for name, reason in bad.items()))
+        return path

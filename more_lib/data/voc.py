@@ -12,6 +12,7 @@ EmojiVOC is written in the same layout with the same ids, so one reader serves b
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,7 +22,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from more_lib.data.tree import ImageTree, unreadable
+from more_lib.data.images import readable
+from more_lib.data.tree import ImageTree
 from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.system.errors import InputError
 
@@ -31,6 +33,10 @@ AUGMENTED = "SegmentationClassAug"
 _WHERE_TREES_COME_FROM = (
     "`python data_scripts/make_emoji_voc.py` makes EmojiVOC, `python data_scripts/prepare_voc.py` "
     "fetches VOC 2012 or takes yours (--voc VOCdevkit/VOC2012); data.root names a tree elsewhere"
+)
+_WHERE_TRAIN_AUG_COMES_FROM = (
+    "train_aug, VOC 2012 and SBD together, is not in VOC's download: "
+    "`python data_scripts/prepare_voc.py` adds its 10,582 images"
 )
 
 
@@ -47,11 +53,10 @@ class VocTree(ImageTree):
     one without annotations, as VOC's test images come, prediction.
     """
 
+    LISTS = "ImageSets/Segmentation"
+
     def __init__(
-        self,
-        root: str | Path,
-        classes: Sequence[str] = VOC_CLASSES,
-        skip: Iterable[str] = (),
+        self, root: str | Path, classes: Sequence[str] = VOC_CLASSES, skip: Iterable[str] = ()
     ):
         unknown = [name for name in classes if name not in VOC_CLASSES]
         if unknown or not classes or len(set(classes)) < len(classes):
@@ -61,7 +66,7 @@ class VocTree(ImageTree):
             )
         values = [VOC_CLASSES.index(name) + 1 for name in classes]
         super().__init__(Path(root).expanduser(), classes, values, skip)
-        for folder in ("", "JPEGImages", "ImageSets/Segmentation"):
+        for folder in ("", "JPEGImages", self.LISTS):
             _require_folder(self.root / folder)
         self._labels: dict[str, np.ndarray] = {}
 
@@ -70,20 +75,8 @@ class VocTree(ImageTree):
 
         Raises ``InputError`` for a missing or empty file and for lines that are no plain id.
         """
-        path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        if not path.is_file():
-            there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
-            cure = (
-                "train_aug, VOC 2012 and SBD together, is not in VOC's download: "
-                "`python data_scripts/prepare_voc.py` adds its 10,582 images"
-                if split == "train_aug"
-                else _WHERE_TREES_COME_FROM
-            )
-            raise InputError(f"the split file {path} is missing (splits here: {there}): {cure}")
-        ids = [line.strip() for line in path.read_text(errors="replace").splitlines()]
-        ids = [line for line in ids if line]
-        if not ids:
-            raise InputError(f"the split file {path} names no image: write one image id a line")
+        cure = _WHERE_TREES_COME_FROM if split != "train_aug" else _WHERE_TRAIN_AUG_COMES_FROM
+        path, ids = self.listed(split, f": {cure}")
         for line in ids:
             if "/" in line or len(line.split()) != 1:
                 raise InputError(f"{path} has the line {line!r}: write one image id a line")
@@ -139,10 +132,8 @@ class VocTree(ImageTree):
         for split in splits:
             for image_id in self.ids(split):
                 for name in (f"JPEGImages/{image_id}.jpg", f"Annotations/{image_id}.xml"):
-                    try:
+                    with readable(self.root / name):
                         size = (self.root / name).stat().st_size
-                    except OSError as error:
-                        raise unreadable(self.root / name, error) from error
                     digest.update(f"{split} {name} {size}\n".encode())
         return digest.hexdigest()
 
@@ -201,12 +192,12 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 def _object_names(path: Path) -> list[str]:
     """Class name of each object in an annotation; the names of its parts do not count."""
+    with readable(path):
+        text = path.read_bytes()
     try:
         parser = ElementTree.XMLParser(target=_NoDoctype())
-        annotation = ElementTree.parse(path, parser).getroot()
-    except FileNotFoundError as error:
-        raise unreadable(path, error) from error
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+        annotation = ElementTree.fromstring(text, parser)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path} is no readable annotation ({error}): restore it") from error
     names = [(item.findtext("name") or "").strip() for item in annotation.findall("object")]
     if not names:
@@ -222,11 +213,8 @@ def _object_names(path: Path) -> list[str]:
 
 
 def _manifest_digest(path: Path) -> str:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} is no readable JSON: make the data again") from error
-    digest = content.get("sha256") if isinstance(content, dict) else None
-    if not isinstance(digest, str) or len(digest) != 64:
-        raise InputError(f"{path} has no entry sha256 of 64 digits: make the data again")
-    return digest
+    with suppress(ValueError, LookupError, TypeError):
+        digest = json.loads(path.read_bytes())["sha256"]
+        if len(bytes.fromhex(digest)) == 32:
+            return digest
+    raise InputError(f"{path} has no entry sha256 of 64 digits: make the data again")

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from more_lib.data import open_tree
-from more_lib.data.scan import require_readable
 from more_lib.data.tree import ImageTree
 from more_lib.evaluation.masks import Batch, SplitImages, evaluation_mode, segment
 from more_lib.evaluation.metrics import average_precision, confusion_matrix
@@ -215,7 +214,7 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
     for split in dict.fromkeys(protocols[0].split for protocols in missing):
         lists = [protocols for protocols in missing if protocols[0].split == split]
         together = list(dict.fromkeys(protocol for protocols in lists for protocol in protocols))
-        require_readable(tree, split, masks=True)
+        tree.require_readable(split, masks=True)
         scored = score(
             trained.model, recipe, together, tree=tree, device=best_device(), notes=place(together)
         )

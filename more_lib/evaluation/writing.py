@@ -310,14 +310,17 @@ def _write_masks(trained: Trained, protocol: Protocol, shards: Shards, folder: P
     missing = [name for name in mine if not (folder / f"{name}.png").is_file()]
     images = SplitImages(tree, missing, labels=protocol.labels == "true", masks=False)
     bar = progress_bar(total=len(missing), description="masks", shown=shards.is_main)
-    with evaluation_mode(model, best_device()) as place, bar:
-        with closing(segment(model, recipe, [protocol], images, place)) as batches:
-            for batch in batches:
-                masks = voc_ids(tree.classes)[batch.predictions[0].cpu().numpy()]
-                for image_id, mask in zip(batch.ids, masks, strict=True):
-                    with atomic_file(folder / f"{image_id}.png") as temporary:
-                        mask_image(mask).save(temporary)
-                bar.update(len(batch.ids))
+    with (
+        evaluation_mode(model, best_device()) as place,
+        closing(segment(model, recipe, [protocol], images, place)) as batches,
+        bar,
+    ):
+        for batch in batches:
+            masks = voc_ids(tree.classes)[batch.predictions[0].cpu().numpy()]
+            for image_id, mask in zip(batch.ids, masks, strict=True):
+                with atomic_file(folder / f"{image_id}.png") as temporary:
+                    mask_image(mask).save(temporary)
+            bar.update(len(batch.ids))
 
 
 def _finish(unfinished: Path, ids: Sequence[str], destination: Path) -> None:
@@ -325,17 +328,17 @@ def _finish(unfinished: Path, ids: Sequence[str], destination: Path) -> None:
     if not destination.name.endswith(ARCHIVES):
         unfinished.rename(destination)
         return
-    with atomic_file(destination) as temporary:
-        # Without times and owners, so that the same masks give the same bytes.
-        with (
-            temporary.open("wb") as file,
-            gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w") as archive,
-        ):
-            for image_id in ids:
-                path = unfinished / RESULTS / f"{image_id}.png"
-                entry = tarfile.TarInfo(f"{RESULTS}/{image_id}.png")
-                entry.size = path.stat().st_size
-                with path.open("rb") as mask:
-                    archive.addfile(entry, mask)
+    # Without times and owners, so that the same masks give the same bytes.
+    with (
+        atomic_file(destination) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for image_id in ids:
+            path = unfinished / RESULTS / f"{image_id}.png"
+            entry = tarfile.TarInfo(f"{RESULTS}/{image_id}.png")
+            entry.size = path.stat().st_size
+            with path.open("rb") as mask:
+                archive.addfile(entry, mask)
     shutil.rmtree(unfinished)

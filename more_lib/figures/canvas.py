@@ -1,6 +1,6 @@
 """What every figure is drawn on: pictures, grids of panels, colours, maps over images.
 
-``viz`` and the modules of plots build on it. Figures are matplotlib's, without pyplot and its list
+All other modules of figures build on it. Figures are matplotlib's, without pyplot and its list
 of open figures, as wide as a notebook's column and small enough to be stored in one.
 """
 
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
@@ -23,7 +25,7 @@ from more_lib.system.errors import InputError
 
 Array = Tensor | ArrayLike
 Names = Sequence[str]
-MAPS = "viridis"
+COLORMAP = "viridis"
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")  # Okabe, Ito
 STYLES = ("-", "--", "-.", ":")
 WIDTH, DPI = 8.8, 100  # inches and dots an inch: as wide as a notebook's column
@@ -143,7 +145,7 @@ def draw_overlay(ax: Axes, image: object, values: Array) -> AxesImage:
     grey = as_rgb(image) @ (0.299, 0.587, 0.114)
     ax.imshow(grey, cmap="gray", vmin=0, vmax=1)
     whole = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
-    return ax.imshow(as_array(values), MAPS, alpha=0.75, interpolation="nearest", extent=whole)
+    return ax.imshow(as_array(values), COLORMAP, alpha=0.75, interpolation="nearest", extent=whole)
 
 
 def share_scale(figure: Figure, overlays: Sequence[AxesImage], axes: np.ndarray) -> None:
@@ -155,18 +157,52 @@ def share_scale(figure: Figure, overlays: Sequence[AxesImage], axes: np.ndarray)
     figure.colorbar(overlays[0], ax=axes, label="map value", shrink=0.8, aspect=30)
 
 
-def class_legend(figure: Figure, masks: Sequence[Array], classes: Names) -> None:
-    """Names of the classes that the masks hold, below the panels."""
-    names = dict(enumerate(("background", *classes))) | {IGNORE_INDEX: "not counted"}
+def draw_grid(ax: Axes, size: tuple[int, int], step: int = 1, **style) -> None:
+    """Lines between the cells, ``step`` pixels wide and high, of a picture of ``size`` (H, W)."""
+    height, width = size
+    ax.vlines(np.arange(step, width, step) - 0.5, -0.5, height - 0.5, **style)
+    ax.hlines(np.arange(step, height, step) - 0.5, -0.5, width - 0.5, **style)
+
+
+def outline_patches(ax: Axes, chosen: Array, size: tuple[int, int], color: str = LINES[1]) -> None:
+    """A line around the chosen patches, (h, w) of bool, of an image of ``size`` (H, W) pixels."""
+    chosen = as_array(chosen)
+    segments = []
+    for inside, step in ((chosen, 1), (chosen.T, -1)):  # edges that lie across, then upright ones
+        edges = np.argwhere(np.diff(np.pad(inside, ((1, 1), (0, 0))).astype(int), axis=0))
+        segments += [np.array([(x, y), (x + 1, y)])[:, ::step] for y, x in edges]
+    patch = np.divide(size[::-1], chosen.shape[::-1])
+    places = [ends * patch - 0.5 for ends in segments]
+    for colors, width in (("white", 3), (color, 1.6)):  # the white sets it off from any map
+        style = {"colors": colors, "linewidths": width, "capstyle": "projecting"}
+        ax.add_collection(LineCollection(places, zorder=3, **style), autolim=False)
+
+
+def class_legend(
+    figure: Figure, masks: Sequence[Array], classes: Names, ignored: str = "not counted"
+) -> None:
+    """Names of the classes that the masks hold, and what 255 stands for, below the panels."""
+    names = dict(enumerate(("background", *classes))) | {IGNORE_INDEX: ignored}
     present = sorted(set().union(*(np.unique(as_array(mask)).tolist() for mask in masks)))
     handles = [
         Patch(facecolor=color / 255, edgecolor="grey", linewidth=0.5, label=names[value])
         for value, color in zip(present, colorize(present, classes), strict=True)
     ]
+    legend_below(figure, handles)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend below the panels, in rows of about the same length."""
     most = max(int(figure.get_figwidth() / 1.25), 1)  # as fit in one row
     columns = -(-len(handles) // -(-len(handles) // most))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
 
 
+def line_color(index: int) -> str:
+    """Colour of the line of this number; colours go round."""
+    return LINES[index % len(LINES)]
+
+
 def line_style(index: int) -> dict[str, str]:
-    return {"color": LINES[index % len(LINES)], "linestyle": STYLES[index % len(STYLES)]}
+    """Colour and dashes of the line of this number; both go round."""
+    return {"color": line_color(index), "linestyle": STYLES[index % len(STYLES)]}

@@ -1,6 +1,6 @@
 """Figures of GCR's graph (notebook 03): edges of a few nodes, neighbours on a picture, weights.
 
-As in ``viz``: arrays or tensors in, a matplotlib figure out, nothing shown.
+As in ``maps``: arrays or tensors in, a matplotlib figure out, nothing shown.
 """
 
 from collections.abc import Mapping
@@ -11,20 +11,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from more_lib.figures.canvas import (
-    LINES,
-    MAPS,
-    Array,
-    Names,
-    Picture,
-    as_array,
-    line_style,
-    new_figure,
-    new_panels,
-)
-from more_lib.figures.canvas import as_rgb as _rgb
+from more_lib.figures import canvas
+from more_lib.figures.canvas import Array, Names, Picture
 from more_lib.method.gcr import Graph
 from more_lib.system.errors import InputError
+from more_lib.system.shapes import check_shapes
 
 MOST_EDGES = 24  # as many as can be told apart, with two numbers on each
 NODE = {"ha": "center", "va": "center", "fontsize": 11, "zorder": 5}
@@ -57,16 +48,16 @@ def plot_graph(
         raise InputError(f"{neighbors.size} edges are too many to draw: at most {MOST_EDGES}")
 
     most = max(len(heads), len(tails))
-    figure = new_figure((7.2, 1.0 + 0.62 * most), title)
+    figure = canvas.new_figure((7.2, 1.0 + 0.62 * most), title)
     ax = figure.subplots()
     head_places = _column(0.0, len(heads), most)
     tail_places = _column(1.0, len(tails), most)
     for head, chosen in enumerate(neighbors):
         for tail, r, weight in zip(chosen, closeness[head], weights[head], strict=True):
-            text, color = f"r {r:.2f}   S {weight:.2f}", LINES[head % len(LINES)]
-            _arrow(ax, tail_places[tail], head_places[head], weight, color, text)
+            places, text = (tail_places[tail], head_places[head]), f"r {r:.2f}   S {weight:.2f}"
+            _arrow(ax, *places, weight, canvas.line_color(head), text)
     for head, (name, place) in enumerate(zip(heads, head_places, strict=True)):
-        box = {"boxstyle": "circle", "fc": "white", "ec": LINES[head % len(LINES)], "lw": 2}
+        box = {"boxstyle": "circle", "fc": "white", "ec": canvas.line_color(head), "lw": 2}
         ax.text(*place, name, bbox=box, **NODE)
     for tail, (name, place) in enumerate(zip(tails, tail_places, strict=True)):
         color = "black" if tail in neighbors else "0.65"
@@ -89,7 +80,7 @@ def show_neighbors(
     """The patches of one image that heads gather from, filled by their weight, one panel a head.
 
     Args:
-        image: RGB, as in ``viz``.
+        image: RGB, as in ``maps``.
         edges: by title, the neighbours (K,) and weights (K,) of one head. Neighbours count the
             patches from 0, row by row; a negative number is a class token: of C candidates that
             come before the patches, as released, subtract C.
@@ -100,12 +91,12 @@ def show_neighbors(
     the K carry weight. Raises ``InputError`` for neighbours that are neither patch nor token, and
     for weights that do not fit them.
     """
-    picture = _rgb(image)
-    figure, panels = new_panels(["image", *edges], title)
+    picture = canvas.as_rgb(image)
+    figure, panels = canvas.new_panels(["image", *edges], title)
     panels[0].imshow(picture)
-    scale = ScalarMappable(Normalize(0, 1), MAPS)
+    scale = ScalarMappable(Normalize(0, 1), canvas.COLORMAP)
     for ax, (name, pair) in zip(panels[1:], edges.items(), strict=True):
-        neighbors, weights = map(as_array, pair)
+        neighbors, weights = map(canvas.as_array, pair)
         _check_head(name, neighbors, weights, grid, tokens)
         ax.imshow(picture)
         height, width = picture.shape[0] / grid[0], picture.shape[1] / grid[1]
@@ -131,20 +122,21 @@ def plot_edge_weights(
     """
     if not weights:
         raise InputError("there is nothing to draw: give the weights of at least one graph")
-    figure = new_figure((7.2, 3.4), title)
+    figure = canvas.new_figure((7.2, 3.4), title)
     ax = figure.subplots()
     for index, (name, values) in enumerate(weights.items()):
-        array = as_array(values).astype(np.float64)
+        array = canvas.as_array(values).astype(np.float64)
         if array.ndim < 1 or array.min() < 0 or not np.allclose(array.sum(-1), 1, atol=1e-3):
             raise InputError(f"the weights of {name!r} {array.shape} must be >= 0 and sum to 1")
         size = array.shape[-1]
         ranked = np.sort(array, axis=-1)[..., ::-1].reshape(-1, size).mean(0)
         label = f"{name}: {100 * relative_entropy(array).mean():.0f} % of ln {size}"
-        ax.plot(range(1, size + 1), ranked, **line_style(index), marker="o", ms=3, label=label)
+        style = canvas.line_style(index) | {"marker": "o", "ms": 3, "label": label}
+        ax.plot(range(1, size + 1), ranked, **style)
     ax.set(xlabel="rank of the tail, by weight", ylabel="mean weight", xscale="log", ylim=(0, 1.02))
     ax.set_xticks(ticks := [1, 2, 5, 10, 20, 50, 100], map(str, ticks))
     ax.set_xticks([], minor=True)
-    ax.set_xlim(0.9, 1.1 * max(as_array(values).shape[-1] for values in weights.values()))
+    ax.set_xlim(0.9, 1.1 * max(canvas.as_array(values).shape[-1] for values in weights.values()))
     ax.grid(alpha=0.3)
     ax.legend(title="entropy")
     return figure
@@ -152,20 +144,17 @@ def plot_edge_weights(
 
 def relative_entropy(weights: Array) -> np.ndarray:
     """Entropy of weights (..., K) that sum to 1, over ln K: (...), from 0, one tail, to 1, all."""
-    array = as_array(weights).astype(np.float64)
+    array = canvas.as_array(weights).astype(np.float64)
     logs = np.log(array, out=np.zeros_like(array), where=array > 0)
     return -(array * logs).sum(-1) / np.log(max(array.shape[-1], 2))
 
 
 def _edges(graph: Graph, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neighbours, closeness and weights of one image, (C, K) each."""
-    arrays = [as_array(part) for part in graph]
-    shapes = {array.shape for array in arrays}
-    if len(shapes) != 1 or arrays[0].ndim != 3:
-        raise InputError(f"a graph of shapes {sorted(shapes)}: give (B, C, K) three times")
-    if not 0 <= image < len(arrays[0]):
-        raise InputError(f"image {image} is not one of the {len(arrays[0])} in the graph")
-    neighbors, closeness, weights = (array[image] for array in arrays)
+    count = check_shapes(**{name: (part, "B C K") for name, part in graph._asdict().items()})["B"]
+    if not 0 <= image < count:
+        raise InputError(f"image {image} is not one of the {count} in the graph")
+    neighbors, closeness, weights = (canvas.as_array(part)[image] for part in graph)
     return neighbors, closeness, weights
 
 
@@ -193,10 +182,9 @@ def _arrow(
 def _check_head(
     name: str, neighbors: np.ndarray, weights: np.ndarray, grid: tuple[int, int], tokens: Names
 ) -> None:
-    if neighbors.ndim != 1 or neighbors.shape != weights.shape or not len(neighbors):
-        raise InputError(
-            f"{name!r} has neighbours {neighbors.shape}, weights {weights.shape}: give (K,) twice"
-        )
+    size = check_shapes(**{f"{name!r}: neighbours": (neighbors, "K"), "weights": (weights, "K")})
+    if not size["K"]:
+        raise InputError(f"{name!r} has no neighbour: give at least one")
     if neighbors.min() < -len(tokens) or neighbors.max() >= grid[0] * grid[1]:
         raise InputError(
             f"{name!r} has neighbours from {neighbors.min()} to {neighbors.max()}: there are "
@@ -208,10 +196,8 @@ def _tokens_text(neighbors: np.ndarray, weights: np.ndarray, tokens: Names) -> s
     """The class tokens among the neighbours, the heaviest first; "" where there can be none."""
     if not len(tokens):
         return ""
-    found = sorted(
-        ((float(w), tokens[n]) for n, w in zip(neighbors, weights, strict=True) if n < 0),
-        reverse=True,
-    )
-    lines = [f"{name} {weight:.2f}" for weight, name in found[:2]]
-    more = [f"and {len(found) - 2} more"] if len(found) > 2 else []
-    return "\n".join([f"class tokens: {len(found)} of {len(neighbors)}", *lines, *more])
+    pairs = zip(weights.tolist(), neighbors, strict=True)
+    chosen = sorted(((weight, tokens[n]) for weight, n in pairs if n < 0), reverse=True)
+    lines = [f"{name} {weight:.2f}" for weight, name in chosen[:2]]
+    more = [f"and {len(chosen) - 2} more"] if len(chosen) > 2 else []
+    return "\n".join([f"class tokens: {len(chosen)} of {len(neighbors)}", *lines, *more])

@@ -1,4 +1,4 @@
-"""Every figure of the notebooks: arrays or tensors in, a matplotlib figure out, nothing shown.
+"""Figures of images, masks and maps: arrays or tensors in, a matplotlib figure out, nothing shown.
 
 A notebook displays the figure that ends its cell, a script calls ``savefig``. Maps are drawn in
 viridis, which colour-blind readers can read, masks in VOC's colours with a legend. Images are RGB:
@@ -7,23 +7,12 @@ there). Maps and masks are (H, W) of any size, drawn over the whole image.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
-from more_lib.figures.canvas import (
-    Array,
-    Names,
-    Picture,
-    as_array,
-    as_rgb,
-    class_legend,
-    colorize,
-    draw_overlay,
-    is_mask,
-    new_grid,
-    new_panels,
-    share_scale,
-)
+from more_lib.figures import canvas
+from more_lib.figures.canvas import Array, Names, Picture
 from more_lib.system.errors import InputError
 
 
@@ -32,7 +21,7 @@ def summary(array: Array) -> str:
 
     ``shape (12, 12), min 0.00, mean 0.31, max 1.00``; nan where a value is nan.
     """
-    values = as_array(array).astype(np.float64)
+    values = canvas.as_array(array).astype(np.float64)
     numbers = {"min": values.min(), "mean": values.mean(), "max": values.max()}
     rounded = (f"{name} {round(value, 2) + 0.0:.2f}" for name, value in numbers.items())
     return ", ".join((f"shape {values.shape}", *rounded))
@@ -40,9 +29,9 @@ def summary(array: Array) -> str:
 
 def show_images(images: Sequence, titles: Names = (), title: str = "") -> Picture:
     """Images in rows, each under its own title."""
-    figure, panels = new_panels(titles or [""] * len(images), title)
+    figure, panels = canvas.new_panels(titles or [""] * len(images), title)
     for ax, image in zip(panels, images, strict=True):
-        ax.imshow(as_rgb(image))
+        ax.imshow(canvas.as_rgb(image))
     return figure
 
 
@@ -53,11 +42,11 @@ def show_dataset(
 
     Look for what a mask says and an image label does not: where, how large, which one is in front.
     """
-    figure, axes = new_grid(["image", "mask"], ids or [""] * len(images), title)
+    figure, axes = canvas.new_grid(["image", "mask"], ids or [""] * len(images), title)
     for image, mask, (above, below) in zip(images, masks, axes.T, strict=True):
-        above.imshow(as_rgb(image))
-        below.imshow(colorize(mask, classes))
-    class_legend(figure, masks, classes)
+        above.imshow(canvas.as_rgb(image))
+        below.imshow(canvas.colorize(mask, classes))
+    canvas.class_legend(figure, masks, classes)
     return figure
 
 
@@ -68,10 +57,11 @@ def show_maps(
 
     Look for bright patches off the object: false activation, which becomes false foreground.
     """
-    figure, panels = new_panels(["image", *maps], title)
-    panels[0].imshow(as_rgb(image))
+    figure, panels = canvas.new_panels(["image", *maps], title)
+    panels[0].imshow(canvas.as_rgb(image))
     pairs = zip(panels[1:], maps.values(), strict=True)
-    share_scale(figure, [draw_overlay(ax, image, values) for ax, values in pairs], panels)
+    overlays = [canvas.draw_overlay(ax, image, values) for ax, values in pairs]
+    canvas.share_scale(figure, overlays, panels)
     return figure
 
 
@@ -90,28 +80,28 @@ def compare_localization(
 
     Look for a map that is bright on the whole object of the class on the left, and dark elsewhere.
     """
-    truths = list(map(as_array, masks))
+    truths = list(map(canvas.as_array, masks))
     shown = {
         name: [
-            item if is_mask(item) else item[index]
-            for item, index in zip(map(as_array, column), class_indices, strict=True)
+            item if canvas.is_mask(item) else item[index]
+            for item, index in zip(map(canvas.as_array, column), class_indices, strict=True)
         ]
         for name, column in columns.items()
     }
     names = [classes[index] for index in class_indices]
-    figure, axes = new_grid(names, ["image", *shown, "ground truth"], title)
+    figure, axes = canvas.new_grid(names, ["image", *shown, "ground truth"], title)
     overlays = []
     for row, image, *items in zip(axes, images, *shown.values(), truths, strict=True):
-        row[0].imshow(as_rgb(image))
+        row[0].imshow(canvas.as_rgb(image))
         for ax, item in zip(row[1:], items, strict=True):
-            if is_mask(item):
-                ax.imshow(colorize(item, classes))
+            if canvas.is_mask(item):
+                ax.imshow(canvas.colorize(item, classes))
             else:
-                overlays.append(draw_overlay(ax, image, item))
+                overlays.append(canvas.draw_overlay(ax, image, item))
     if overlays:
-        share_scale(figure, overlays, axes)
-    drawn = [item for column in (truths, *shown.values()) for item in column if is_mask(item)]
-    class_legend(figure, drawn, classes)
+        canvas.share_scale(figure, overlays, axes)
+    drawn = filter(canvas.is_mask, chain(truths, *shown.values()))
+    canvas.class_legend(figure, list(drawn), classes)
     return figure
 
 
@@ -119,8 +109,8 @@ def plot_attention_heads(
     image: object, attention: Array, title: str = "What each head looks at"
 ) -> Picture:
     """Attention of one token, (heads, h, w), over the image. Look for heads that disagree."""
-    heads = {f"head {number}": each for number, each in enumerate(as_array(attention), start=1)}
-    return show_maps(image, heads, title)
+    heads = enumerate(canvas.as_array(attention), start=1)
+    return show_maps(image, {f"head {number}": values for number, values in heads}, title)
 
 
 def plot_patch_grid(image: object, patch: int, title: str = "") -> Picture:
@@ -129,15 +119,14 @@ def plot_patch_grid(image: object, patch: int, title: str = "") -> Picture:
     Look for how little of a thing one patch shows: a raw map can be no finer than this grid.
     Raises ``InputError`` when the patch does not divide the image.
     """
-    picture = as_rgb(image)
+    picture = canvas.as_rgb(image)
     height, width = picture.shape[:2]
     if patch < 1 or height % patch or width % patch:
         raise InputError(f"a patch of {patch} does not divide an image of {height}x{width}")
     rows, columns = height // patch, width // patch
     title = title or f"{rows} × {columns} = {rows * columns} patches of {patch} × {patch} pixels"
-    figure, axes = new_grid([""], ["image", "patches"], title, side=3)
+    figure, axes = canvas.new_grid([""], ["image", "patches"], title, side=3)
     for ax in axes[0]:
         ax.imshow(picture)
-    axes[0, 1].vlines(np.arange(patch, width, patch) - 0.5, -0.5, height - 0.5, "white")
-    axes[0, 1].hlines(np.arange(patch, height, patch) - 0.5, -0.5, width - 0.5, "white")
+    canvas.draw_grid(axes[0, 1], (height, width), patch, color="white")
     return figure

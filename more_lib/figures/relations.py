@@ -1,6 +1,6 @@
 """Figures of notebook 04: three-way masks, the uncertain kernel on them, and what CRE does to LAM.
 
-As in ``viz``, each function takes arrays or tensors and returns a figure that shows itself. Masks
+As in ``maps``, each function takes arrays or tensors and returns a figure that shows itself. Masks
 are three-way: 0 background, 1..C the classes, 255 uncertain, one value a patch.
 """
 
@@ -14,25 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from more_lib.figures.canvas import (
-    WIDTH,
-    Array,
-    Names,
-    Picture,
-    as_array,
-    as_rgb,
-    colorize,
-    draw_overlay,
-    is_mask,
-    line_style,
-    new_figure,
-    new_grid,
-    new_panels,
-    share_scale,
-)
+from more_lib.figures import canvas
+from more_lib.figures.canvas import Array, Names, Picture
 from more_lib.method.lir import uncertain_patches
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
+from more_lib.system.shapes import check_shapes
 
 WINDOW, TESTED, TAKEN = "#D55E00", "#0072B2", "#CC79A7"  # Okabe, Ito
 GREYS = ("#444444", "#A6A6A6", "#F2F2F2")  # of 0, 1 and 2, so that the colours above stand out
@@ -55,18 +42,16 @@ def plot_three_way(
     maps = maps or {}
     if not masks:
         raise InputError("there is nothing to draw: give at least one mask")
-    figure, panels = new_panels(["image", *maps, *masks], title)
-    panels[0].imshow(as_rgb(image))
-    overlays = [
-        draw_overlay(ax, image, values)
-        for ax, values in zip(panels[1:], maps.values(), strict=False)
-    ]
+    figure, panels = canvas.new_panels(["image", *maps, *masks], title)
+    panels[0].imshow(canvas.as_rgb(image))
+    pairs = zip(panels[1:], maps.values(), strict=False)
+    overlays = [canvas.draw_overlay(ax, image, values) for ax, values in pairs]
     for ax, mask in zip(panels[1 + len(maps) :], masks.values(), strict=True):
-        ax.imshow(colorize(mask, classes))
-        _lines_between(ax, as_array(mask).shape)
+        ax.imshow(canvas.colorize(mask, classes))
+        canvas.draw_grid(ax, canvas.as_array(mask).shape, color="white", linewidth=0.4)
     if overlays:
-        share_scale(figure, overlays, panels)
-    _three_way_legend(figure, masks.values(), classes)
+        canvas.share_scale(figure, overlays, panels)
+    canvas.class_legend(figure, masks.values(), classes, "uncertain")
     return figure
 
 
@@ -90,7 +75,7 @@ def plot_windows(
     inside = 0 <= row < values.shape[0] and 0 <= column < values.shape[1]
     if not inside or values[row, column] != MEANINGS["uncertain"]:
         raise InputError(f"patch {patch} is not uncertain in this mask; choose one that is 255")
-    tensor = torch.as_tensor(as_array(mask))[None]
+    tensor = torch.as_tensor(canvas.as_array(mask))[None]
     reach = kernel_size // 2
     top, left = row - reach, column - reach
     mean = window_mean(mask, patch, kernel_size)
@@ -101,15 +86,10 @@ def plot_windows(
     verdicts = [f"mean {mean:.2f} {'>' if kept else '≤'} φ = {phi:g}" for kept in (centre, corner)]
     if not tested:
         verdicts[1] = "too near to the border, not tested"
-    figure, axes = new_grid([""], ["", ""], title, side=4)
-    for ax, name, kept, token, verdict in zip(
-        axes[0],
-        ("paper", "released code"),
-        (centre, corner),
-        (patch, (top, left)),
-        verdicts,
-        strict=True,
-    ):
+    figure, axes = canvas.new_grid([""], ["", ""], title, side=4)
+    names, tokens = ("paper", "released code"), (patch, (top, left))
+    variants = zip(axes[0], names, (centre, corner), tokens, verdicts, strict=True)
+    for ax, name, kept, token, verdict in variants:
         _draw_values(ax, values)
         ax.set_title(f"{name}: {verdict}{', kept' if kept else ''}", fontsize=10)
         if name == "paper" or tested:
@@ -118,7 +98,9 @@ def plot_windows(
         if kept:
             _ring(ax, token)
         ax.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(values.shape[0] - 0.5, -0.5))
-    _window_legend(figure, kernel_size)
+    frames = {f"window, {kernel_size} × {kernel_size}": WINDOW, "patch tested": TESTED}
+    handles = [Patch(fill=False, edgecolor=c, linewidth=2, label=n) for n, c in frames.items()]
+    canvas.legend_below(figure, [*_value_handles(), *handles, _ring_handle("token taken")])
     return figure
 
 
@@ -133,16 +115,15 @@ def plot_kept_patches(
     values = kernel_values(mask)
     if not chosen:
         raise InputError("there is nothing to draw: give at least one choice of patches")
-    figure, panels = new_panels(list(chosen), title)
-    for ax, (name, patches) in zip(panels, chosen.items(), strict=True):
-        patches = as_array(patches).astype(bool)
-        if patches.shape != values.shape:
-            raise InputError(f"{name} is {patches.shape}, the mask {values.shape}: give one grid")
+    figure, panels = canvas.new_panels(list(chosen), title)
+    for ax, (name, choice) in zip(panels, chosen.items(), strict=True):
+        patches = canvas.as_array(choice).astype(bool)
+        check_shapes(mask=(values, "h w"), **{f"choice {name}": (patches, "h w")})
         _draw_values(ax, values, digits=False)
         for place in np.argwhere(patches):
             _ring(ax, place)
         ax.set_title(f"{name}: {patches.sum()}", fontsize=10)
-    _legend(figure, [*_value_handles(), _ring_handle("chosen")])
+    canvas.legend_below(figure, [*_value_handles(), _ring_handle("chosen")])
     return figure
 
 
@@ -160,22 +141,21 @@ def plot_lam_steps(
     Look for rows that begin alike and end apart, each brightest inside its own frame.
     Raises ``InputError`` when mask and maps do not fit.
     """
-    mask = as_array(mask)
-    if not is_mask(mask):
+    mask = canvas.as_array(mask)
+    if not canvas.is_mask(mask):
         raise InputError(f"a mask of {mask.dtype}: give integers from 0 to C, and 255")
     names = [classes[index] for index in class_indices]
-    figure, axes = new_grid(names, ["image", *steps], title)
+    figure, axes = canvas.new_grid(names, ["image", *steps], title)
     overlays = []
     for row, index in zip(axes, class_indices, strict=True):
-        row[0].imshow(as_rgb(image))
+        row[0].imshow(canvas.as_rgb(image))
         for ax, (name, maps) in zip(row[1:], steps.items(), strict=True):
-            values = as_array(maps)[index]
-            if values.shape != mask.shape:
-                raise InputError(f"{name} is {values.shape}, the mask {mask.shape}: give one grid")
-            overlays.append(draw_overlay(ax, image, values))
+            values = canvas.as_array(maps)[index]
+            check_shapes(mask=(mask, "h w"), **{f"map {name}": (values, "h w")})
+            overlays.append(canvas.draw_overlay(ax, image, values))
         for ax in row:
-            _outline(ax, mask == index + 1, as_rgb(image).shape[:2])
-    share_scale(figure, overlays, axes)
+            canvas.outline_patches(ax, mask == index + 1, canvas.as_rgb(image).shape[:2])
+    canvas.share_scale(figure, overlays, axes)
     return figure
 
 
@@ -196,7 +176,7 @@ def plot_log_terms(
     if not logs or not terms:
         raise InputError("there is nothing to draw: give at least one log and one term")
     num_rows = 1 if together else len(logs)
-    figure = new_figure((WIDTH, 0.7 + 2.3 * num_rows), title)
+    figure = canvas.new_figure((canvas.WIDTH, 0.7 + 2.3 * num_rows), title)
     axes = figure.subplots(num_rows, len(terms), squeeze=False)
     for index, (name, log) in enumerate(logs.items()):
         for ax, (term, label) in zip(axes[0 if together else index], terms.items(), strict=True):
@@ -204,7 +184,8 @@ def plot_log_terms(
             if not points:
                 held = ", ".join(log[0]) if log else "nothing"
                 raise InputError(f"{name} has no {term}; its lines hold: {held}")
-            ax.plot(*zip(*points, strict=True), **line_style(index if together else 0), label=name)
+            style = canvas.line_style(index if together else 0)
+            ax.plot(*zip(*points, strict=True), **style, label=name)
             level = levels.get(name, {}).get(term)
             if level is not None:
                 ax.axhline(level, color="0.3", linestyle="--", linewidth=1)
@@ -214,8 +195,7 @@ def plot_log_terms(
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.grid(alpha=0.3)
     if together:
-        handles, _ = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(logs), fontsize=9)
+        canvas.legend_below(figure, axes[0, 0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -224,8 +204,8 @@ def kernel_values(mask: Array) -> np.ndarray:
 
     mask: (h, w) integers, three-way. Anything else is an ``InputError``.
     """
-    mask = as_array(mask)
-    if mask.ndim != 2 or not is_mask(mask):
+    mask = canvas.as_array(mask)
+    if mask.ndim != 2 or not canvas.is_mask(mask):
         raise InputError(f"a mask of shape {mask.shape}, {mask.dtype}: give (h, w) integers")
     return np.where(mask == IGNORE_INDEX, 1, 2 * (mask > 0)).astype(np.int64)
 
@@ -244,15 +224,9 @@ def window_mean(mask: Array, patch: tuple[int, int], kernel_size: int = 6) -> fl
 
 def _draw_values(ax: Axes, values: np.ndarray, digits: bool = True) -> None:
     ax.imshow(values, ListedColormap(GREYS), vmin=0, vmax=2)
-    _lines_between(ax, values.shape, "#808080")
+    canvas.draw_grid(ax, values.shape, color="#808080", linewidth=0.4)
     for place, value in np.ndenumerate(values) if digits else ():
         ax.text(*place[::-1], value, ha="center", va="center", color="k" if value else "w")
-
-
-def _lines_between(ax: Axes, shape: tuple[int, int], color: str = "white") -> None:
-    rows, columns = shape
-    ax.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color, linewidth=0.4)
-    ax.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color, linewidth=0.4)
 
 
 def _frame(ax: Axes, corner: Sequence[int], side: int, color: str) -> None:
@@ -267,20 +241,6 @@ def _ring(ax: Axes, place: Sequence[int]) -> None:
         ax.add_patch(circle)
 
 
-def _outline(ax: Axes, inside: np.ndarray, size: tuple[int, int]) -> None:
-    """Edges of the patches ``inside`` (h, w), on an image of ``size`` pixels."""
-    step = np.divide(size, inside.shape)
-    padded = np.pad(inside, 1)
-    for axis, (near, far) in enumerate(((1, 0), (0, 1))):
-        changes = np.argwhere(np.diff(padded.astype(int), axis=axis) != 0)
-        for row, column in changes:
-            start = np.array([row - (axis == 1), column - (axis == 0)])
-            end = start + (far, near)
-            (y0, x0), (y1, x1) = start * step - 0.5, end * step - 0.5
-            ax.plot([x0, x1], [y0, y1], color="white", linewidth=3, solid_capstyle="round")
-            ax.plot([x0, x1], [y0, y1], color=WINDOW, linewidth=1.6, solid_capstyle="round")
-
-
 def _value_handles() -> list[Patch]:
     return [
         Patch(facecolor=GREYS[value], edgecolor="grey", label=f"{value} {name}")
@@ -291,27 +251,3 @@ def _value_handles() -> list[Patch]:
 def _ring_handle(label: str) -> Line2D:
     style = {"marker": "o", "markersize": 9, "markeredgewidth": 2.5, "linestyle": ""}
     return Line2D([], [], fillstyle="none", color=TAKEN, label=label, **style)
-
-
-def _window_legend(figure: Picture, kernel_size: int) -> None:
-    frames = {f"window, {kernel_size} × {kernel_size}": WINDOW, "patch tested": TESTED}
-    handles = [Patch(fill=False, edgecolor=c, linewidth=2, label=n) for n, c in frames.items()]
-    _legend(figure, [*_value_handles(), *handles, _ring_handle("token taken")])
-
-
-def _three_way_legend(figure: Picture, masks: Sequence[Array], classes: Names) -> None:
-    names = dict(enumerate(("background", *classes))) | {IGNORE_INDEX: "uncertain"}
-    present = sorted(set().union(*(np.unique(as_array(mask)).tolist() for mask in masks)))
-    colors = colorize(present, classes) / 255
-    _legend(
-        figure,
-        [
-            Patch(facecolor=color, edgecolor="grey", linewidth=0.5, label=names[value])
-            for value, color in zip(present, colors, strict=True)
-        ],
-    )
-
-
-def _legend(figure: Picture, handles: list) -> None:
-    columns = min(len(handles), max(int(figure.get_figwidth() / 1.4), 1))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)

@@ -1,4 +1,4 @@
-"""Figures of numbers: losses, IoU, confusions, thresholds, the likeness of tokens.
+"""Figures of numbers: losses, IoU, confusions, thresholds, likeness of tokens, the ablation.
 
 Numbers in, a matplotlib figure out that shows itself.
 """
@@ -6,18 +6,10 @@ Numbers in, a matplotlib figure out that shows itself.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
-from more_lib.figures.canvas import (
-    LINES,
-    MAPS,
-    WIDTH,
-    Array,
-    Names,
-    Picture,
-    as_array,
-    line_style,
-    new_figure,
-)
+from more_lib.figures import canvas
+from more_lib.figures.canvas import Array, Names, Picture
 from more_lib.system.errors import InputError
 
 
@@ -27,16 +19,15 @@ def plot_training(log: Sequence[Mapping[str, float]], title: str = "Training") -
     Look for the losses that fall, and for the one that waits: while all class tokens are alike,
     the token discrepancy stays at ln C.
     """
-    figure = new_figure((WIDTH, 3.6), title)
+    figure = canvas.new_figure((canvas.WIDTH, 3.6), title)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     iterations = [line["iteration"] for line in log]
     names = dict.fromkeys(name for line in log for name in line)  # some losses set in later
     losses = [name for name in names if name not in ("iteration", "lr", "images_per_second")]
     for index, name in enumerate(losses):
-        left.plot(
-            iterations, [line.get(name, np.nan) for line in log], **line_style(index), label=name
-        )
-    right.plot(iterations, [line["lr"] for line in log], **line_style(0))
+        values = [line.get(name, np.nan) for line in log]
+        left.plot(iterations, values, **canvas.line_style(index), label=name)
+    right.plot(iterations, [line["lr"] for line in log], **canvas.line_style(0))
     left.set(xlabel="iteration", ylabel="loss", title="losses")
     right.set(xlabel="iteration", ylabel="learning rate", title="learning rate of the backbone")
     right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -55,14 +46,14 @@ def plot_iou_per_class(
     Look for the classes in which two maps part: they decide the mIoU.
     """
     names = ("background", *classes)
-    rows = {name: as_array(values) for name, values in ious.items()}
+    rows = {name: canvas.as_array(values) for name, values in ious.items()}
     if not rows or any(row.shape != (len(names),) for row in rows.values()):
         raise InputError(f"give the IoU of {len(names)} classes, background first, at least once")
-    figure = new_figure((WIDTH, 0.8 + 0.11 * len(names) * (len(rows) + 1.5)), title)
+    figure = canvas.new_figure((canvas.WIDTH, 0.8 + 0.11 * len(names) * (len(rows) + 1.5)), title)
     ax = figure.subplots()
     height = 0.8 / len(rows)
     for index, (name, row) in enumerate(rows.items()):
-        color, miou = LINES[index % len(LINES)], 100 * np.nanmean(row)
+        color, miou = canvas.line_color(index), 100 * np.nanmean(row)
         places = np.arange(len(names)) + (index + 0.5) * height - 0.4
         label = f"{name}: mIoU {miou:.1f}"
         ax.barh(places, 100 * row, height, color=color, label=label)
@@ -82,10 +73,10 @@ def plot_confusion(
     Look at the first row for background taken for objects (false activation), at the first column
     for objects missed, and between them for classes taken for one another.
     """
-    counts = as_array(matrix).astype(np.float64)
+    counts = canvas.as_array(matrix).astype(np.float64)
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    figure = _heatmap(share, ("background", *classes), (0, 100), MAPS, ".0f", title)
+    figure = _heatmap(share, ("background", *classes), (0, 100), canvas.COLORMAP, ".0f", title)
     figure.axes[0].set(xlabel="predicted class", ylabel="true class")
     figure.axes[1].set_ylabel("% of the true class's pixels")
     return figure
@@ -99,14 +90,14 @@ def plot_threshold_sweep(
     Look for a flat top: a map whose mIoU hangs on the exact threshold will not carry over. The best
     point was chosen on the very masks that judge it.
     """
-    figure = new_figure((WIDTH * 0.8, 3.6), title)
+    figure = canvas.new_figure((canvas.WIDTH * 0.8, 3.6), title)
     ax = figure.subplots()
     for index, (name, sweep) in enumerate(sweeps.items()):
         points = [(threshold, 100 * miou) for threshold, miou in sweep.items()]
         best = max(points, key=lambda point: point[1])
         label = f"{name}: best {best[1]:.1f} at {best[0]:g}"
-        ax.plot(*zip(*points, strict=True), **line_style(index), label=label)
-        ax.plot(*best, "o", color=line_style(index)["color"])
+        ax.plot(*zip(*points, strict=True), **canvas.line_style(index), label=label)
+        ax.plot(*best, "o", color=canvas.line_color(index))
     ax.set(xlabel="threshold", ylabel="mIoU (%)", ylim=(0, None))
     ax.grid(alpha=0.3)
     ax.legend()
@@ -120,8 +111,34 @@ def plot_token_similarity(
 
     Look off the diagonal: at the start every pair is near 1, and training has to part them.
     """
-    figure = _heatmap(as_array(similarity), classes, (-1, 1), "PuOr_r", ".2f", title)
+    figure = _heatmap(canvas.as_array(similarity), classes, (-1, 1), "PuOr_r", ".2f", title)
     figure.axes[1].set_ylabel("cosine")
+    return figure
+
+
+def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -> Picture:
+    """mIoU and confusion ratio of one map, a bar a condition, from the rows of ``ablation.run``.
+
+    Bars are means over the seeds; with several, a line reaches one standard deviation to either
+    side. A score without a value (no class has a hit) is written out in place of its bar.
+
+    Look for bars that grow on the left and shrink on the right from the baseline to MoRe, and for
+    steps that are larger than the lines.
+    Raises ``InputError`` when no row is of this map.
+    """
+    chosen = [row for row in rows if row["map"] == kind]
+    if not chosen:
+        kinds = ", ".join(dict.fromkeys(row["map"] for row in rows)) or "none"
+        raise InputError(f"no row of map {kind!r} to draw; there are: {kinds}")
+    title = title or f"{kind}, part by part"
+    figure = canvas.new_figure((canvas.WIDTH, 1.5 + 0.4 * len(chosen)), title)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _bars(left, _column(chosen, "miou", 100), canvas.LINES[0], ".1f")
+    _bars(right, _column(chosen, "confusion_ratio"), canvas.LINES[1], ".2f")
+    names = [row["title"] for row in chosen]
+    left.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    left.set(xlabel="mIoU (%), higher is better", title="how much is right")
+    right.set(xlabel="FP / TP, lower is better", title="confusion ratio")
     return figure
 
 
@@ -133,8 +150,8 @@ def _heatmap(
 
     if values.shape != (len(names), len(names)):
         raise InputError(f"the matrix is {values.shape}, but there are {len(names)} names for it")
-    side = min(2.2 + 0.5 * len(names), WIDTH - 0.6)
-    figure = new_figure((side + 0.6, side), title)
+    side = min(2.2 + 0.5 * len(names), canvas.WIDTH - 0.6)
+    figure = canvas.new_figure((side + 0.6, side), title)
     ax = figure.subplots()
     scale = {"vmin": limits[0], "vmax": limits[1], "cmap": colors, "cbar_kws": {"shrink": 0.8}}
     text = {"annot": True, "fmt": fmt, "annot_kws": {"size": 7}, "xticklabels": names}
@@ -142,3 +159,25 @@ def _heatmap(
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(axis="y", rotation=0)
     return figure
+
+
+def _column(rows: Sequence[Mapping], score: str, scale: int = 1) -> np.ndarray:
+    """Mean, nan where there is none, and standard deviation of a score, (rows, 2)."""
+    cells = [(row[score], row.get(f"{score}_std") or 0) for row in rows]
+    return scale * np.array(cells, dtype=float)
+
+
+def _bars(ax: Axes, values: np.ndarray, color: str, fmt: str) -> None:
+    """Horizontal bars with their numbers, from means with standard deviations."""
+    means, spreads = np.nan_to_num(values[:, 0]), values[:, 1]
+    error = {"xerr": spreads, "error_kw": {"capsize": 3}} if spreads.any() else {}
+    ax.barh(range(len(values)), means, 0.6, color=color, **error)
+    for place, (mean, spread) in enumerate(values):
+        text = "no value" if np.isnan(mean) else f"{mean:{fmt}}"
+        text += f" ± {spread:{fmt}}" if spread else ""
+        end = means[place] + spreads[place]
+        ax.annotate(text, (end, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    longest = (means + spreads).max()
+    room = 1.5 if spreads.any() else 1.2  # for the numbers
+    ax.set_xlim(0, room * longest if longest > 0 else 1)
+    ax.grid(axis="x", alpha=0.3)

@@ -5,7 +5,9 @@ the objective's other terms included, stays as it is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
 
 from more_lib.paper.trials import MAPS, over_seeds, score_each
 from more_lib.recipes.loading import changed
@@ -21,8 +23,7 @@ _NO_CRE, _NO_URE, _NO_GCR = (
 _BY_NAME = "loss.token_classification=1"
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(NamedTuple):
     """A row of the ablation; ``paper`` is its mIoU in per cent on VOC 2012 val, None without one.
 
     The paper's numbers come from other images, another backbone and another protocol (multi-scale
@@ -73,13 +74,12 @@ def run(
     names: Sequence[str] = MAIN,
     seeds: Sequence[int] = (0,),
     maps: Sequence[str] = MAPS,
-) -> list[dict]:
+) -> pd.DataFrame:
     """Train (or load) and score every condition with every seed; one row a condition and map.
 
-    A row holds the condition, its title and what ``trials.over_seeds`` says of it.
+    Columns: the condition, its title, and what ``trials.over_seeds`` says of it.
     """
-    rows = over_seeds(score_each(trials(recipe, names), seeds, maps))
-    return [
-        {"condition": (name := row.pop("trial")), "title": CONDITIONS[name].title, **row}
-        for row in rows
-    ]
+    table = over_seeds(score_each(trials(recipe, names), seeds, maps))
+    table = table.rename(columns={"trial": "condition"})
+    table.insert(1, "title", [CONDITIONS[name].title for name in table["condition"]])
+    return table

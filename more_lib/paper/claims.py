@@ -1,29 +1,51 @@
 """The paper's claims, each with its number, what this run shows, and a verdict (notebook 07).
 
 A verdict follows from numbers by the rule that its line states; nobody decides it. With several
-seeds a difference counts when it exceeds the standard deviations of both sides together, with one
-when it has the right sign: then it is an indication, and says so.
+seeds a difference counts when it is no smaller than the standard deviations of both sides together,
+with one when it has the right sign: then it is an indication, and says so.
 """
 
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import hypot
+from typing import NamedTuple
 
-from more_lib.paper.trials import with_spread
+import numpy as np
+import pandas as pd
+
+from more_lib.paper.published import published
+from more_lib.paper.trials import SCORES, with_spread
 
 VERDICT_COLUMNS = ("claim", "paper", "ours", "verdict", "protocol")
 SHOWN, NOT_SHOWN, NOT_RUN = VERDICTS = ("shown", "not shown", "not run here")
+_BETTER = {
+    "higher": operator.gt,
+    "lower": operator.lt,
+    "at least": operator.ge,
+    "at most": operator.le,
+}
 
-SHORT = {"lir": "LIR", "more": "MoRe", "without_cre": "without CRE", "without_ure": "without URE"}
+
+class Claim(NamedTuple):
+    """A row of ``published/claims.csv``: of ``evidence``, ``after`` is better than ``before``."""
+
+    claim: str
+    paper: str
+    ours: str  # how this run's numbers are put: before's scores, then after's
+    before: str
+    after: str
+    scores: str  # one or several, by spaces
+    better: str  # a word of _BETTER
+    protocol: str  # filled in from the run
 
 
 def verdicts(
     found: Mapping,
     costs: Mapping[str, Mapping],
     separation: Mapping[str, float],
-    plain: Mapping | None = None,
-) -> list[dict[str, str]]:
-    """One row a claim: claim, paper, ours, verdict, protocol, all of them text.
+    plain: Mapping | pd.Series | None = None,
+) -> pd.DataFrame:
+    """One row a claim in ``VERDICT_COLUMNS``, all of them text.
 
     Args:
         found: what ``measurement.measure`` gives.
@@ -31,158 +53,78 @@ def verdicts(
         separation: silhouette of the class tokens by condition (Figure 5); may be empty.
         plain: LAM's scores of ``ablation.plain``, if that was trained (Figure 3).
     """
-    lam = {row["condition"]: row for row in found["ablation"] if row["map"] == "LAM"}
-    more = {row["map"]: row for row in found["ablation"] if row["condition"] == "more"}
-    base = {row["map"]: row for row in found["ablation"] if row["condition"] == "baseline"}
-    where = found["map_protocol"]
-    decoder = where.replace(", LAM, true image labels", ", decoder, no image labels").split(
-        ", scales"
-    )[0]
-    return [
-        _artifacts(
-            "A plain ViT's class tokens look at patches that mean nothing: more wrong than right",
-            "Figure 1, no number",
-            "plain",
-            plain,
-            where,
-        ),
-        _artifacts(
-            "Patch-token contrast does not cure it: still more wrong than right",
-            "Figure 3, no number",
-            "baseline",
-            lam.get("baseline"),
-            where,
-        ),
-        _step("LIR lifts LAM", lam, "baseline", "lir", "41.6 → 72.1", where),
-        _step("GCR lifts LAM further", lam, "lir", "more", "72.1 → 76.4", where),
-        _step("CRE is what LIR rests on", lam, "without_cre", "more", "65.0 → 76.4", where),
-        _step("URE adds to it", lam, "without_ure", "more", "74.4 → 76.4", where),
-        _step(
-            "MoRe's LAM has less false activation",
-            lam,
-            "baseline",
-            "more",
-            "FP/TP 0.22, ToCo 0.32",
-            where,
-            score="confusion_ratio",
-        ),
-        _step(
-            "LAM localizes as well as CAM",
-            {"CAM": more.get("CAM"), "LAM": more.get("LAM")},
-            "CAM",
-            "LAM",
-            "pseudo labels 76.9 CAM, 77.0 LAM",
-            f"{where}; CAM by the same protocol",
-        ),
-        _step(
-            "The decoder gains from MoRe",
-            {"baseline": base.get("decoder"), "more": more.get("decoder")},
-            "baseline",
-            "more",
-            "released log: 72.1, no baseline",
-            f"{decoder}, scale 1, no CRF",
-        ),
-        _tokens(separation, where),
-        _segmentation(found),
-        _cost(costs),
-    ]
-
-
-def verdict_counts(verdicts: Sequence[Mapping]) -> str:
-    """How many claims came to which verdict: ``7 shown, 1 not shown``; "" without any."""
-    counts = Counter(row["verdict"] for row in verdicts)
-    known = [verdict for verdict in VERDICTS if counts[verdict]]
-    others = [verdict for verdict in counts if verdict not in VERDICTS]
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in [*known, *others])
-
-
-def _artifacts(
-    claim: str, paper: str, name: str, row: Mapping | None, where: str
-) -> dict[str, str]:
-    ratio = (row or {}).get("confusion_ratio")
-    ours = NOT_RUN if ratio is None else f"FP/TP {name} {_text(row, 'confusion_ratio')}"
-    return _row(claim, paper, ours, None if ratio is None else ratio > 1, where, row)
-
-
-def _step(
-    claim: str,
-    rows: Mapping[str, Mapping | None],
-    before: str,
-    after: str,
-    paper: str,
-    where: str,
-    score: str = "miou",
-) -> dict[str, str]:
-    """A claim that ``after`` is better than ``before``: higher, or for confusion lower."""
-    first, second = rows.get(before), rows.get(after)
-    if not first or not second or None in (first[score], second[score]):
-        return _row(claim, paper, NOT_RUN, None, where, None)
-    gain = second[score] - first[score]
-    noise = hypot(*(row.get(f"{score}_std") or 0.0 for row in (first, second)))
-    better = -gain > noise if score == "confusion_ratio" else gain > noise
-    names = [SHORT.get(name, name) for name in (before, after)]
-    unit = "FP/TP " if score == "confusion_ratio" else ""
-    ours = f"{unit}{names[0]} {_text(first, score)} → {names[1]} {_text(second, score)}"
-    return _row(claim, paper, ours, better, where, second)
-
-
-def _tokens(separation: Mapping[str, float], where: str) -> dict[str, str]:
-    there = "baseline" in separation and "more" in separation
-    return _row(
-        "MoRe's class tokens separate better by class",
-        "Figure 5, no number",
-        f"silhouette {separation['baseline']:.2f} → {separation['more']:.2f}" if there else NOT_RUN,
-        separation["more"] > separation["baseline"] if there else None,
-        f"{where.split(', LAM')[0]}, tokens of the classes present, cosine distance",
-        {},
-    )
-
-
-def _segmentation(found: Mapping) -> dict[str, str]:
-    numbers = {"voc": 0.764, "coco": 0.474}
-    row = found["protocols"].get("paper-val")
-    here = row is not None and found["dataset"] in numbers and row["split"] == "val"
-    return _row(
-        "76.4 mIoU on VOC val, 47.4 on COCO val",
-        "76.4, 47.4 (75.0 on VOC test)",
-        f"{100 * row['miou']:.1f}" if here else NOT_RUN,
-        row["miou"] >= numbers[found["dataset"]] - 0.005 if here else None,
-        row["protocol"] if here else "paper-val on VOC 2012 or COCO 2014",
-        {} if here else None,
-    )
-
-
-def _cost(costs: Mapping[str, Mapping]) -> dict[str, str]:
-    cost = costs.get("more")
-    here = cost is not None and cost["iterations"] == 20_000 and "cuda" in cost["device"]
-    ours = f"{cost['minutes']:.0f} min, {cost['peak_memory_gb']:.1f} GB" if here else NOT_RUN
-    return _row(
-        "A training takes 372 minutes and 12.1 GB",
-        "372 min, 12.1 GB, one RTX 3090",
-        ours,
-        cost["minutes"] <= 372 and cost["peak_memory_gb"] <= 12.1 if here else None,
-        cost["device"] if here else "profile voc on a GPU",
-        {} if here else None,
-    )
-
-
-def _row(
-    claim: str, paper: str, ours: str, holds: bool | None, where: str, row: Mapping | None
-) -> dict[str, str]:
-    seeds = (row or {}).get("seeds")
-    counted = ""
-    if seeds and holds is not None:
-        counted = f"; {seeds} seeds" if seeds > 1 else "; one seed: an indication"
-    verdict = NOT_RUN if holds is None else SHOWN if holds else NOT_SHOWN
-    return {
-        "claim": claim,
-        "paper": paper,
-        "ours": ours,
-        "verdict": verdict,
-        "protocol": where + counted,
+    known = evidence(found, costs, separation, plain)
+    protocols = {
+        "maps": found["map_protocol"],
+        "split": f"{found['dataset']} {found['split']}",
+        "paper_val": "paper-val on VOC 2012 or COCO 2014",
+        "training": "profile voc on a GPU",
     }
+    if "more paper-val" in known.index:
+        protocols["paper_val"] = found["protocols"]["paper-val"]["protocol"]
+    if "more training" in known.index:
+        protocols["training"] = costs["more"]["device"]
+    claims = published("claims").itertuples(index=False)
+    rows = [judge(Claim(*claim), known, protocols) for claim in claims]
+    return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 
 
-def _text(row: Mapping, score: str) -> str:
-    in_per_cent = score != "confusion_ratio"
-    return with_spread(row, score, *((100, ".1f") if in_per_cent else (1, ".2f")))
+def judge(claim: Claim, known: pd.DataFrame, protocols: Mapping[str, str]) -> tuple[str, ...]:
+    """A claim's ``VERDICT_COLUMNS`` by the one rule for all: ``NOT_RUN`` if a number is missing."""
+    scores, protocol = claim.scores.split(), claim.protocol.format(**protocols)
+    pair = known.reindex([claim.before, claim.after])
+    before, after = pair.reindex(columns=scores).to_numpy(float)
+    gain = after - before
+    if np.isnan(gain).any():
+        return claim.claim, claim.paper, NOT_RUN, NOT_RUN, protocol
+    spread = pair.reindex(columns=[f"{score}_std" for score in scores]).to_numpy(float)
+    noise = np.hypot(*np.nan_to_num(spread))
+    holds = (_BETTER[claim.better](gain, 0) & (abs(gain) >= noise)).all()
+    texts = [
+        with_spread(row, score) if score in SCORES else row[score]
+        for _, row in pair.iterrows()
+        for score in scores
+    ]
+    if not pd.isna(seeds := pair["seeds"].iloc[1]):
+        protocol += f"; {seeds:.0f} seeds" if seeds > 1 else "; one seed: an indication"
+    verdict = SHOWN if holds else NOT_SHOWN
+    return claim.claim, claim.paper, claim.ours.format(*texts), verdict, protocol
+
+
+def evidence(
+    found: Mapping,
+    costs: Mapping[str, Mapping],
+    separation: Mapping[str, float],
+    plain: Mapping | pd.Series | None = None,
+) -> pd.DataFrame:
+    """All that claims are judged by: a row a condition and what was measured, ``more LAM``.
+
+    Arguments as of ``verdicts``. The paper's own numbers are in it where this run may be held
+    against them: mIoU, half a point allowed, on its data; time and memory of a whole training on a
+    GPU.
+    """
+    rows: dict[str, Mapping] = {"as many wrong as right": {"confusion_ratio": 1.0}}
+    if plain is not None:
+        rows["plain LAM"] = dict(plain)
+    rows |= {f"{name} tokens": {"silhouette": value} for name, value in separation.items()}
+    number = {"voc": 0.764, "coco": 0.474}.get(found["dataset"])
+    scored = found["protocols"].get("paper-val")
+    if number and scored and scored["split"] == "val":
+        rows |= {"paper's paper-val": {"miou": number - 0.005}, "more paper-val": scored}
+    cost = costs.get("more")
+    if cost and cost["iterations"] == 20_000 and "cuda" in cost["device"]:
+        limits = {"minutes": 372, "peak_memory_gb": 12.1}
+        rows |= {"paper's training": limits, "more training": {key: cost[key] for key in limits}}
+    columns = [*SCORES, *(f"{score}_std" for score in SCORES), "seeds"]
+    columns += ["silhouette", "minutes", "peak_memory_gb"]
+    ablation = found["ablation"]
+    ablation = ablation.set_index(ablation["condition"] + " " + ablation["map"])
+    others = pd.DataFrame.from_dict(rows, orient="index")
+    return pd.concat([each.reindex(columns=columns).astype(float) for each in (ablation, others)])
+
+
+def verdict_counts(verdicts: pd.DataFrame | Sequence[Mapping]) -> str:
+    """How many claims came to which verdict: ``7 shown, 1 not shown``; "" without any."""
+    counts = Counter(pd.DataFrame(verdicts, columns=["verdict"])["verdict"])
+    order = [*VERDICTS, *(verdict for verdict in counts if verdict not in VERDICTS)]
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])

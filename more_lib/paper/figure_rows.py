@@ -22,6 +22,7 @@ from more_lib.method.localization import fuse, multiscale_maps
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
+from more_lib.system.shapes import check_shapes
 
 Device = torch.device | str | None
 
@@ -62,14 +63,10 @@ def image_iou(predictions: Tensor, masks: Tensor, num_classes: int) -> Tensor:
     integers, 0 background and 1..C. Returns (B,) float64 in [0, 1], nan for an image with neither.
     Raises ``InputError`` for shapes that differ.
     """
-    if predictions.shape != masks.shape or masks.ndim != 3:
-        raise InputError(
-            f"predictions {tuple(predictions.shape)} and masks {tuple(masks.shape)} must both be "
-            "(B, H, W)"
-        )
+    check_shapes(predictions=(predictions, "B H W"), masks=(masks, "B H W"))
     counted = (masks != IGNORE_INDEX)[:, None]
     said, true = (_of_class(each, num_classes) & counted for each in (predictions, masks))
-    hits, either = (found.sum((2, 3)).double() for found in (said & true, said | true))
+    hits, either = (each.sum((2, 3)).double() for each in (said & true, said | true))
     return (hits / either).nanmean(1)  # 0/0 is nan: a class that has nothing to do with the image
 
 

@@ -1,7 +1,8 @@
 """The paper's Figures 1, 3, 4 and 5 for whatever was trained (notebook 07).
 
-Drawn as in ``viz``: arrays or tensors in, a figure out that shows itself. Which images make the
-rows is ``figure_rows``' business. A column that is None was not run here, and the figure says so.
+As in the room ``figures``: arrays or tensors in, a figure out that shows itself. Which images make
+the rows is ``figure_rows``' business. A column that is None was not run here, and the figure says
+so.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -26,7 +26,7 @@ def measure(
     seeds: Sequence[int] = (0,),
     train_split: bool = False,
 ) -> dict:
-    """Every score that Tables 1 to 4 ask for, fit for JSON.
+    """Every score that Tables 1 to 4 ask for.
 
     Args:
         names, seeds: conditions of the ablation, and the seeds of their trainings. Scores that one
@@ -35,14 +35,15 @@ def measure(
             Else on the validation images, which costs less; their protocol says which it was.
 
     "protocols" and "pseudo_labels" hold rows by protocol name, as ``results.rows`` gives them, but
-    without those that need a CRF where none can run. "ablation" has the rows of ``ablation.run``,
-    "classes" each condition's IoU and confusion ratio by class, LAM with true labels.
+    without those that need a CRF where none can run. "ablation" is the frame of ``ablation.run``,
+    "classes" has each condition's IoU and confusion ratio by class, LAM with true labels.
     """
     trained = {name: train_or_load(ablation.condition(recipe, name)) for name in names}
     more = trained["more"]
     return {
         "profile": recipe.profile,
         "dataset": recipe.data.dataset,
+        "split": recipe.data.val_split,
         "backbone": recipe.backbone.name,
         "map_protocol": map_protocol(recipe, "lam", "true").describe(),
         "protocols": _named(more, NAMED),

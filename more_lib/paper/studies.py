@@ -6,14 +6,17 @@ shows it. What our machines found is kept in ``records`` with its protocol and h
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from statistics import mean, stdev
 from typing import NamedTuple
+
+import pandas as pd
 
 from more_lib.evaluation.protocols import map_protocol
 from more_lib.method.backbones import MINI_WIDTHS
 from more_lib.method.model import MoRe
 from more_lib.paper import ablation, records, switches
 from more_lib.paper.trials import (
+    SCORES,
+    Rows,
     is_trained,
     over_seeds,
     score_trained,
@@ -72,12 +75,15 @@ STUDIES = {
 }
 
 
-def run_study(name: str, recipe: Recipe, seeds: Sequence[int], train: bool = True) -> dict:
+def run_study(
+    name: str, recipe: Recipe, seeds: Sequence[int], train: bool = True, commit: str = "unknown"
+) -> dict:
     """Train (or load) and score every trial with every seed; what was found, fit for JSON.
 
     ``train=False`` takes what the cache holds and trains nothing. Rows are those of
-    ``trials.score_each``; beside them stand the recipe, the protocol and the hardware of the
-    trainings. Raises ``InputError`` for an unknown study, and where nothing is there to score.
+    ``trials.score_each``; beside them stand the recipe, the protocol, the hardware of the
+    trainings, and ``commit``, that of the checkout. Raises ``InputError`` for an unknown study, and
+    where nothing is there to score.
     """
     trials = _study(name).trials(recipe)
     if train:
@@ -96,11 +102,14 @@ def run_study(name: str, recipe: Recipe, seeds: Sequence[int], train: bool = Tru
             rows += score_trained(trial, trained)
     if not rows:
         raise InputError(f"study {name}: none of its networks is trained; leave --trained-only out")
+    where = map_protocol(recipe, "lam", "true")
     return {
         "study": name,
         "profile": recipe.profile,
+        "commit": commit,
         "training_fingerprint": training_fingerprint(recipe),
-        "protocol": map_protocol(recipe, "lam", "true").describe().replace(", LAM", ""),
+        "protocol": f"{where.dataset} {where.split}, true image labels, scales {where.views}, "
+        f"threshold {where.threshold:g}, no CRF",
         "training": f"{recipe.optimizer.iterations} iterations of {recipe.optimizer.batch_size}",
         "hardware": sorted(hardware),
         "rows": rows,
@@ -138,51 +147,35 @@ def format_study(found: Mapping) -> str:
     lines = [study.question, f"{found['protocol']}; {found['training']}"]
     lines += [f"trained on: {each}" for each in found["hardware"]]
     table = compared(found["rows"], study.reference)
-    width = max(len(row["trial"]) for row in table)
+    width = table["trial"].str.len().max()
     lines.append(f"{'LAM':{width}}  seeds       mIoU %   confusion   against {study.reference}")
-    for row in table:
-        line = f"{row['trial']:{width}}{row['seeds']:7}{with_spread(row, 'miou', 100, '.1f'):>13}"
-        line += f"{with_spread(row, 'confusion_ratio', 1, '.2f'):>12}"
-        if "miou_gain" in row:
-            line += f"{with_spread(row, 'miou_gain', 100, '+.1f'):>13}"
+    for _, row in table.iterrows():
+        line = f"{row['trial']:{width}}{row['seeds']:7}{with_spread(row, 'miou'):>13}"
+        line += f"{with_spread(row, 'confusion_ratio'):>12}"
+        if pd.notna(row["miou_gain"]):
+            line += f"{with_spread(row, 'miou_gain'):>13}"
         lines.append(line)
     return "\n".join(lines)
 
 
-def compared(rows: Sequence[Mapping], reference: str, kind: str = "LAM") -> list[dict]:
+def compared(rows: Rows, reference: str, kind: str = "LAM") -> pd.DataFrame:
     """One map's rows over seeds, each held against the trial ``reference`` seed by seed.
 
-    A trial called ``name, size`` is held against the reference of its own size. Of ``over_seeds``
-    each row has trial, seeds, the means and deviations; and, where the reference has the same
-    seeds, ``miou_gain`` and ``confusion_ratio_gain``: the mean of the differences, and their
-    deviation as ``..._std`` with two seeds or more. Networks of one seed share data order and
-    heads, so differences within a seed are less noisy than those of means.
+    A trial called ``name, size`` is held against the reference of its own size. Columns are those
+    of ``over_seeds``, then ``miou_gain`` and ``confusion_ratio_gain``: the mean of the differences
+    and, with two seeds or more, their deviation as ``..._std``; missing for the reference itself
+    and where it lacks a seed. Networks of one seed share data order and heads, so differences
+    within a seed are less noisy than those of means.
     """
-    of_map = [row for row in rows if row["map"] == kind]
-    by_trial: dict[str, dict] = {}
-    for row in of_map:
-        by_trial.setdefault(row["trial"], {})[row["seed"]] = row
-    table = []
-    for row in over_seeds(of_map):
-        _, comma, size = row["trial"].partition(", ")
-        against, mine = reference + comma + size, by_trial[row["trial"]]
-        base = by_trial.get(against, {})
-        if row["trial"] != against and set(mine) <= set(base):
-            row |= _gains(mine, base)
-        table.append(row)
-    return table
-
-
-def _gains(mine: Mapping[int, Mapping], base: Mapping[int, Mapping]) -> dict:
-    gains: dict = {}
-    for score in ("miou", "confusion_ratio"):
-        pairs = [(mine[seed][score], base[seed][score]) for seed in mine]
-        steps = [a - b for a, b in pairs if a is not None and b is not None]
-        whole = len(steps) == len(pairs)
-        gains[f"{score}_gain"] = mean(steps) if whole else None
-        if len(pairs) > 1:
-            gains[f"{score}_gain_std"] = stdev(steps) if whole else None
-    return gains
+    scored = pd.DataFrame(rows, columns=["trial", "seed", "map", *SCORES])
+    scored = scored[scored["map"] == kind].astype(dict.fromkeys(SCORES, float))
+    against = scored["trial"].astype(str).str.replace("^[^,]*", reference, n=1, regex=True)
+    pairs = pd.MultiIndex.from_arrays([against, scored["seed"]])
+    base = scored.set_index(["trial", "seed"]).reindex(pairs)
+    gained = ["miou", "confusion_ratio"]
+    gains = scored[gained] - base[gained].to_numpy()
+    gains = gains.where(scored["trial"] != against).add_suffix("_gain")
+    return over_seeds(scored.join(gains), [*SCORES, *gains])
 
 
 def _study(name: str) -> Study:

@@ -1,11 +1,14 @@
 """The paper's Tables 1 to 5, each with the released log and this run beside it (notebook 07).
 
-Pure: ``published`` numbers and what ``measurement`` found in, rows out, shares as fractions,
-None where nothing was printed, logged or run. A difference to the paper is given on VOC 2012 alone:
-on other images it would mean nothing.
+Pure: ``published`` numbers and what ``measurement`` found in, frames out, shares as fractions,
+missing where nothing was printed, logged or run. A difference to the paper is given on VOC 2012
+alone: on other images it would mean nothing.
 """
 
 from collections.abc import Mapping, Sequence
+from math import nan
+
+import pandas as pd
 
 from more_lib.paper.ablation import CONDITIONS
 from more_lib.paper.claims import NOT_RUN
@@ -18,213 +21,157 @@ PAPER_CONDITIONS = {  # rows of the paper's Table 3
     "lir": "without GCR",
     "more": "MoRe",
 }
+LOGGED = {"decoder-log": "decoder", "lam-log": "LAM", "cam-log": "CAM"}
 
 
-def table1(found: Mapping) -> list[dict]:
+def table1(found: Mapping) -> pd.DataFrame:
     """Pseudo labels on training images: LAM or CAM with true labels (seed), then CRF (mask)."""
-    rows = [
-        {
-            "method": row["method"],
-            "stages": row["stage"],
-            "supervision": row["supervision"],
-            "network": row["network"],
-            "paper_seed_miou": _share(row["seed_miou"]),
-            "paper_mask_miou": _share(row["mask_miou"]),
-        }
-        for row in published("table1")
-    ]
-    for row in rows:
-        kind = {"MoRe-LAM": "lam", "MoRe-CAM": "cam"}.get(row["method"])
-        ours = found["pseudo_labels"] if kind else {}
-        for stage, name in (("seed", f"{kind}-train"), ("mask", f"{kind}-train-crf")):
-            score = ours.get(name, {}).get("miou")
-            row[f"our_{stage}_miou"] = score
-            row[f"difference_{stage}_miou"] = _difference(
-                found, score, row[f"paper_{stage}_miou"], "train"
-            )
-        row["protocol"] = _protocol(ours, kind) if kind else ""
-    return rows
+    paper, ours = published("table1"), _by_name(found["pseudo_labels"])
+    table = paper[["method", "stage", "supervision", "network"]].rename(columns={"stage": "stages"})
+    for stage in ("seed", "mask"):
+        table[f"paper_{stage}_miou"] = _share(paper[f"{stage}_miou"])
+    seed = table["method"].map({"MoRe-LAM": "lam-train", "MoRe-CAM": "cam-train"})
+    for stage, name in (("seed", seed), ("mask", seed + "-crf")):
+        table[f"our_{stage}_miou"] = name.map(ours["miou"])
+        table[f"difference_{stage}_miou"] = _difference(
+            found, table[f"our_{stage}_miou"], table[f"paper_{stage}_miou"], "train"
+        )
+    protocol = seed.map(ours["protocol"]).fillna(NOT_RUN)
+    refined = "; mask: background 1 - largest map, CRF"
+    protocol += table["our_mask_miou"].notna().map({True: refined, False: ""})
+    table["protocol"] = protocol.where(seed.notna(), "")
+    return table
 
 
-def table2(found: Mapping) -> list[dict]:
+def table2(found: Mapping) -> pd.DataFrame:
     """Segmentation: the paper's mIoU on its three splits, the released logs', and this run's.
 
     The released logs score maps with true labels and the decoder at one scale, both without CRF:
     each of this run's rows is of the same protocol as the published number beside it.
     """
-    rows = [
+    paper = published("table2").rename(columns={"stage": "stages"})
+    table = paper[["method", "stages", "network"]].copy()
+    for place in ("voc_val", "voc_test", "coco_val"):
+        table[f"{place}_miou"] = _share(paper[place])
+    voc, coco = (_share(published(f"{name}_log_scores").iloc[-1]) for name in ("voc", "coco"))
+    logs = pd.DataFrame(
         {
-            "method": row["method"],
-            "stages": row["stage"],
-            "network": row["network"],
-            **{
-                f"{place}_miou": _share(row[place]) for place in ("voc_val", "voc_test", "coco_val")
-            },
-            "our_miou": None,
-            "difference_miou": None,
-            "protocol": "",
+            "method": f"released log, {kind}",
+            "network": "ViT-B",
+            "voc_val_miou": voc[f"{kind.lower()}_miou"],
+            "coco_val_miou": coco[f"{kind.lower()}_miou"],
+            "protocol": f"{name}, where the log ends",
         }
-        for row in published("table2")
-    ]
-    more = next(row for row in rows if row["method"] == "MoRe")
-    voc, coco = published("voc_log_scores")[-1], published("coco_log_scores")[-1]
-    logged = {
-        "decoder-log": ("released log, decoder", voc["decoder_miou"], coco["decoder_miou"]),
-        "lam-log": ("released log, LAM", voc["lam_miou"], coco["lam_miou"]),
-        "cam-log": ("released log, CAM", voc["cam_miou"], coco["cam_miou"]),
-    }
-    for name, (title, on_voc, on_coco) in logged.items():
-        rows.append(_log_row(title, on_voc, on_coco, name))
-    ours = {"paper-val": more["voc_val_miou"], "decoder-val": None}
-    ours |= {name: _share(value) for name, (_, value, _) in logged.items()}
-    for name, there in ours.items():
-        measured = found["protocols"].get(name)
-        rows.append(
-            {
-                "method": f"MoRe, this run, {name}",
-                "stages": "single",
-                "network": found["backbone"],
-                "voc_val_miou": None,
-                "voc_test_miou": None,
-                "coco_val_miou": None,
-                "our_miou": measured["miou"] if measured else None,
-                "difference_miou": _difference(found, (measured or {}).get("miou"), there, "val"),
-                "protocol": measured["protocol"] if measured else NOT_RUN,
-            }
-        )
-    return rows
+        for name, kind in LOGGED.items()
+    )
+    more = table.set_index("method").loc["MoRe", "voc_val_miou"]
+    logged = dict(zip(LOGGED, logs["voc_val_miou"], strict=True))
+    theirs = pd.Series({"paper-val": more, "decoder-val": nan} | logged)
+    ours = _by_name(found["protocols"]).reindex(theirs.index)
+    runs = pd.DataFrame(
+        {
+            "method": "MoRe, this run, " + theirs.index,
+            "network": found["backbone"],
+            "our_miou": ours["miou"],
+            "difference_miou": _difference(found, ours["miou"], theirs, "val"),
+            "protocol": ours["protocol"].fillna(NOT_RUN),
+        }
+    )
+    columns = [*table, "our_miou", "difference_miou", "protocol"]
+    table = pd.concat([table, logs, runs], ignore_index=True)[columns]
+    return table.fillna({"stages": "single", "protocol": ""})
 
 
-def table3(found: Mapping) -> list[dict]:
+def table3(found: Mapping) -> pd.DataFrame:
     """The ablation: precision, recall and mIoU of LAM, and what each row gains on the baseline.
 
     Gains can be set beside the paper's in sign and order, also on other images.
     """
-    paper = {row["condition"]: row for row in published("table3")}
-    ours = {row["condition"]: row for row in found["ablation"] if row["map"] == "LAM"}
-    log = published("voc_log_scores")[-1]
-    paper_base, our_base = (paper["baseline ViT-B"]["miou"], _value(ours, "baseline", "miou"))
-    rows = []
-    for name, condition in CONDITIONS.items():
-        there = paper.get(PAPER_CONDITIONS.get(name, ""), {})
-        mine = ours.get(name, {})
-        row = {"condition": condition.title}
-        for score in ("precision", "recall", "miou"):
-            row[f"paper_{score}"] = _share(there.get(score))
-        row["released_log_miou"] = _share(log["lam_miou"]) if name == "more" else None
-        for score in ("precision", "recall", "miou"):
-            row[f"our_{score}"] = mine.get(score)
-        row["our_deviation_of_miou"] = mine.get("miou_std")
-        row["paper_gain_miou"] = _share(_minus(there.get("miou"), paper_base))
-        row["our_gain_miou"] = _minus(mine.get("miou"), our_base)
-        row["difference_miou"] = _difference(found, mine.get("miou"), row["paper_miou"], "val")
-        row["seeds"] = mine.get("seeds")
-        row["our_confusion_ratio"] = mine.get("confusion_ratio")
-        rows.append(row)
-    return rows
+    scores = ["precision", "recall", "miou"]
+    paper = (
+        published("table3").set_index("condition").reindex(map(PAPER_CONDITIONS.get, CONDITIONS))
+    )
+    paper.index = list(CONDITIONS)
+    ours = _lam(found, [*scores, "miou_std", "confusion_ratio", "seeds"]).reindex(CONDITIONS)
+    table = pd.DataFrame({"condition": {name: each.title for name, each in CONDITIONS.items()}})
+    table[[f"paper_{score}" for score in scores]] = _share(paper[scores])
+    logged = _share(published("voc_log_scores")["lam_miou"]).iloc[-1]
+    table["released_log_miou"] = pd.Series({"more": logged})
+    table[[f"our_{score}" for score in scores]] = ours[scores]
+    table["our_deviation_of_miou"] = ours["miou_std"]
+    table["paper_gain_miou"] = _share(paper["miou"] - paper.loc["baseline", "miou"])
+    table["our_gain_miou"] = ours["miou"] - ours.loc["baseline", "miou"]
+    table["difference_miou"] = _difference(found, ours["miou"], table["paper_miou"], "val")
+    table["seeds"] = ours["seeds"].astype("Int64")
+    table["our_confusion_ratio"] = ours["confusion_ratio"]
+    return table.reset_index(drop=True)
 
 
-def table4(found: Mapping) -> list[dict]:
+def table4(found: Mapping) -> pd.DataFrame:
     """IoU and confusion ratio by class: ToCo, DuPL and MoRe as printed, baseline and MoRe here.
 
     The paper prints seven classes of VOC and the average over all; classes that neither prints nor
     holds are left out. The run's are LAM's with true labels.
     """
-    paper = {row["class"]: row for row in published("table4")}
-    here = {name: found["classes"].get(name, {}) for name in ("baseline", "more")}
-    names = [name for name in here["more"] if name != "background"]
-    means = {name: _class_means(found["ablation"], name) for name in here}
-    rows = []
-    for name in dict.fromkeys([*(n for n in paper if n != "average"), *names, "average"]):
-        row = {"class": name}
-        for method in ("toco", "dupl", "more"):
-            printed = paper.get(name, {})
-            row[f"paper_{method}_iou"] = _share(printed.get(f"{method}_iou"))
-            row[f"paper_{method}_confusion"] = printed.get(f"{method}_confusion")
-        for condition in ("baseline", "more"):
-            mine = means[condition] if name == "average" else here[condition].get(name, {})
-            row[f"our_{condition}_iou"] = mine.get("iou")
-            row[f"our_{condition}_confusion"] = mine.get("confusion_ratio")
-        rows.append(row)
-    return rows
+    paper, means = published("table4").set_index("class"), _lam(found, ["miou", "confusion_ratio"])
+    classes = [name for name in found["classes"].get("more", {}) if name != "background"]
+    names = dict.fromkeys([*paper.index.drop("average"), *classes, "average"])
+    table = pd.DataFrame(index=pd.Index(names, name="class"))
+    for method in ("toco", "dupl", "more"):
+        table[f"paper_{method}_iou"] = _share(paper[f"{method}_iou"])
+        table[f"paper_{method}_confusion"] = paper[f"{method}_confusion"]
+    for name in ("baseline", "more"):
+        ours = _by_name(found["classes"].get(name, {}), ["iou", "confusion_ratio"]).astype(float)
+        if name in means.index:
+            ours.loc["average"] = means.loc[name].array
+        table[f"our_{name}_iou"] = ours["iou"]
+        table[f"our_{name}_confusion"] = ours["confusion_ratio"]
+    return table.reset_index()
 
 
-def table5(costs: Mapping[str, Mapping]) -> list[dict]:
+def table5(costs: Mapping[str, Mapping]) -> pd.DataFrame:
     """Minutes and memory of a training: as printed for one RTX 3090, and of this run's networks.
 
     costs: what ``measurement.costs`` says of each condition, by name.
     """
-    rows = [
-        {
-            "method": row["method"],
-            "minutes": round(row["minutes"]),
-            "memory_gb": row["memory_gb"],
-            "ms_an_iteration": 945.0 if row["method"] == "MoRe" else None,
-            "parameters": None,
-            "where": "paper, Table 5: VOC 2012, one RTX 3090",
-        }
-        for row in published("table5")
-    ]
+    paper = published("table5").assign(where="paper, Table 5: VOC 2012, one RTX 3090")
+    paper["ms_an_iteration"] = paper["method"].map({"MoRe": 945.0})
+    columns = ["method", "minutes", "memory_gb", "ms_an_iteration", "parameters", "where"]
+    # Objects, so that whole numbers stay whole beside missing ones and fractions.
+    table = paper.reindex(columns=columns).astype(object)
     for name, cost in costs.items():
         threads = f", threads: {cost['threads']}" if cost["device"].startswith("cpu") else ""
-        rows.append(
-            {
-                "method": f"this run: {CONDITIONS[name].title}",
-                "minutes": cost["minutes"],
-                "memory_gb": cost["peak_memory_gb"],
-                "ms_an_iteration": cost["milliseconds_an_iteration"],
-                "parameters": cost["parameters"],
-                "where": f"{cost['device']}{threads}, {cost['precision']}: "
-                f"{cost['iterations']} iterations of {cost['batch_size']}",
-            }
-        )
-    return rows
+        table.loc[len(table)] = [
+            f"this run: {CONDITIONS[name].title}",
+            cost["minutes"],
+            cost["peak_memory_gb"],
+            cost["milliseconds_an_iteration"],
+            cost["parameters"],
+            f"{cost['device']}{threads}, {cost['precision']}: "
+            f"{cost['iterations']} iterations of {cost['batch_size']}",
+        ]
+    return table
 
 
-def _log_row(title: str, voc: float, coco: float, protocol: str) -> dict:
-    return {
-        "method": title,
-        "stages": "single",
-        "network": "ViT-B",
-        "voc_val_miou": _share(voc),
-        "voc_test_miou": None,
-        "coco_val_miou": _share(coco),
-        "our_miou": None,
-        "difference_miou": None,
-        "protocol": f"{protocol}, where the log ends",
-    }
+def _by_name(
+    rows: Mapping[str, Mapping], columns: Sequence[str] = ("miou", "protocol")
+) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(columns))
 
 
-def _class_means(rows: Sequence[Mapping], condition: str) -> dict:
-    for row in rows:
-        if (row["condition"], row["map"]) == (condition, "LAM"):
-            return {"iou": row["miou"], "confusion_ratio": row["confusion_ratio"]}
-    return {}
+def _lam(found: Mapping, columns: list[str]) -> pd.DataFrame:
+    """LAM's rows of the ablation by condition."""
+    rows = found["ablation"]
+    return rows[rows["map"] == "LAM"].set_index("condition").reindex(columns=columns)
 
 
-def _protocol(rows: Mapping[str, Mapping], kind: str) -> str:
-    """The seed's protocol, and what is different in the mask's."""
-    seed, mask = rows.get(f"{kind}-train"), rows.get(f"{kind}-train-crf")
-    said = seed["protocol"] if seed else NOT_RUN
-    return f"{said}; mask: background 1 - largest map, CRF" if mask else said
+def _share(per_cent: pd.Series) -> pd.Series:
+    return (per_cent / 100).round(6)
 
 
-def _share(per_cent: float | None) -> float | None:
-    return None if per_cent is None else round(per_cent / 100, 6)
-
-
-def _value(rows: Mapping[str, Mapping], name: str, score: str) -> float | None:
-    return rows.get(name, {}).get(score)
-
-
-def _minus(value: float | None, other: float | None) -> float | None:
-    return None if value is None or other is None else value - other
-
-
-def _difference(
-    found: Mapping, ours: float | None, theirs: float | None, split: str
-) -> float | None:
-    """Ours minus the paper's where it was measured on the paper's images, else None."""
+def _difference(found: Mapping, ours: pd.Series, theirs: pd.Series, split: str) -> pd.Series:
+    """Ours minus the paper's where it was measured on the paper's images, else missing."""
     measured = {"val": "protocols", "train": "pseudo_labels"}[split]
     splits = {row["split"] for row in found[measured].values()}
-    return _minus(ours, theirs) if found["dataset"] == "voc" and splits == {split} else None
+    alike = found["dataset"] == "voc" and splits == {split}
+    return ours - theirs if alike else ours * nan

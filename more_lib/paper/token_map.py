@@ -17,6 +17,7 @@ from torch import nn
 
 from more_lib.evaluation.masks import evaluation_mode
 from more_lib.system.errors import InputError
+from more_lib.system.shapes import check_shapes
 
 PERPLEXITY = 30.0
 """About how many neighbours t-SNE gives each token; fewer where there are few tokens."""
@@ -32,12 +33,10 @@ class ClassTokens(NamedTuple):
 class Separation(NamedTuple):
     """How well tokens of different classes keep apart, by the cosine between them.
 
-    silhouette: mean over the tokens of (b - a) / max(a, b), a being the mean cosine distance to
-        the others of its class and b that to the nearest other class: 1 where classes are tight
-        and far apart, 0 where they touch, below 0 where tokens lie with another class. A token
-        that is its class's only one counts 0.
-    nearest_alike: share of the tokens whose nearest other token is of the same class. A class's
-        only token has none, and counts as a miss.
+    silhouette: mean of (b - a) / max(a, b), a a token's mean cosine distance to the others of its
+        class, b to the nearest other class: 1 where classes are tight and far apart, 0 where they
+        touch, below 0 among another class's tokens. A class's only token counts 0.
+    nearest_alike: share of tokens whose nearest other is of their class; an only one's is not.
     """
 
     silhouette: float  # in [-1, 1]
@@ -83,7 +82,16 @@ def separation(tokens: ClassTokens) -> Separation:
     Raises ``InputError`` for tokens that are not (M, D) and finite with M classes, for fewer than
     two classes, and where no class has two tokens.
     """
-    vectors, classes = _checked(tokens)
+    vectors, classes = tokens
+    check_shapes(vectors=(vectors, "M D"), classes=(classes, "M"))
+    if not np.isfinite(vectors).all():
+        raise InputError("class tokens hold nan or inf; check the network's weights")
+    number = len(np.unique(classes))
+    if not 2 <= number < len(classes):
+        raise InputError(
+            f"{len(classes)} tokens of {number} classes cannot be compared; give more images, so "
+            "that there are two classes or more, one of them twice"
+        )
     # Asked without points of its own, it gives each one's neighbours other than itself.
     neighbors = NearestNeighbors(n_neighbors=1, metric="cosine").fit(vectors)
     nearest = neighbors.kneighbors(return_distance=False)[:, 0]
@@ -91,7 +99,7 @@ def separation(tokens: ClassTokens) -> Separation:
         silhouette=float(silhouette_score(vectors, classes, metric="cosine")),
         nearest_alike=float((classes[nearest] == classes).mean()),
         tokens=len(classes),
-        classes=len(np.unique(classes)),
+        classes=number,
     )
 
 
@@ -110,20 +118,3 @@ def token_map(tokens: ClassTokens, seed: int = 0) -> TokenMap:
     perplexity = min(PERPLEXITY, (len(directions) - 1) / 3)
     layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
     return TokenMap(layout.fit_transform(directions), tokens.classes, measured)
-
-
-def _checked(tokens: ClassTokens) -> ClassTokens:
-    vectors, classes = tokens
-    if vectors.ndim != 2 or classes.shape != (len(vectors),):
-        raise InputError(
-            f"vectors {vectors.shape} and classes {classes.shape} must be (M, D) and (M,)"
-        )
-    if not np.isfinite(vectors).all():
-        raise InputError("class tokens hold nan or inf; check the network's weights")
-    found = len(np.unique(classes))
-    if not 2 <= found < len(classes):
-        raise InputError(
-            f"{len(classes)} tokens of {found} classes cannot be compared; give more images, so "
-            "that there are two classes or more, one of them twice"
-        )
-    return tokens

@@ -8,9 +8,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from math import nan
 from multiprocessing import get_context
 from statistics import mean, stdev
 
+import pandas as pd
 import torch
 
 from more_lib.data import open_tree
@@ -22,6 +24,8 @@ from more_lib.training.cache import Trained, cached_folder, train_or_load
 
 SCORES = ("miou", "precision", "recall", "confusion_ratio")
 MAPS = ("lam", "cam", "fused", "decoder")
+
+Rows = pd.DataFrame | Sequence[Mapping]
 
 
 def with_seeds(recipes: Iterable[Recipe], seeds: Sequence[int]) -> list[Recipe]:
@@ -59,23 +63,23 @@ def train_side_by_side(recipes: Sequence[Recipe]) -> int:
 
 def score_each(
     trials: Mapping[str, Recipe], seeds: Sequence[int], maps: Sequence[str] = MAPS
-) -> list[dict]:
+) -> pd.DataFrame:
     """Train (or load) and score every trial with every seed: a row a trial, seed and map.
 
-    A row holds trial, seed, map (its name in tables) and ``SCORES`` as fractions, None where a
+    Columns: trial, seed, map (its name in tables) and ``SCORES`` as fractions, missing where a
     score has no value. Maps take the true image labels, on ``recipe.data.val_split``; scales and
     threshold are the recipe's, without CRF.
     """
-    return [
+    return pd.DataFrame(
         row
         for name, recipe in trials.items()
         for each in with_seeds([recipe], seeds)
         for row in score_trained(name, train_or_load(each), maps)
-    ]
+    )
 
 
 def score_trained(name: str, trained: Trained, maps: Sequence[str] = MAPS) -> list[dict]:
-    """The rows of ``score_each`` that are one network's."""
+    """The rows of ``score_each`` that are one network's, as JSON has them: None for no value."""
     evaluation, rows = evaluate_or_load(trained), []
     for kind in maps:
         labels = "none" if kind == "decoder" else "true"
@@ -86,27 +90,34 @@ def score_trained(name: str, trained: Trained, maps: Sequence[str] = MAPS) -> li
     return rows
 
 
-def over_seeds(rows: Sequence[Mapping]) -> list[dict]:
+def over_seeds(rows: Rows, scores: Sequence[str] = SCORES) -> pd.DataFrame:
     """``score_each``'s rows with the seeds of a trial and map put together, in order.
 
-    Such a row holds the number of seeds, and for each of ``SCORES`` its mean and, with two seeds or
-    more, its standard deviation (n - 1) as ``<score>_std``; None where a seed has no value.
+    Columns: trial, map, seeds (how many), and each of ``scores``: its mean and, when a trial has
+    two seeds or more, its standard deviation (n - 1) as ``<score>_std``. Missing where a seed has
+    no value, the deviation also of one seed.
     """
-    groups: dict[tuple, list[Mapping]] = {}
-    for row in rows:
-        groups.setdefault((row["trial"], row["map"]), []).append(row)
-    return [
-        {"trial": name, "map": kind, **_spread(found)} for (name, kind), found in groups.items()
-    ]
+    frame = pd.DataFrame(rows, columns=["trial", "map", *scores])
+    groups = frame.astype(dict.fromkeys(scores, float)).groupby(["trial", "map"], sort=False)
+    table = groups.size().to_frame("seeds")
+    for score in scores:
+        table[score] = groups[score].agg(_mean)
+        if (table["seeds"] > 1).any():
+            table[f"{score}_std"] = groups[score].agg(_std)
+    return table.reset_index()
 
 
-def with_spread(row: Mapping, score: str, factor: float, fmt: str) -> str:
-    """``31.4 ± 0.6``, a mean with its deviation if it has one; a dash without a value."""
-    if row.get(score) is None:
+def with_spread(row: Mapping | pd.Series, score: str) -> str:
+    """``31.4 ± 0.6``, a mean with its deviation if it has one; a dash without a value.
+
+    Shares are in per cent, a confusion ratio as it is; a ``<score>_gain`` has its sign.
+    """
+    factor, digits = (1, 2) if score.startswith("confusion_ratio") else (100, 1)
+    value, spread = row.get(score), row.get(f"{score}_std")
+    if pd.isna(value):
         return "–"
-    text = f"{factor * row[score]:{fmt}}"
-    spread = row.get(f"{score}_std")
-    return text if spread is None else f"{text} ± {factor * spread:{fmt.lstrip('+')}}"
+    text = f"{factor * value:{'+' if score.endswith('_gain') else ''}.{digits}f}"
+    return text if pd.isna(spread) else f"{text} ± {factor * spread:.{digits}f}"
 
 
 def _one_thread() -> None:
@@ -118,13 +129,10 @@ def _train_and_score(recipe: Recipe) -> None:
     evaluate_or_load(train_or_load(recipe))
 
 
-def _spread(rows: Sequence[Mapping]) -> dict:
-    """Number of seeds, mean and standard deviation of each score; None where one has no value."""
-    spread: dict = {"seeds": len(rows)}
-    for score in SCORES:
-        values = [row[score] for row in rows]
-        whole = None not in values
-        spread[score] = mean(values) if whole else None
-        if len(values) > 1:
-            spread[f"{score}_std"] = stdev(values) if whole else None
-    return spread
+# Not pandas' own: these are rounded correctly, so that records agree to the last digit.
+def _mean(values: pd.Series) -> float:
+    return mean(values) if values.notna().all() else nan
+
+
+def _std(values: pd.Series) -> float:
+    return stdev(values) if len(values) > 1 and values.notna().all() else nan

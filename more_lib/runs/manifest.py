@@ -17,33 +17,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import more_lib
-from more_lib.recipes.schema import Recipe
 from more_lib.recipes.loading import to_dict
+from more_lib.recipes.schema import Recipe
 from more_lib.system.files import sha256, write_json
 
 CHECKOUT = Path(more_lib.__file__).resolve().parents[1]
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "accelerate",
-    "numpy",
-    "scikit-learn",
-    "pillow",
-    "matplotlib",
-    "safetensors",
-    "papermill",
-    "ipykernel",
+    "torch torchvision timm accelerate numpy scikit-learn pillow matplotlib safetensors papermill "
+    "ipykernel"
 )
 # What every notebook's results rest on: a run is continued only where all of it is the same.
 FOUNDATIONS = (
-    "recipe",
-    "overrides",
-    "versions",
-    "device",
-    "library_sha256",
-    "data_sha256",
-    "backbone_sha256",
+    *("recipe", "overrides", "versions", "device"),
+    *("library_sha256", "data_sha256", "backbone_sha256"),
 )
 
 
@@ -65,7 +51,7 @@ def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[d
         "status": "unfinished",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": 0.0,
-        "git": _git(),
+        "git": git_state(),
         "versions": _versions(),
         "platform": platform.platform(),
         "device": _device(),
@@ -112,39 +98,33 @@ def continued(folder: Path, manifest: dict) -> dict | None:
 
 def _done_and_unchanged(old: Sequence[dict], new: Sequence[dict], folder: Path) -> int:
     """How many notebooks from the first on need not run again."""
-    count = 0
-    for before, now in zip(old, new, strict=False):
-        given = {name: text for name, text in before["parameters"].items() if name != "out_dir"}
+    for count, (before, now) in enumerate(zip(old, new, strict=False)):
+        given = {name: value for name, value in before["parameters"].items() if name != "out_dir"}
         same = all(before[name] == now[name] for name in ("name", "source_sha256"))
         kept = (folder / f"{before['name']}.ipynb").is_file()
         if not (same and kept and before["status"] == "done" and given == now["parameters"]):
-            break
-        count += 1
-    return count
+            return count
+    return min(len(old), len(new))
 
 
-def _git() -> dict[str, str | bool | None]:
+def git_state() -> dict[str, str | bool | None]:
     """Commit of the checkout and whether files differ from it; "unknown", None outside of one."""
 
     def ask(*words: str) -> str:
         command = ["git", "-C", str(CHECKOUT), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
+    with suppress(OSError, subprocess.CalledProcessError):  # no git, no repository, no commit yet
         if Path(ask("rev-parse", "--show-toplevel")).resolve() == CHECKOUT:
             return {"commit": ask("rev-parse", "HEAD"), "dirty": ask("status", "--porcelain") != ""}
-    except (OSError, subprocess.CalledProcessError):
-        pass  # no git, no repository, or one without commits
     return {"commit": "unknown", "dirty": None}
 
 
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "more_lib": more_lib.__version__}
-    for package in PACKAGES:
-        try:
+    for package in PACKAGES.split():
+        with suppress(importlib.metadata.PackageNotFoundError):  # then nothing used it
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # then nothing used it
     return versions
 
 

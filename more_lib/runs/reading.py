@@ -1,47 +1,38 @@
-"""A run read back from its folder: manifest, metrics and costs, checked before anyone uses them."""
+"""A run read back from its folder: manifest, metrics, costs and notebooks, checked before use."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from more_lib.system.errors import InputError
+import nbformat
+from nbformat import NotebookNode
+
 from more_lib.paper.claims import VERDICT_COLUMNS
+from more_lib.runs.recording import TRAINING_AHEAD, collected
+from more_lib.system.errors import InputError
 
-
-# What readers of a manifest rely on, and of which type.
+# What readers of a manifest rely on, by type; dots lead into it.
 _FIELDS = {
-    "profile": str,
-    "overrides": list,
-    "status": str,
-    "started": str,
-    "seconds": (int, float),
-    "git.commit": str,
-    "git.dirty": (bool, type(None)),
-    "versions": dict,
-    "device.type": str,
-    "device.name": str,
-    "device.count": int,
-    "threads": int,
-    "seeds": dict,
-    "library_sha256": str,
-    "data_sha256": str,
-    "backbone_sha256": str,
-    "recipe.data.dataset": str,
-    "recipe.backbone.name": str,
-    "resumed": list,
-    "notebooks": list,
+    str: "profile status started git.commit device.type device.name library_sha256 data_sha256 "
+    "backbone_sha256 recipe.data.dataset recipe.backbone.name",
+    (bool, type(None)): "git.dirty",
+    (int, float): "seconds",
+    int: "device.count threads",
+    dict: "versions seeds recipe.optimizer",
+    list: "overrides resumed notebooks",
 }
-_NOTEBOOK_FIELDS = {"name": str, "status": str, "seconds": (int, float, type(None))}
+_NOTEBOOK_FIELDS = {str: "name status", (int, float, type(None)): "seconds"}
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """What ``reproduce`` left in ``folder``.
 
-    metrics, costs: {notebook: {name: value}}, empty when the run did not get so far; see
-    ``more_lib.recording``.
+    metrics, costs: {notebook: {name: value}} as recorded, see ``runs.recording``; of a run in
+    progress what there is so far.
     """
 
     folder: Path
@@ -55,9 +46,79 @@ class Run:
         return [
             {column: str(row.get(column, "")) for column in VERDICT_COLUMNS}
             for named in self.metrics.values()
-            if is_verdicts(found := named.get("verdicts"))
-            for row in found
+            if is_verdicts(rows := named.get("verdicts"))
+            for row in rows
         ]
+
+    def cells(self, notebook: str) -> list[NotebookNode]:
+        """The cells of an executed notebook; none where it is missing or was cut off."""
+        try:
+            return nbformat.read(self.folder / f"{notebook}.ipynb", as_version=4).cells
+        except (OSError, ValueError, LookupError, AttributeError):
+            return []
+
+
+def load_run(folder: str | Path) -> Run:
+    """The run in a folder; an unfinished or failed one will do.
+
+    Raises ``InputError`` that names the file: no manifest.json, damaged JSON, a manifest that
+    lacks a field; for a folder of runs it says which runs are in it.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: give the run's folder, {folder.parent}")
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist; runs are in runs/<profile>/")
+    file = folder / "manifest.json"
+    if not file.is_file():
+        raise InputError(_no_run(folder))
+    manifest = _mapping(file)
+    _check(manifest, _FIELDS, f"{file}")
+    for number, entry in enumerate(manifest["notebooks"]):
+        _check(entry, _NOTEBOOK_FIELDS, f"{file}: notebooks[{number}]")
+    names = [TRAINING_AHEAD, *(entry["name"] for entry in manifest["notebooks"])]
+    unfinished = manifest["status"] == "unfinished"
+    metrics, costs = (
+        collected(folder, kind, names) if unfinished else _recorded(folder / f"{kind}.json")
+        for kind in ("metrics", "costs")
+    )
+    return Run(folder, manifest, metrics, costs)
+
+
+def record_of(run: Run) -> dict:
+    """What RESULTS.md says of a run, as JSON values; of notebooks, those that have run.
+
+    Raises ``InputError`` for a run without notebook 06's numbers and 07's verdicts.
+    """
+    manifest = run.manifest
+    try:
+        if not run.verdicts:
+            raise LookupError("verdicts")
+        measured = run.metrics["06_evaluation"]["06_evaluation"]
+        (protocol,) = (r for r in measured["rows"] if (r["map"], r["labels"]) == ("lam", "true"))
+        fields = ("dataset", "split", "images", "scales", "threshold", "crf")
+        optimizer = manifest["recipe"]["optimizer"]
+        entries = (entry for entry in manifest["notebooks"] if entry["seconds"] is not None)
+        ran = {entry["name"]: entry["seconds"] for entry in entries}
+        return {
+            "commit": manifest["git"]["commit"],
+            **{name: manifest[name] for name in ("started", "device", "threads", "seeds")},
+            "versions": manifest["versions"],
+            "optimizer": {name: optimizer[name] for name in ("iterations", "batch_size")},
+            "training": run.costs["05_training"]["05_training"],
+            "training_ahead": run.costs.get(TRAINING_AHEAD, {}).get("training", {}),
+            "notebooks": [
+                {"name": name, "title": title(run.cells(name)), "seconds": seconds}
+                for name, seconds in ran.items()
+            ],
+            "protocol": {name: protocol[name] for name in fields},
+            "ablation": measured["ablation"],
+            "protocols": measured["protocols"],
+            "verdicts": run.verdicts,
+        }
+    except (LookupError, TypeError, ValueError) as error:
+        lacking = f"it lacks what notebooks 05, 06 and 07 record for RESULTS.md ({error!r})"
+        raise InputError(f"{run.folder}: {lacking}") from error
 
 
 def is_verdicts(value: object) -> bool:
@@ -69,35 +130,43 @@ def is_verdicts(value: object) -> bool:
     )
 
 
-def load_run(folder: str | Path) -> Run:
-    """Read a run's folder; an unfinished or failed run will do.
+def captioned(cells: Sequence[NotebookNode]) -> Iterator[tuple[NotebookNode, str]]:
+    """Code cells, each with its caption: its metadata's, else the first line of prose before it."""
+    heading = ""
+    for cell in cells:
+        if _is_prose(cell):
+            heading = next(filter(None, map(_plain, cell.source.split("\n"))), heading)
+        elif cell.cell_type == "code":
+            yield cell, cell.metadata.get("caption") or heading
 
-    Raises ``InputError`` that names the file: no manifest.json, damaged JSON, a manifest that
-    lacks a field; for a folder of runs it says which runs are in it.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        raise InputError(f"{folder} is a file: give the run's folder, {folder.parent}")
-    if not folder.is_dir():
-        raise InputError(f"{folder} does not exist; runs are in runs/<profile>/")
-    if not (folder / "manifest.json").is_file():
-        raise InputError(_no_run(folder))
-    manifest = _mapping(folder / "manifest.json")
-    _check(manifest, _FIELDS, f"{folder / 'manifest.json'}")
-    for number, entry in enumerate(manifest["notebooks"]):
-        _check(entry, _NOTEBOOK_FIELDS, f"{folder / 'manifest.json'}: notebooks[{number}]")
-    parts = (_parts(folder / f"{kind}.json") for kind in ("metrics", "costs"))
-    return Run(folder, manifest, *parts)
+
+def title(cells: Sequence[NotebookNode]) -> str:
+    """A notebook's first heading in plain words, "" without any."""
+    prose = "\n".join(cell.source for cell in cells if _is_prose(cell))
+    heading = re.search(r"^# .*", prose, re.MULTILINE)
+    return _plain(heading[0]) if heading else ""
+
+
+def _is_prose(cell: NotebookNode) -> bool:
+    papermill_mark = "papermill-error-cell-tag" in cell.metadata.get("tags", ())
+    return cell.cell_type == "markdown" and not papermill_mark
+
+
+def _plain(line: str) -> str:
+    """A line of Markdown as plain words."""
+    line = re.sub(r"<[^>]*>|[*`]", "", line.strip())
+    line = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", line)
+    return re.sub(r"^(#+|>|-|\d+\.)\s+", "", line).strip()
 
 
 def _no_run(folder: Path) -> str:
     """Why a folder without manifest.json cannot be read."""
-    found = [file for depth in ("*", "*/*") for file in folder.glob(f"{depth}/manifest.json")]
-    if not found:
+    runs = [file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/manifest.json")]
+    if not runs:
         return f"{folder} holds no manifest.json: it is no folder that `reproduce` made"
-    names = sorted((str(file.parent) for file in found), key=lambda name: Path(name).name)
-    newest = ", ".join(names[-6:]) + (f" and {len(names) - 6} older" if len(names) > 6 else "")
-    return f"{folder} is a folder of runs; give one of them: {newest}"
+    newest = ", ".join(map(str, sorted(runs, key=lambda run: run.name)[-6:]))
+    older = f" and {len(runs) - 6} older" if len(runs) > 6 else ""
+    return f"{folder} is a folder of runs; give one of them: {newest}{older}"
 
 
 def _mapping(file: Path) -> dict:
@@ -111,7 +180,7 @@ def _mapping(file: Path) -> dict:
     return value
 
 
-def _parts(file: Path) -> dict[str, dict]:
+def _recorded(file: Path) -> dict[str, dict]:
     """metrics.json or costs.json, which a run that did not get so far lacks."""
     value = _mapping(file) if file.is_file() else {}
     for part, named in value.items():
@@ -121,9 +190,10 @@ def _parts(file: Path) -> dict[str, dict]:
 
 
 def _check(value: object, fields: Mapping, where: str) -> None:
-    for path, kind in fields.items():
-        found = value
-        for name in path.split("."):
-            found = found.get(name, ...) if isinstance(found, Mapping) else ...
-        if not isinstance(found, kind):
-            raise InputError(f"{where} has no usable {path}: it is not what `reproduce` writes")
+    for kind, paths in fields.items():
+        for path in paths.split():
+            found = value
+            for name in path.split("."):
+                found = found.get(name, ...) if isinstance(found, Mapping) else ...
+            if not isinstance(found, kind):
+                raise InputError(f"{where} has no usable {path}: it is not what `reproduce` writes")

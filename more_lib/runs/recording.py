@@ -10,29 +10,33 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from more_lib.system.errors import InputError
 from more_lib.system.files import write_json
 
 TRAINING_AHEAD = "training_ahead"  # what precedes the notebooks, beside them in costs.json
 
 
-def record_metrics(out_dir: str | Path, name: str, metrics: Mapping | Sequence) -> None:
+def record_metrics(
+    out_dir: str | Path, name: str, metrics: Mapping | Sequence | pd.DataFrame
+) -> None:
     """Keep a notebook's numbers for the report, as ``<out_dir>/metrics/<name>.json``.
 
     Args:
         out_dir: the notebook's parameter of that name; "" (reading, not reproducing) keeps nothing.
         name: a file name without its ending. ``verdicts`` has a form of its own: rows of text with
-            the columns that ``reports.runs.VERDICT_COLUMNS`` names; the report begins with them.
-        metrics: a mapping, or rows (a list of mappings) to be shown as a table. Arrays, tensors and
-            tuples become lists; nan and inf, which JSON does not know, become null. Nothing that
-            was timed: see ``record_costs``.
+            the columns of ``paper.claims.VERDICT_COLUMNS``; the report begins with them.
+        metrics: a mapping, or rows (a list of mappings, or a data frame, whose index is dropped) to
+            be shown as a table. Arrays, tensors and tuples become lists; nan, inf and what is
+            missing become null. Nothing that was timed: see ``record_costs``.
 
     Raises ``InputError`` for another kind of value or name, and when nothing can be written there.
     """
     _record(out_dir, "metrics", name, metrics)
 
 
-def record_costs(out_dir: str | Path, name: str, costs: Mapping | Sequence) -> None:
+def record_costs(out_dir: str | Path, name: str, costs: Mapping | Sequence | pd.DataFrame) -> None:
     """Keep measured times, throughput and memory, as ``<out_dir>/costs/<name>.json``.
 
     Arguments and errors are those of ``record_metrics``.
@@ -53,12 +57,12 @@ def collected(folder: Path, kind: str, parts: Sequence[str]) -> dict[str, dict]:
     }
 
 
-def _record(out_dir: str | Path, kind: str, name: str, values: Mapping | Sequence) -> None:
+def _record(out_dir: str | Path, kind: str, name: str, values: object) -> None:
     if not str(out_dir):
         return
     if not name or Path(name).name != name:
         raise InputError(f"{kind} name {name!r} must be a plain file name, as results")
-    if not isinstance(values, (Mapping, list, tuple)):
+    if not isinstance(values, (Mapping, list, tuple, pd.DataFrame)):
         given = type(values).__name__
         raise InputError(f"{kind} {name} are a {given}; give a mapping or a list of mappings")
     write_json(_plain(values, f"{kind} {name}"), Path(out_dir) / kind / f"{name}.json")
@@ -68,6 +72,9 @@ def _plain(value: object, name: str) -> object:
     """``value`` in JSON's own types; ``name`` says where it is, should it not fit."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, pd.DataFrame):  # as objects, so that whole numbers stay whole
+        rows = value.astype(object).where(value.notna(), None)
+        return _plain(rows.to_dict("records"), name)
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, float):

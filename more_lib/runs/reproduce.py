@@ -1,9 +1,9 @@
 """From one command to a report: every notebook in order, into a folder that says how it arose.
 
-A run is ``runs/<profile>/<UTC time>-<commit>[-dirty]/``. It holds the executed notebooks, what each
-measured in ``<notebook>/metrics/`` and ``<notebook>/costs/``, all of that in ``metrics.json`` and
-``costs.json``, ``manifest.json`` (the code, data, weights, versions, device, seeds and parameters
-behind it) and ``report.html``.
+A run is ``runs/<profile>/<UTC time>-<commit>[-dirty]/``. It holds the executed notebooks, each also
+as a page, what each measured in ``<notebook>/metrics/`` and ``<notebook>/costs/``, all of that in
+``metrics.json`` and ``costs.json``, ``manifest.json`` (the code, data, weights, versions, device,
+seeds and parameters behind it), ``report.html`` and, where notebook 06 ran, ``RESULTS.md``.
 Nothing runs before the recipe and the parameters of all notebooks have been checked.
 """
 
@@ -11,20 +11,21 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 
-from more_lib.system.errors import InputError
-from more_lib.runs.manifest import CHECKOUT, continued, new_manifest, save_manifest
-from more_lib.system.files import write_json
-from more_lib.recipes.schema import Recipe
 from more_lib.recipes.loading import load_recipe
+from more_lib.recipes.schema import Recipe
+from more_lib.runs.manifest import CHECKOUT, continued, new_manifest, save_manifest
 from more_lib.runs.recording import TRAINING_AHEAD, collected, record_costs
-from more_lib.runs.report import duration, write_report
-from more_lib.system.files import sha256
+from more_lib.runs.report import duration, write_report, write_results
+from more_lib.system.errors import InputError
+from more_lib.system.files import sha256, write_json
 
 
 class ReproduceError(RuntimeError):
@@ -36,20 +37,23 @@ class Step:
     """A notebook to run: where it is, what it is given, whether it records metrics."""
 
     path: Path
-    name: str  # the file's name without its ending
-    source_sha256: str
     parameters: dict[str, str | bool]  # without out_dir, which is known once the run's folder is
     records_metrics: bool
 
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
     def entry(self) -> dict:
         """What the manifest says of a notebook before it runs."""
-        source = {"name": self.name, "source_sha256": self.source_sha256}
-        return {**source, "parameters": self.parameters}
+        digest = sha256(self.path)
+        return {"name": self.name, "source_sha256": digest, "parameters": self.parameters}
 
     def all_parameters(self, folder: Path) -> dict[str, str | bool]:
         """What the notebook gets in the run ``folder``, ``out_dir`` included if it takes one."""
-        out_dir = {"out_dir": str((folder / self.name).resolve())}
-        return {**self.parameters, **(out_dir if self.records_metrics else {})}
+        if not self.records_metrics:
+            return self.parameters
+        return {**self.parameters, "out_dir": str((folder / self.name).resolve())}
 
 
 def reproduce(
@@ -95,7 +99,12 @@ def reproduce(
     done = [entry["name"] for entry in manifest["notebooks"] if entry["status"] == "done"]
     write_json(collected(folder, "metrics", done), folder / "metrics.json")
     write_json(collected(folder, "costs", [TRAINING_AHEAD, *done]), folder / "costs.json")
-    print(f"report: {write_report(folder)}", flush=True)
+    report = write_report(folder)
+    try:
+        print(f"results: {write_results(folder)}", flush=True)
+    except InputError as error:  # the notebooks whose numbers it shows did not all run
+        print(f"no RESULTS.md: {error}", flush=True)
+    print(f"report: {report}", flush=True)
     if failure:
         raise ReproduceError(failure)
     return folder
@@ -110,11 +119,10 @@ def _train_ahead(recipe: Recipe, full: bool, folder: Path) -> None:
     chosen = [recipe.seed + i for i in range(seeds)]
     wanted = trials.with_seeds(ablation.trials(recipe, list(names)).values(), chosen)
     try:
-        if count := trials.train_side_by_side(wanted):
+        if networks := trials.train_side_by_side(wanted):
             seconds = round(time.perf_counter() - started, 1)
-            record_costs(
-                folder / TRAINING_AHEAD, "training", {"networks": count, "seconds": seconds}
-            )
+            costs = {"networks": networks, "seconds": seconds}
+            record_costs(folder / TRAINING_AHEAD, "training", costs)
             print(f"trained and scored: {duration(seconds)}", flush=True)
     except (InputError, RuntimeError) as error:  # the notebook that needs it shows it with its cell
         print(f"training ahead failed, notebooks train instead: {error}", flush=True)
@@ -149,69 +157,61 @@ def _step(path: Path, profile: str, overrides: str, full: bool) -> Step:
         parameters["full"] = True
     records_metrics = "out_dir" in declared
     for name, value in {**parameters, **({"out_dir": ""} if records_metrics else {})}.items():
-        wanted = type(value).__name__
-        if name not in declared:
-            there = ", ".join(declared) or "none; tag a cell 'parameters'"
+        wanted, given = type(value).__name__, declared.get(name)
+        if given is None:
+            others = ", ".join(declared) or "none; tag a cell 'parameters'"
             raise InputError(
                 f"{path.name} has no parameter {name}, which this run sets: "
-                f"declare {name}: {wanted} (it has: {there})"
+                f"declare {name}: {wanted} (it has: {others})"
             )
-        if declared[name] != wanted:
-            found = "no type" if declared[name] == "None" else f"type {declared[name]}"
+        if given != wanted:
+            kind = "no type" if given == "None" else f"type {given}"
             raise InputError(
-                f"{path.name} declares {name} with {found}, this run gives a {wanted}: "
+                f"{path.name} declares {name} with {kind}, this run gives a {wanted}: "
                 f"write {name}: {wanted} = …"
             )
-    return Step(path, path.stem, sha256(path), parameters, records_metrics)
+    return Step(path, parameters, records_metrics)
 
 
 def _declared_parameters(path: Path) -> dict[str, str]:
     """Parameter names of a notebook with their annotations, "None" without one."""
-    import papermill
-
-    with _papermill_logging():
-        try:
-            found = papermill.inspect_notebook(_papermill_path(path))
-        except Exception as error:  # whatever a broken file sets off: it is no usable notebook
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"{path} is no notebook papermill can read: {reason}") from error
-    return {name: parameter["inferred_type_name"] for name, parameter in found.items()}
+    try:
+        inspected = _papermill().inspect_notebook(_papermill_path(path))
+    except Exception as error:  # whatever a broken file sets off: it is no usable notebook
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is no notebook papermill can read: {reason}") from error
+    return {name: parameter["inferred_type_name"] for name, parameter in inspected.items()}
 
 
 def _run_all(steps: Sequence[Step], manifest: dict, folder: Path) -> str:
     """Run what is not done, keeping the manifest current; the failure in one line, or ""."""
-    failure = ""
-    with _kernel_environment(), _papermill_logging():
-        for step, entry in zip(steps, manifest["notebooks"], strict=True):
-            if failure:
-                break
-            if entry["status"] == "done":
-                print(f"{step.name} … skipped: done and unchanged", flush=True)
-                continue
-            print(f"{step.name} … ", end="", flush=True)
-            entry["parameters"] = step.all_parameters(folder)
-            started = time.monotonic()
+    for step, entry in zip(steps, manifest["notebooks"], strict=True):
+        if entry["status"] == "done":
+            print(f"{step.name} … skipped: done and unchanged", flush=True)
+            continue
+        print(f"{step.name} … ", end="", flush=True)
+        entry["parameters"] = step.all_parameters(folder)
+        started = time.monotonic()
+        with _kernel_environment():
             failure = _run_one(step, folder)
-            entry["seconds"] = round(time.monotonic() - started, 1)
-            entry["status"] = "failed" if failure else "done"
-            if failure:
-                entry["error"] = failure
-            save_manifest(manifest, folder)
-            took = duration(entry["seconds"])
-            print(f"failed after {took}" if failure else took, flush=True)
-    return failure
+        entry["seconds"] = round(time.monotonic() - started, 1)
+        entry["status"] = "failed" if failure else "done"
+        if failure:
+            entry["error"] = failure
+        save_manifest(manifest, folder)
+        print(f"{'failed after ' if failure else ''}{duration(entry['seconds'])}", flush=True)
+        if failure:
+            return failure
+    return ""
 
 
 def _run_one(step: Step, folder: Path) -> str:
     """Execute one notebook into the run's folder; how it failed in one line, or ""."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     target = folder / f"{step.name}.ipynb"
     for earlier in (target, folder / step.name):
         _set_aside(earlier)
     try:
-        papermill.execute_notebook(
+        _papermill().execute_notebook(
             _papermill_path(step.path),
             _papermill_path(target),
             parameters=step.all_parameters(folder),
@@ -221,17 +221,12 @@ def _run_one(step: Step, folder: Path) -> str:
             extra_arguments=["--log-level=ERROR"],  # no warning at every start
             cwd=str(folder.resolve()),  # a stray relative path must not litter the checkout
         )
-    except PapermillExecutionError as error:
-        reason = f"{error.ename}: {_last_line(error.evalue)}"
-        return f"{step.name} stopped at cell In [{error.exec_count}]: {reason}"
-    except Exception as error:  # the kernel was killed, the disk is full
-        reason = f"{type(error).__name__}: {_last_line(str(error))}"
-        return f"{step.name} stopped at cell In [{_cells_started(target)}]: {reason}"
+    except Exception as error:  # a cell's error has its name; the kernel was killed, the disk full
+        name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+        cell = getattr(error, "exec_count", None) or _cells_started(target)
+        lines = [line.strip() for line in str(value).splitlines() if line.strip()]
+        return f"{step.name} stopped at cell In [{cell}]: {name}: {lines[-1] if lines else ''}"
     return ""
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def _cells_started(notebook: Path) -> int:
@@ -239,11 +234,8 @@ def _cells_started(notebook: Path) -> int:
     if not notebook.is_file():
         return 0
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    started = (cell["metadata"].get("papermill", {}).get("start_time") for cell in cells)
-    return sum(
-        bool(begun) and cell["cell_type"] == "code"
-        for begun, cell in zip(started, cells, strict=True)
-    )
+    code = [cell["metadata"] for cell in cells if cell["cell_type"] == "code"]
+    return sum(bool(each.get("papermill", {}).get("start_time")) for each in code)
 
 
 def _set_aside(path: Path) -> None:
@@ -252,49 +244,33 @@ def _set_aside(path: Path) -> None:
         return
     earlier = path.parent / "earlier"
     earlier.mkdir(exist_ok=True)
-    number = 1
-    while (kept := earlier / f"{path.stem}-{number}{path.suffix}").exists():
-        number += 1
-    path.rename(kept)
+    names = (earlier / f"{path.stem}-{number}{path.suffix}" for number in count(1))
+    path.rename(next(name for name in names if not name.exists()))
 
 
 @contextmanager
 def _kernel_environment() -> Iterator[None]:
     """Variables that kernels inherit: no redrawn bars, inline figures, the library that asks."""
-    wanted = {
-        "MORE_PROGRESS": "0",
-        "MPLBACKEND": None,  # the kernel then chooses its own, which keeps figures
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a debugger's warning on every start
-    }
+    before = dict(os.environ)
+    os.environ.pop("MPLBACKEND", None)  # the kernel then chooses its own, which keeps figures
+    os.environ["MORE_PROGRESS"] = "0"
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a debugger's warning on every start
     if (CHECKOUT / "pyproject.toml").is_file():  # not site-packages
-        paths = [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
-        wanted["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    before = {name: os.environ.get(name) for name in wanted}
-    _set_environment(wanted)
+        paths = [str(CHECKOUT), before.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:
         yield
     finally:
-        _set_environment(before)
+        os.environ.clear()
+        os.environ.update(before)
 
 
-def _set_environment(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+def _papermill() -> ModuleType:
+    """Papermill without lines of its own: what matters is raised or printed here."""
+    import papermill
 
-
-@contextmanager
-def _papermill_logging() -> Iterator[None]:
-    """Papermill's own lines off: what matters is raised or printed here."""
-    logger = logging.getLogger("papermill")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    return papermill
 
 
 def _papermill_path(path: Path) -> str:
@@ -305,21 +281,15 @@ def _papermill_path(path: Path) -> str:
 def _new_folder(parent: Path, manifest: dict) -> Path:
     """Make the run's folder: a new one, even for a second run within the same second."""
     git, started = manifest["git"], datetime.fromisoformat(manifest["started"])
-    dirty = "-dirty" if git["dirty"] else ""
-    name = f"{started:%Y%m%d-%H%M%S}-{git['commit'][:7]}{dirty}"
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            if not folder.exists():  # a file stands where a parent should be
-                raise InputError(f"cannot make {folder}: {parent} is no folder") from None
-            number += 1
-        except OSError as error:
-            reason = f"{error.strerror}; choose another folder for runs"
-            raise InputError(f"cannot make {folder}: {reason}") from error
+    name = f"{started:%Y%m%d-%H%M%S}-{git['commit'][:7]}{'-dirty' if git['dirty'] else ''}"
+    folders = (parent / (name if number == 1 else f"{name}-{number}") for number in count(1))
+    folder = next(each for each in folders if not each.exists())
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:  # a file stands where a parent should be, no rights, a full disk
+        reason = f"{error.strerror}; choose another folder for runs"
+        raise InputError(f"cannot make {folder}: {reason}") from error
+    return folder
 
 
 def _resumed(parent: Path, manifest: dict) -> tuple[Path, dict] | None:

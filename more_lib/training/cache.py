@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from more_lib.data import open_tree
-from more_lib.data.scan import require_readable
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
 from more_lib.method.backbones import backbone_identity
@@ -86,7 +85,7 @@ def train(
     set_seed(recipe.seed)
     with accelerator.main_process_first():  # which makes or downloads what is missing
         tree = open_tree(recipe.data)
-        require_readable(tree, recipe.data.train_split)
+        tree.require_readable(recipe.data.train_split)
         dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
         model = MoRe.from_recipe(recipe)
     origin = {

@@ -1,5 +1,6 @@
 """The command line: options arrive, errors end in one line and their exit status."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,13 @@ from more_lib import training
 from more_lib.cli import scoreboard
 from more_lib.cli.commands import app
 from more_lib.evaluation.protocols import PROTOCOLS
-from more_lib.recipes.loading import load_recipe, to_dict
-from more_lib.recipes.profiles import PROFILES
+from more_lib.recipes import PROFILES, load_recipe, to_dict
 from more_lib.runs import reproduce
+from more_lib.runs.manifest import git_state
 from more_lib.system.errors import InputError
 
-COMMANDS = ("reproduce", "report", "train", "evaluate", "predict", "bench", "doctor")
+COMMANDS = ("reproduce", "train", "evaluate", "predict", "report", "study", "bench", "doctor")
+MINI, VOC, NEW = PROFILES["mini"], PROFILES["voc"], Path("new")
 
 
 @pytest.fixture
@@ -33,10 +35,9 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(module, name, called)
 
-    trained = SimpleNamespace(folder=Path("kept/mini-0123"), model=None)
     stand_in(reproduce, "reproduce", Path("runs/mini/now"))
     for name in ("train", "train_or_load", "load_trained"):
-        stand_in(training, name, trained)
+        stand_in(training, name, SimpleNamespace(folder="kept/mini-0123", model=None))
     stand_in(scoreboard, "scoreboard", "map  mIoU %\nlam   24.00")
     stand_in(scoreboard, "export_masks", "2 masks: m.tgz")
     return made
@@ -46,14 +47,43 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_reproduce_passes_its_options_on(calls):
-    assert run("reproduce").exit_code == 0
-    assert calls.pop() == ("reproduce", "mini", [], Path("runs"), False, False)
-    changes = ("--set", "seed=1", "--set", "evaluation.scales=[1.0,0.5]")
-    options = ("--profile", "voc", *changes, "--runs", "out", "--resume", "--full")
-    assert run("reproduce", *options).exit_code == 0
-    given = ["seed=1", "evaluation.scales=[1.0,0.5]"]
-    assert calls.pop() == ("reproduce", "voc", given, Path("out"), True, True)
+@pytest.mark.parametrize(
+    ("arguments", "call", "printed"),
+    [
+        ("reproduce", ("reproduce", "mini", [], Path("runs"), False, False), ""),
+        (
+            "reproduce --profile voc --set seed=1 --set lir.phi=2 --runs out --resume --full",
+            ("reproduce", "voc", ["seed=1", "lir.phi=2"], Path("out"), True, True),
+            "",
+        ),
+        (
+            "train --set seed=3",
+            ("train_or_load", load_recipe("mini", ["seed=3"]), False, False),
+            "trained model: kept/mini-0123\n",
+        ),
+        ("train --profile voc --folder new", ("train", VOC, NEW, False, False), "trained"),
+        ("train --folder new --resume --tensorboard", ("train", MINI, NEW, True, True), "trained"),
+        (
+            "evaluate --json new",
+            ("scoreboard", MINI, [], "", False, NEW, None),
+            "map  mIoU %\nlam   24.00\n",
+        ),
+        (
+            "evaluate --protocol paper-val --protocol lam-log --split x --skip-bad",
+            ("scoreboard", MINI, ["paper-val", "lam-log"], "x", True, None, None),
+            "map",
+        ),
+        (
+            "evaluate --protocol paper-val --split test --export new",
+            ("export_masks", MINI, ["paper-val"], "test", NEW, None),
+            "2 masks: m.tgz\n",
+        ),
+    ],
+)
+def test_options_arrive(calls, arguments, call, printed):
+    result = run(*arguments.split())
+    assert result.exit_code == 0 and result.stdout.startswith(printed)
+    assert calls == [call]
 
 
 def test_reproduce_ends_with_1_and_one_line_when_a_notebook_fails(monkeypatch):
@@ -66,43 +96,12 @@ def test_reproduce_ends_with_1_and_one_line_when_a_notebook_fails(monkeypatch):
     assert result.stderr == "error: 05_training stopped at cell In [3]: ValueError: no\n"
 
 
-def test_train_uses_the_cache_unless_a_folder_is_named(calls, tmp_path):
-    result = run("train", "--set", "seed=3")
-    assert calls.pop() == ("train_or_load", load_recipe("mini", ["seed=3"]), False, False)
-    assert result.stdout == f"trained model: {Path('kept/mini-0123')}\n"
-    run("train", "--profile", "voc", "--folder", tmp_path)
-    assert calls.pop() == ("train", PROFILES["voc"], tmp_path, False, False)
-    run("train", "--folder", tmp_path, "--resume", "--tensorboard")
-    assert calls.pop() == ("train", PROFILES["mini"], tmp_path, True, True)
-
-
 def test_a_recipe_file_comes_before_single_changes(calls, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("seed: 5\noptimizer: {iterations: 7}\n")
     assert run("train", "--recipe", file, "--set", "seed=6").exit_code == 0
     ((_, recipe, *_),) = calls
     assert (recipe.seed, recipe.optimizer.iterations) == (6, 7)
-
-
-def test_evaluate_passes_its_options_on_and_prints_the_table(calls, tmp_path):
-    result = run("evaluate", "--json", tmp_path / "scores.json")
-    assert result.stdout == "map  mIoU %\nlam   24.00\n"
-    assert calls.pop() == (
-        "scoreboard", PROFILES["mini"], [], "", False, tmp_path / "scores.json", None
-    )  # fmt: skip
-    run(
-        "evaluate", "--protocol", "paper-val", "--protocol", "lam-log", "--split", "x", "--skip-bad"
-    )
-    names = ["paper-val", "lam-log"]
-    assert calls.pop() == ("scoreboard", PROFILES["mini"], names, "x", True, None, None)
-
-
-def test_evaluate_exports(calls):
-    result = run("evaluate", "--protocol", "paper-val", "--split", "test", "--export", "m.tgz")
-    assert result.stdout == "2 masks: m.tgz\n"
-    assert calls == [
-        ("export_masks", PROFILES["mini"], ["paper-val"], "test", Path("m.tgz"), None)
-    ]  # fmt: skip
 
 
 def test_evaluate_lists_and_names_every_protocol(calls):
@@ -128,21 +127,48 @@ def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
     assert result.exit_code == 2 and "recipe.yaml: profile is 'voc'" in result.stderr
 
 
-def test_report_writes_one_report_a_comparison_or_readme(monkeypatch):
-    said = lambda name: lambda *given: f"{name}: {given}"  # noqa: E731
-    monkeypatch.setattr("more_lib.runs.report.write_report", said("one"))
-    monkeypatch.setattr("more_lib.runs.comparison.write_comparison", said("several"))
-    monkeypatch.setattr("more_lib.runs.readme.write_readme", said("tables"))
+def test_report_writes_one_report_a_comparison_or_the_results(monkeypatch):
+    monkeypatch.setattr("more_lib.runs.report.write_report", lambda run: f"of {run}")
+    monkeypatch.setattr("more_lib.runs.report.write_results", lambda run, publish: (run, publish))
+    monkeypatch.setattr("more_lib.runs.comparison.write_comparison", lambda *given: given)
     a, b, page = Path("a"), Path("b"), Path("x.html")
-    assert run("report", "a").stdout == f"report: one: ({a!r},)\n"
-    assert run("report", "a", "b").stdout == f"comparison: several: ({[a, b]!r}, None)\n"
+    assert run("report", "a").stdout == "report: of a\n"
+    assert run("report", "a", "b").stdout == f"comparison: {([a, b], None)}\n"
     several = run("report", "a", "b", "--output", "x.html").stdout
-    assert several == f"comparison: several: ({[a, b]!r}, {page!r})\n"
-    assert run("report", "a", "--readme").stdout == f"written: tables: ({a!r},)\n"
-    for wrong in (("a", "b", "--readme"), ("a", "--readme", "--output", "x.html")):
+    assert several == f"comparison: {([a, b], page)}\n"
+    assert run("report", "a", "--results").stdout == f"written: {(a, True)}\n"
+    for wrong in (("a", "b", "--results"), ("a", "--results", "--output", "x.html")):
         result = run("report", *wrong)
-        assert result.exit_code == 2 and "--readme takes one run" in result.stderr
+        assert result.exit_code == 2 and "--results takes one run" in result.stderr
     assert run("report").exit_code == 2
+
+
+def test_study_passes_its_options_on_and_keeps_its_rows(monkeypatch, tmp_path):
+    given, kept = [], {"study": "conditions", "rows": []}
+    monkeypatch.setattr(
+        "more_lib.paper.studies.run_study",
+        lambda *said, **named: given.append((said, named)) or kept,
+    )
+    monkeypatch.setattr("more_lib.paper.studies.format_study", lambda found: f"{found['study']}!")
+    options = ("--set", "seed=2", "--seeds", 2, "--trained-only", "--json", tmp_path / "s.json")
+    assert run("study", "conditions", *options).stdout == "conditions!\n"
+    (((name, recipe, seeds), named),) = given
+    assert (name, recipe.seed, list(seeds), named["train"]) == ("conditions", 2, [2, 3], False)
+    assert named["commit"] == git_state()["commit"]
+    assert json.loads((tmp_path / "s.json").read_text()) == kept
+
+
+def test_bench_times_what_is_asked_for_from_a_checkout_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr("tests.benchmarks.speed.losses", lambda shape: f"losses of {shape}")
+    monkeypatch.setattr("tests.benchmarks.speed.crf", lambda: "crf")
+    monkeypatch.setattr("more_lib.training.step_cost.bench_step", lambda *given: given)
+    monkeypatch.setattr("more_lib.training.step_cost.format_step", len)
+    assert run("bench", "--shape", "voc").stdout == "losses of voc\n"
+    assert run("bench", "crf").stdout == "crf\n"
+    assert run("bench", "step", "--profile", "mini").stdout == "2\n"
+    assert "there are: losses, crf, step" in run("bench", "speed").stderr
+    monkeypatch.setattr("more_lib.runs.manifest.CHECKOUT", tmp_path)
+    assert "from a full checkout" in run("bench", "crf").stderr
 
 
 def test_doctor_prints_its_report(monkeypatch):
@@ -153,49 +179,50 @@ def test_doctor_prints_its_report(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["train", "--profile", "maxi"], "maxi"),
-        (["evaluate", "--set", "optimizer.iteration=3"], "optimizer.iterations"),
-        (["train", "--set", "optimizer.iterations=many"], "optimizer.iterations"),
-        (["train", "--recipe", "missing.yaml"], "missing.yaml"),
-        (["reproduce", "--profile", "maxi"], "maxi"),
+        ("train --profile maxi", "maxi"),
+        ("evaluate --set optimizer.iteration=3", "optimizer.iterations"),
+        ("train --set optimizer.iterations=many", "optimizer.iterations"),
+        ("train --recipe missing.yaml", "missing.yaml"),
+        ("train --labels l.csv", "--data"),
+        ("reproduce --profile maxi", "maxi"),
     ],
 )
 def test_unusable_input_is_one_line_and_status_2(arguments, named):
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
+    result = run(*arguments.split())
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert named in result.stderr
 
 
-def test_an_input_error_from_deep_inside_is_one_line_too(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (
+            InputError("a.xml names no object: add one"),
+            2,
+            "error: a.xml names no object: add one\n",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_what_ends_a_command_from_deep_inside(monkeypatch, command, error, status, said):
     def fails(*given):
-        raise InputError("a.xml names no object: add one")
+        raise error
 
     monkeypatch.setattr(training, "train_or_load", fails)
     monkeypatch.setattr(scoreboard, "scoreboard", fails)
-    for command in ("train", "evaluate"):
-        result = run(command)
-        assert (result.exit_code, result.stderr) == (2, "error: a.xml names no object: add one\n")
+    result = run(command)
+    assert result.exit_code == status and said in result.stderr
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["evalute"], ["train", "--iterations", "3"], ["evaluate", "--checkpoint", "no/such/folder"]],
+    "arguments", ["evalute", "train --iterations 3", "evaluate --checkpoint no/such/folder"]
 )
 def test_wrong_usage_is_status_2(arguments, calls):
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert "Error: " in result.stderr
+    result = run(*arguments.split())
+    assert result.exit_code == 2 and "Error: " in result.stderr
     assert not calls
-
-
-def test_an_interrupt_is_status_130(monkeypatch):
-    def interrupted(*given):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "train_or_load", interrupted)
-    assert run("train").exit_code == 130
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -204,10 +231,12 @@ def test_every_command_has_an_example_that_it_accepts(command, calls, monkeypatc
     Path("trial").mkdir()
     Path("trial/recipe.yaml").write_text("seed: 0\n")
     monkeypatch.setattr("more_lib.cli.doctor.report", lambda: "")
-    monkeypatch.setattr("tests.benchmarks.speed.bench_losses", lambda *_: [])
+    monkeypatch.setattr("tests.benchmarks.speed.losses", lambda shape: "")
     monkeypatch.setattr("more_lib.evaluation.writing.plan_predictions", lambda *_: None)
     monkeypatch.setattr("more_lib.evaluation.writing.write_predictions", lambda *_: [])
     monkeypatch.setattr("more_lib.runs.comparison.write_comparison", lambda *_: "")
+    monkeypatch.setattr("more_lib.paper.studies.run_study", lambda *_, **__: {})
+    monkeypatch.setattr("more_lib.paper.studies.format_study", str)
     text = run(command, "--help").stdout
     (example,) = [line for line in text.splitlines() if line.startswith("      python -m more_lib")]
     words = example.split()[3:]
@@ -233,7 +262,7 @@ def test_help_names_the_commands_and_loads_nothing_heavy():
 
 
 def test_a_process_exits_with_the_status_and_no_traceback():
-    command = [sys.executable, "-m", "more_lib", "train", "--profile", "maxi"]
+    command = [sys.executable, "-m", "more_lib", "bench", "nothing"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1

@@ -1,7 +1,6 @@
 """The doctor: finds what is there, and says what each missing part costs."""
 
 import re
-from dataclasses import replace
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -10,13 +9,28 @@ import torch
 
 from more_lib.cli import doctor
 from more_lib.cli.doctor import Row
-from more_lib.recipes.loading import load_recipe
-from more_lib.recipes.profiles import PROFILES
+from more_lib.recipes import PROFILES, load_recipe
 
 VOC = PROFILES["voc"]
 
 
-def test_report_is_one_screen_and_has_a_cost_for_everything_missing(monkeypatch):
+@pytest.fixture
+def absent(monkeypatch):
+    """Makes packages look as if they were not installed, or of another version."""
+    real = metadata.version
+
+    def look(versions):
+        def version(name):
+            if versions.get(name, "") is None:
+                raise metadata.PackageNotFoundError(name)
+            return versions.get(name) or real(name)
+
+        monkeypatch.setattr(doctor.metadata, "version", version)
+
+    return look
+
+
+def test_report_is_one_screen_and_has_a_cost_for_everything_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_matrix_seconds", lambda dtype: 1.0)
     text = doctor.report()
     lines = text.splitlines()
@@ -28,6 +42,7 @@ def test_report_is_one_screen_and_has_a_cost_for_everything_missing(monkeypatch)
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if line.startswith("  missing"):
             assert following.startswith(" " * 10)
+    assert list(tmp_path.rglob("*")) == []  # nothing is written
 
 
 def test_report_stops_at_packages_that_nothing_works_without(monkeypatch):
@@ -38,30 +53,20 @@ def test_report_stops_at_packages_that_nothing_works_without(monkeypatch):
     assert "Optional" in lines and "Machine" not in lines
 
 
-def test_python_is_noted_when_it_is_not_one_of_the_tested(monkeypatch):
-    monkeypatch.setattr(doctor.sys, "version_info", (3, 11, 9))
-    assert doctor.python().status == "ok"
-    monkeypatch.setattr(doctor.sys, "version_info", (3, 13, 0))
-    assert doctor.python().status == "note"
+@pytest.mark.parametrize(("version", "status"), [((3, 11, 9), "ok"), ((3, 13, 0), "note")])
+def test_python_is_noted_when_it_is_not_one_of_the_tested(monkeypatch, version, status):
+    monkeypatch.setattr(doctor.sys, "version_info", version)
+    assert doctor.python().status == status
 
 
-def test_packages_names_those_absent_and_those_too_old(monkeypatch):
-    (row,) = doctor.packages()
-    assert row.status == "ok"
-    versions = {"tqdm": "1.0"}
-    real = metadata.version
-
-    def version(name):
-        if name == "seaborn":
-            raise metadata.PackageNotFoundError(name)
-        return versions.get(name) or real(name)
-
-    monkeypatch.setattr(doctor.metadata, "version", version)
-    found = {row.name: row for row in doctor.packages()}
-    assert found.keys() == {"seaborn", "tqdm"}
-    assert found["seaborn"].detail == "not installed"
-    assert found["tqdm"].detail.startswith("is 1.0, not >=")
-    assert all(row.status == "missing" and row.cost for row in found.values())
+def test_packages_names_those_absent_and_those_too_old(absent):
+    assert [row.status for row in doctor.packages()] == ["ok"]
+    absent({"tqdm": "1.0", "seaborn": None})
+    rows = {row.name: row for row in doctor.packages()}
+    assert rows.keys() == {"seaborn", "tqdm"}
+    assert rows["seaborn"].detail == "not installed"
+    assert rows["tqdm"].detail.startswith("is 1.0, not >=")
+    assert all(row.status == "missing" and row.cost for row in rows.values())
 
 
 def test_packages_says_when_the_library_itself_is_not_installed(monkeypatch):
@@ -70,8 +75,7 @@ def test_packages_says_when_the_library_itself_is_not_installed(monkeypatch):
 
     monkeypatch.setattr(doctor.metadata, "requires", requires)
     (row,) = doctor.packages()
-    assert (row.name, row.status) == ("more_lib", "missing")
-    assert "pip install -e ." in row.cost
+    assert (row.name, row.status) == ("more_lib", "missing") and "pip install -e ." in row.cost
 
 
 def test_frameworks_reports_versions_that_do_not_fit_each_other(monkeypatch):
@@ -90,17 +94,13 @@ def test_frameworks_reports_versions_that_do_not_fit_each_other(monkeypatch):
 
 @pytest.mark.parametrize(("bf16_seconds", "status"), [(0.5, "ok"), (4.0, "note")])
 def test_processor_advises_fp32_where_bf16_is_slow(monkeypatch, bf16_seconds, status):
+    assert 0 < doctor._matrix_seconds(torch.float32) < 10
     seconds = {torch.float32: 1.0, torch.bfloat16: bf16_seconds}
     monkeypatch.setattr(doctor, "_matrix_seconds", seconds.get)
     row = doctor.processor()
-    assert row.status == status
-    assert f"{1 / bf16_seconds:.1f}x" in row.detail
+    assert row.status == status and f"{1 / bf16_seconds:.1f}x" in row.detail
     assert ("takes fp32" in row.cost) == (status == "note")
     assert load_recipe("mini").optimizer.precision == "auto"  # as the advice says
-
-
-def test_matrix_product_is_timed():
-    assert 0 < doctor._matrix_seconds(torch.float32) < 10
 
 
 def test_accelerator_with_and_without(monkeypatch):
@@ -133,13 +133,10 @@ def test_cache_that_is_there_that_is_full_that_cannot_be(monkeypatch, tmp_path):
     assert row.status == "missing" and "MORE_DATA" in row.cost
 
 
-def test_data_made_on_first_use_is_no_loss():
-    assert doctor.data(PROFILES["mini"]).status == "note"
-
-
-def test_data_that_must_be_fetched_is_missing_until_its_splits_are_there(tmp_path):
-    recipe = replace(VOC, data=replace(VOC.data, root=str(tmp_path)))
+def test_data_is_missing_until_its_splits_are_there(tmp_path):
+    assert doctor.data(PROFILES["mini"]).status == "note"  # made on first use: no loss
     assert doctor.data(VOC).status == "missing"
+    recipe = load_recipe("voc", [f"data.root={tmp_path}"])
     splits = tmp_path / "ImageSets/Segmentation"
     splits.mkdir(parents=True)
     (splits / "train_aug.txt").write_text("one\ntwo\n")
@@ -152,51 +149,29 @@ def test_data_that_must_be_fetched_is_missing_until_its_splits_are_there(tmp_pat
 
 def test_weights_in_a_local_file(tmp_path):
     file = tmp_path / "vit.safetensors"
-    recipe = replace(VOC, backbone=replace(VOC.backbone, weights=str(file)))
+    recipe = load_recipe("voc", [f"backbone.weights={file}"])
     assert doctor.weights(recipe).status == "missing"
     file.write_bytes(bytes(2_000_000))
     row = doctor.weights(recipe)
     assert row.status == "ok" and row.detail.endswith("vit.safetensors, 2.0 MB")
 
 
-def test_weights_that_timm_has_downloaded_before(monkeypatch, tmp_path):
-    asked = []
+def test_weights_that_timm_downloads(monkeypatch, tmp_path):
+    asked, answers = [], {"pytorch_model.bin": str(tmp_path / "pytorch_model.bin")}
 
     def look_up(repository, file):
         asked.append((repository, file))
-        return str(tmp_path / "pytorch_model.bin") if file == "pytorch_model.bin" else None
+        return answers.get(file)
 
     monkeypatch.setattr("more_lib.method.backbones.try_to_load_from_cache", look_up)
     (tmp_path / "pytorch_model.bin").write_bytes(b"1")
     assert doctor.weights(VOC).status == "ok"
     repository = f"timm/{VOC.backbone.name}"
     assert asked == [(repository, "model.safetensors"), (repository, "pytorch_model.bin")]
-
-    monkeypatch.setattr("more_lib.method.backbones.try_to_load_from_cache", lambda *given: object())
-    row = doctor.weights(VOC)  # the cache knows that there is no such file
-    assert row.status == "missing" and "backbone.weights=" in row.cost
-
-
-def test_weights_of_a_model_that_timm_has_none_for():
-    backbone = replace(VOC.backbone, name="test_vit_of_nobody")
-    assert doctor.weights(replace(VOC, backbone=backbone)).status == "missing"
-
-
-def test_extras_and_git_say_what_works_without_them(monkeypatch):
-    def version(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(doctor.metadata, "version", version)
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    rows = [*doctor.extras(), doctor.git()]
-    assert [row.name for row in rows] == ["extra crf", "extra log", "extra dev", "git"]
-    assert rows[0].detail == "pydensecrf2 not installed"
-    assert all(row.status == "missing" and row.cost.startswith("without it:") for row in rows)
-
-
-def test_nothing_is_written(tmp_path):
-    doctor.report()
-    assert list(tmp_path.rglob("*")) == []
+    answers["pytorch_model.bin"] = object()  # the cache knows that there is no such file
+    for recipe in (VOC, load_recipe("voc", ["backbone.name=test_vit_of_nobody"])):
+        row = doctor.weights(recipe)
+        assert row.status == "missing" and "backbone.weights=" in row.cost
 
 
 def test_a_missing_shipped_backbone_is_named_with_the_command_that_makes_it(tmp_path, monkeypatch):
@@ -204,6 +179,15 @@ def test_a_missing_shipped_backbone_is_named_with_the_command_that_makes_it(tmp_
         "more_lib.method.backbones.mini_weights", lambda name: tmp_path / f"{name}.safetensors"
     )
     row = doctor.weights(load_recipe("mini", ["backbone.name=mini_w48"]))
-    assert row.status == "missing" and "pretrain_mini_vit.py --backbone mini_w48" in str(row)
+    assert row.status == "missing" and "pretrain_mini_vit.py --backbone mini_w48" in row.cost
     own = load_recipe("mini", [f"backbone.weights={tmp_path / 'mine.safetensors'}"])
-    assert "pretrain" not in str(doctor.weights(own))  # no script makes another's file
+    assert "pretrain" not in doctor.weights(own).cost  # no script makes another's file
+
+
+def test_extras_and_git_say_what_works_without_them(monkeypatch, absent):
+    absent(dict.fromkeys(("pydensecrf2", "tensorboard", "pytest")))
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    rows = [*doctor.extras(), doctor.git()]
+    assert [row.name for row in rows] == ["extra crf", "extra log", "extra dev", "git"]
+    assert rows[0].detail == "pydensecrf2 not installed"
+    assert all(row.status == "missing" and row.cost.startswith("without it:") for row in rows)

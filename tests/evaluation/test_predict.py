@@ -133,7 +133,7 @@ def test_tiny_and_narrow_images(photo_model, own_recipe, tmp_path, size):
 def test_images_are_read_one_at_a_time(photo_model, own_recipe, photos):
     predictions = predict(photo_model, own_recipe, [photos / "cat.png", photos / "missing.png"])
     assert next(predictions).id == "cat"
-    with pytest.raises(InputError, match=r"missing\.png does not exist"):
+    with pytest.raises(InputError, match=r"missing\.png is missing"):
         next(predictions)
 
 

@@ -6,9 +6,9 @@ import torch
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from more_lib.figures import graph as graph_plots
-from more_lib.figures.maps import Picture
 from more_lib.method.gcr import Graph, GraphCategoryRepresentation
 from more_lib.system.errors import InputError
+from tests.figures.helpers import assert_shows_itself, image, texts
 
 HEADS, TAILS = ["T1", "T2"], ["p1", "p2", "p3", "p4"]
 GRID = (2, 3)
@@ -25,16 +25,8 @@ def edges(neighbors=(0, 5, -2), weights=(0.7, 0.2, 0.1)):
     return {"a head": (torch.tensor(neighbors), torch.tensor(weights))}
 
 
-def image(seed=0, size=(16, 24)):
-    return np.random.default_rng(seed).random((*size, 3), dtype=np.float32)
-
-
 def arrows(figure):
     return [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
-
-
-def texts(ax):
-    return [text.get_text() for text in ax.texts]
 
 
 FIGURES = {
@@ -45,10 +37,8 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_returns_a_titled_figure_that_can_be_drawn(name):
-    figure = FIGURES[name]()
-    assert isinstance(figure, Picture) and figure.get_suptitle()
-    assert figure.png().startswith(b"\x89PNG")
+def test_every_figure_shows_itself_and_leaves_no_trace(name):
+    assert_shows_itself(FIGURES[name])
 
 
 def test_graph_has_an_arrow_for_every_edge_as_thick_as_its_weight():
@@ -89,8 +79,8 @@ def test_graph_of_the_library_and_of_another_image_of_the_batch():
         ((graph(), HEADS, TAILS[:2]), "2 names of tails, but neighbours from 0 to 2"),
         ((graph(neighbors=((0, 1), (-1, 2))), HEADS, TAILS), "neighbours from -1 to 2"),
         ((graph(), HEADS, TAILS, "title", 1), "image 1 is not one of the 1"),
-        ((Graph(*(part[0] for part in graph())), HEADS, TAILS), r"give \(B, C, K\)"),
-        ((graph()._replace(closeness=torch.ones(1, 2, 3)), HEADS, TAILS), r"give \(B, C, K\)"),
+        ((Graph(*(part[0] for part in graph())), HEADS, TAILS), r"must be \(B, C, K\)"),
+        ((graph()._replace(closeness=torch.ones(1, 2, 3)), HEADS, TAILS), r"must be \(B, C, K\)"),
         ((Graph(*[torch.zeros(1, 5, 5, dtype=int)] * 3), "abcde", TAILS), "25 edges are too many"),
     ],
 )
@@ -128,8 +118,9 @@ def test_without_class_tokens_nothing_is_written():
     [
         ((0, 6), (0.5, 0.5), "from 0 to 6: there are 6 patches"),
         ((0, -3), (0.5, 0.5), "from -3 to 0: there are 6 patches and 2 names"),
-        ((0, 1), (1.0,), r"give \(K,\) twice"),
-        (((0, 1),), ((0.5, 0.5),), r"give \(K,\) twice"),
+        ((0, 1), (1.0,), r"'a head': neighbours \(2,\), weights \(1,\) must be \(K\), \(K\)"),
+        (((0, 1),), ((0.5, 0.5),), r"must be \(K\), \(K\)"),
+        ((), (), "no neighbour"),
     ],
 )
 def test_neighbours_that_cannot_be_drawn(neighbors, weights, message):

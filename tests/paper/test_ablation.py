@@ -1,6 +1,7 @@
 """The ablation changes what a condition names and nothing else, and adds seeds up rightly."""
 
 import dataclasses
+from math import nan
 from statistics import mean, stdev
 
 import pytest
@@ -30,16 +31,6 @@ def start(tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("name", CONDITIONS)
-def test_a_condition_changes_its_own_fields_and_no_others(profile, name):
-    recipe = load_recipe(profile)
-    before, after = values_of(recipe), values_of(condition(recipe, name))
-    keys = {override.partition("=")[0] for override in CONDITIONS[name].overrides}
-    assert {key for key in before if before[key] != after[key]} <= keys
-    assert condition(recipe, name) == changed(recipe, CONDITIONS[name].overrides)
-
-
 PARTS = {  # graph, confident relation, uncertain relation
     "baseline": (False, False, False),
     "lir": (False, True, True),
@@ -52,29 +43,24 @@ PARTS = {  # graph, confident relation, uncertain relation
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_a_condition_has_the_parts_that_its_name_says(profile, name):
-    recipe = condition(load_recipe(profile), name)
-    parts = (
-        recipe.graph.use,
-        recipe.loss.confident_relation > 0,
-        recipe.loss.uncertain_relation > 0,
-    )
+def test_a_condition_has_the_parts_that_its_name_says_and_changes_nothing_else(profile, name):
+    whole = load_recipe(profile)
+    recipe = condition(whole, name)
     graph, confident, uncertain = PARTS[name]
     # The published COCO log has no uncertain relation to leave out.
-    uncertain &= load_recipe(profile).loss.uncertain_relation > 0
-    assert parts == (graph, confident, uncertain)
+    uncertain &= whole.loss.uncertain_relation > 0
+    relations = recipe.loss.confident_relation > 0, recipe.loss.uncertain_relation > 0
+    assert (recipe.graph.use, *relations) == (graph, confident, uncertain)
+    keys = {override.partition("=")[0] for override in CONDITIONS[name].overrides}
+    before, after = values_of(whole), values_of(recipe)
+    assert {key for key in before if before[key] != after[key]} <= keys
+    # Else no loss could make the baseline's equal tokens differ.
+    assert name != "baseline" or recipe.loss.token_classification > 0
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_the_baseline_tells_its_tokens_apart_on_every_profile(profile):
-    assert condition(load_recipe(profile), "baseline").loss.token_classification > 0
-
-
-def test_more_is_the_recipe_itself_and_the_baseline_knows_its_tokens_apart(start):
+def test_more_is_the_recipe_itself_and_the_baseline_has_no_graph(start):
     assert condition(start, "more") == start
-    baseline = condition(start, "baseline")
-    assert MoRe.from_recipe(baseline).graph is None
-    assert baseline.loss.token_classification > 0  # else no loss could make equal tokens differ
+    assert MoRe.from_recipe(condition(start, "baseline")).graph is None
 
 
 def test_the_plain_vit_learns_from_image_labels_alone(start):
@@ -95,28 +81,25 @@ def test_an_unknown_condition_is_refused_before_anything_trains(start):
 
 def test_rows_hold_means_and_standard_deviations_of_separate_evaluations(start):
     names, seeds = ("baseline", "more"), (0, 1)
-    found = run(start, names, seeds, MAPS)
-    assert [(row["condition"], row["map"]) for row in found] == [
+    table = run(start, names, seeds, MAPS)
+    assert list(table[["condition", "map"]].itertuples(index=False, name=None)) == [
         (name, MAP_NAMES[kind]) for name in names for kind in MAPS
     ]
-    for row in found:
-        kind = next(kind for kind in MAPS if MAP_NAMES[kind] == row["map"])
-        summaries = []
-        for seed in seeds:
-            alone = dataclasses.replace(condition(start, row["condition"]), seed=seed)
-            trained = train_or_load(alone)
-            assert trained.loaded
-            labels = "none" if kind == "decoder" else "true"
-            summaries.append(evaluate_or_load(trained).result(kind, labels).scores.summary())
-        assert row["seeds"] == 2
-        for score in SCORES:
-            values = [summary[score] for summary in summaries]
-            if None in values:
-                assert row[score] is row[f"{score}_std"] is None
-            else:
-                assert row[score] == pytest.approx(mean(values))
-                assert row[f"{score}_std"] == pytest.approx(stdev(values))
+    assert table["title"].tolist() == [CONDITIONS[n].title for n in names for _ in MAPS]
+    assert set(table["seeds"]) == {2}
+    cells = iter(table.to_dict("records"))
+    for name in names:
+        alone = [dataclasses.replace(condition(start, name), seed=seed) for seed in seeds]
+        trained = [train_or_load(each) for each in alone]
+        assert all(each.loaded for each in trained)
+        for kind, labels in zip(MAPS, ("true", "none"), strict=True):
+            results = [evaluate_or_load(each).result(kind, labels) for each in trained]
+            row = next(cells)
+            for score in SCORES:
+                values = [each.scores.summary()[score] for each in results]
+                wanted = (mean(values), stdev(values)) if None not in values else (nan, nan)
+                assert (row[score], row[f"{score}_std"]) == pytest.approx(wanted, nan_ok=True)
 
-    (single, _) = run(start, ["more"], [1], MAPS)  # from the cache
-    assert single["seeds"] == 1 and set(SCORES) <= set(single)
+    single = run(start, ["more"], [1], MAPS)  # from the cache
+    assert set(single["seeds"]) == {1} and set(SCORES) <= set(single)
     assert not [name for name in single if name.endswith("_std")]

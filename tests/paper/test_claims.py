@@ -1,8 +1,10 @@
 """Verdicts follow from numbers: sign, spread of the seeds, and what was not run."""
 
+import pandas as pd
 import pytest
 
-from more_lib.paper.claims import NOT_RUN, verdict_counts, verdicts
+from more_lib.paper.claims import NOT_RUN, VERDICT_COLUMNS, verdict_counts, verdicts
+from more_lib.paper.trials import SCORES
 
 
 def row(condition, miou, kind="LAM", ratio=0.5, **others):
@@ -13,22 +15,26 @@ def row(condition, miou, kind="LAM", ratio=0.5, **others):
 def found(*rows, dataset="emoji", protocols=None):
     return {
         "dataset": dataset,
+        "split": "val",
         "map_protocol": "emoji val, LAM, true image labels, scales 1 + flip, no CRF",
-        "ablation": list(rows),
+        "ablation": pd.DataFrame(rows, columns=["condition", "map", "seeds", *SCORES, "miou_std"]),
         "protocols": protocols or {},
     }
 
 
 def judged(claim, *arguments):
-    (match,) = (each for each in verdicts(*arguments) if claim in each["claim"])
+    table = verdicts(*arguments)
+    (match,) = table[table["claim"].str.contains(claim)].to_dict("records")
     return match
 
 
 def test_nothing_measured_is_not_run_here_throughout():
-    rows = verdicts(found(), {}, {})
-    assert {each["verdict"] for each in rows} == {NOT_RUN}
-    assert all(set(map(type, each.values())) == {str} for each in rows)
-    assert verdict_counts(rows) == f"{len(rows)} not run here"
+    table = verdicts(found(), {}, {})
+    assert list(table) == list(VERDICT_COLUMNS) and set(table["verdict"]) == {NOT_RUN}
+    assert set(map(type, table.to_numpy().flat)) == {str}
+    assert verdict_counts(table) == verdict_counts(table.to_dict("records")) == "12 not run here"
+    assert verdict_counts([{"verdict": "odd"}, {"verdict": "shown"}]) == "1 shown, 1 odd"
+    assert verdict_counts([]) == ""
 
 
 def test_with_one_seed_the_sign_decides_and_the_row_says_so():
@@ -82,6 +88,7 @@ def test_the_decoder_is_judged_by_its_own_protocol():
 def test_tokens_are_judged_by_their_separation():
     better = judged("separate", found(), {}, {"baseline": 0.1, "more": 0.4})
     assert (better["verdict"], better["ours"]) == ("shown", "silhouette 0.10 → 0.40")
+    assert better["protocol"] == "emoji val, tokens of the classes present, cosine distance"
     assert judged("separate", found(), {}, {"more": 0.4})["verdict"] == NOT_RUN
 
 
@@ -89,6 +96,7 @@ def test_the_papers_numbers_are_judged_on_the_papers_data_alone():
     here = {"paper-val": {"miou": 0.762, "split": "val", "protocol": "voc val"}}
     on_voc = judged("76.4 mIoU", found(dataset="voc", protocols=here), {}, {})
     assert (on_voc["verdict"], on_voc["ours"]) == ("shown", "76.2")
+    assert on_voc["protocol"] == "voc val"  # its own
     here["paper-val"]["miou"] = 0.70
     on_voc = judged("76.4 mIoU", found(dataset="voc", protocols=here), {}, {})
     assert on_voc["verdict"] == "not shown"
@@ -97,7 +105,11 @@ def test_the_papers_numbers_are_judged_on_the_papers_data_alone():
 
 def test_the_cost_is_judged_on_a_gpu_and_a_whole_training_alone():
     cost = {"minutes": 100.0, "peak_memory_gb": 6.0, "iterations": 20_000, "device": "cuda (X)"}
-    assert judged("A training", found(), {"more": cost}, {})["verdict"] == "shown"
+    whole = judged("A training", found(), {"more": cost}, {})
+    assert (whole["verdict"], whole["ours"]) == ("shown", "100 min, 6.0 GB")
+    assert whole["protocol"] == "cuda (X)"
+    limit = cost | {"minutes": 372.0, "peak_memory_gb": 12.1}  # as much is not more
+    assert judged("A training", found(), {"more": limit}, {})["verdict"] == "shown"
     slow = {"more": cost | {"minutes": 400.0}}
     assert judged("A training", found(), slow, {})["verdict"] == "not shown"
     short = {"more": cost | {"iterations": 420}}

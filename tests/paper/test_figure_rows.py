@@ -75,7 +75,7 @@ class TestImageIou:
         np.testing.assert_allclose(image_iou(said, masks, 4), own)
 
     def test_shapes(self):
-        with pytest.raises(InputError, match="must both be"):
+        with pytest.raises(InputError, match=r"must be \(B, H, W\), \(B, H, W\)"):
             image_iou(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3), 1)
 
 

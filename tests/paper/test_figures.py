@@ -150,10 +150,6 @@ class TestArtifacts:
         # The middle column is half a dog's.
         assert notes(panels(figure, 1)) == [["artifacts: 2 of 6"]]
 
-    def test_a_grid_that_does_not_fit(self):
-        with pytest.raises(InputError, match=r"not divided by a grid of \(5, 5\)"):
-            artifacts_figure(columns={"ViT": maps(1, 2, 5, 5)})
-
 
 class TestLocalization:
     TITLES = ("LAM\nof ViT", "LAM\nwith PTC", "2nd\nbackbone", "CAM", "LAM\n× CAM", "LIR", "GCR")
@@ -195,24 +191,6 @@ class TestLocalization:
     def test_nothing_that_was_run_still_makes_a_figure(self):
         figure = plot_localization([image()], [mask(1)], {"LAM": None}, CLASSES, [0])
         assert len(figure.axes) == 3  # no colour bar
-
-    @pytest.mark.parametrize(
-        "images, masks, indices",
-        [([image()], [mask(1)] * 2, [0]), ([image()] * 2, [mask(1)] * 2, [0])],
-    )
-    def test_rows_of_different_numbers(self, images, masks, indices):
-        with pytest.raises(InputError, match="give one of each a row"):
-            plot_localization(images, masks, {}, CLASSES, indices)
-        with pytest.raises(InputError, match="give one of each a row"):
-            plot_segmentations(images, masks, {}, CLASSES, ["row"] * len(indices))
-
-    def test_a_column_of_another_number(self):
-        with pytest.raises(InputError, match="column 'LAM' has 2 items for 1 images"):
-            plot_localization([image()], [mask(1)], {"LAM": maps(2, 2, 4, 6)}, CLASSES, [0])
-
-    def test_no_rows(self):
-        with pytest.raises(InputError, match="nothing to draw"):
-            plot_localization([], [], {"LAM": None}, CLASSES, [])
 
 
 class TestSegmentations:
@@ -297,6 +275,24 @@ class TestTokenMaps:
         heads = [ax.title.get_window_extent() for ax in figure.axes]
         assert all(left.x1 < right.x0 for left, right in pairwise(heads))
 
-    def test_nothing_to_draw(self):
-        with pytest.raises(InputError, match="at least one network"):
-            plot_token_maps({}, CLASSES)
+
+ONE, TWO = [image()], [mask(1)] * 2
+UNFIT = {
+    "grid of": lambda: artifacts_figure(columns={"ViT": maps(1, 2, 5, 5)}),
+    "1 images, 2 masks and 1 names or classes of rows: give one of each a row": lambda: (
+        plot_localization(ONE, TWO, {}, CLASSES, [0])
+    ),
+    "2 images, 2 masks and 1 names": lambda: plot_localization(2 * ONE, TWO, {}, CLASSES, [0]),
+    "1 images, 2 masks": lambda: plot_segmentations(ONE, TWO, {}, CLASSES, ["row"]),
+    "column 'LAM' has 2 items for 1 images": lambda: plot_localization(
+        ONE, TWO[:1], {"LAM": maps(2, 2, 4, 6)}, CLASSES, [0]
+    ),
+    "nothing to draw": lambda: plot_localization([], [], {"LAM": None}, CLASSES, []),
+    "at least one network": lambda: plot_token_maps({}, CLASSES),
+}
+
+
+@pytest.mark.parametrize("message", UNFIT)
+def test_what_does_not_fit_together_is_refused(message):
+    with pytest.raises(InputError, match=message):
+        UNFIT[message]()

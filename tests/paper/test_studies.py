@@ -1,46 +1,15 @@
-"""Studies: each switch changes its own row alone; rows are compared seed by seed."""
+"""Studies: rows are compared seed by seed; what is recorded is of today's recipe."""
+
+from math import nan
 
 import pytest
 
 from more_lib.paper import studies
 from more_lib.paper.studies import STUDIES, backbones, compared, format_study, recorded, run_study
-from more_lib.paper.switches import switches, trials
 from more_lib.paper.trials import SCORES
 from more_lib.recipes.loading import changed, load_recipe, training_fingerprint
 from more_lib.recipes.profiles import PROFILES
 from more_lib.system.errors import InputError
-from tests.training.helpers import values_of
-
-
-@pytest.mark.parametrize("profile", ["mini", "voc"])
-def test_a_switch_changes_its_own_row_and_all_of_them_everything(profile):
-    recipe = load_recipe(profile)
-    before, rows = values_of(recipe), switches(recipe)
-    changed_by = {
-        name: {k for k, v in values_of(changed(recipe, row.overrides)).items() if v != before[k]}
-        for name, row in rows.items()
-    }
-    single = {name: keys for name, keys in changed_by.items() if name != "all"}
-    assert all(keys for keys in single.values())
-    assert changed_by["all"] == set().union(*single.values())
-    # The row of the tails names the released K, which otherwise would follow the tails.
-    alone = [keys - {"graph.num_neighbors"} for name, keys in single.items() if name != "neighbors"]
-    assert sum(map(len, alone)) == len(set().union(*alone)) == len(alone)
-
-
-def test_k_is_half_of_the_patches_as_in_the_paper():
-    assert "graph.num_neighbors=392" in switches(PROFILES["voc"])["neighbors"].overrides
-    assert "graph.num_neighbors=72" in switches(PROFILES["mini"])["neighbors"].overrides
-    every = trials(PROFILES["voc"])["all"].graph
-    assert (every.num_neighbors, every.tails, every.update) == (392, "patches", "plain")
-    assert trials(PROFILES["voc"])["tails"].graph.num_neighbors == 10  # int(C / 2), as released
-
-
-def test_the_first_trial_is_the_recipe_itself():
-    recipe = load_recipe("mini")
-    assert trials(recipe)["release"] == recipe
-    same = training_fingerprint(trials(recipe)["lam"])
-    assert same == training_fingerprint(recipe)  # how LAM is drawn trains nothing anew
 
 
 def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole():
@@ -98,31 +67,35 @@ SIZES = [
 
 
 def test_gains_are_means_of_differences_within_a_seed_by_hand():
-    base, a, b = compared(ROWS, "release")
-    assert "miou_gain" not in base and base["seeds"] == 2
-    assert a["miou_gain"] == pytest.approx(0.035)
-    assert a["miou_gain_std"] == pytest.approx(0.005 * 2**0.5)
-    assert a["confusion_ratio_gain"] == pytest.approx(-0.3)
-    assert b["miou_gain"] == pytest.approx(-0.02) and "miou_gain_std" not in b
-    assert b["confusion_ratio_gain"] is None
+    table = compared(ROWS, "release").set_index("trial")
+    assert table["seeds"].tolist() == [2, 2, 1]
+    gains = table["miou_gain"].tolist() + table["confusion_ratio_gain"].tolist()
+    assert gains == pytest.approx([nan, 0.035, -0.02, nan, -0.3, nan], nan_ok=True)
+    spread = table["miou_gain_std"].tolist()
+    assert spread == pytest.approx([nan, 0.005 * 2**0.5, nan], nan_ok=True)
 
 
-def test_a_seed_that_the_reference_lacks_gives_no_gain():
-    rows = [row("release", 0, 0.5), row("a", 0, 0.6), row("a", 1, 0.6)]
-    assert "miou_gain" not in compared(rows, "release")[1]
+GAPS = {  # reference, rows, gains
+    "a seed that it lacks": (
+        "release",
+        [row("release", 0, 0.5), row("a", 0, 0.6), row("a", 1, 0.6)],
+        [nan, nan],
+    ),
+    "each size has its own": (
+        "baseline",
+        [row(f"{name}, {size}", 0, miou) for name, size, miou in SIZES],
+        [nan, 0.2, nan, 0.1, nan],
+    ),
+    "no reference": ("elsewhere", ROWS, [nan] * 3),
+    "no rows": ("release", [], []),
+}
 
 
-def test_trials_of_a_size_are_held_against_the_reference_of_that_size():
-    rows = [row(f"{name}, {size}", 0, miou) for name, size, miou in SIZES]
-    base_small, small, base_large, large, alone = compared(rows, "baseline")
-    assert "miou_gain" not in base_small and "miou_gain" not in base_large
-    assert small["miou_gain"] == pytest.approx(0.2)
-    assert large["miou_gain"] == pytest.approx(0.1)
-    assert "miou_gain" not in alone
-
-
-def test_without_the_reference_there_are_no_gains():
-    assert not any("miou_gain" in each for each in compared(ROWS, "elsewhere"))
+@pytest.mark.parametrize("name", GAPS)
+def test_where_the_reference_was_not_trained_there_is_no_gain(name):
+    reference, rows, gains = GAPS[name]
+    found = compared(rows, reference)["miou_gain"].tolist()
+    assert found == pytest.approx(gains, nan_ok=True)
 
 
 def test_the_answer_as_text_names_protocol_hardware_and_every_trial():

@@ -101,7 +101,7 @@ class TestSeparation:
             (tokens([[1, 0], [0, 1]], [0, 0]), "2 tokens of 1 classes"),
             (tokens([[1, 0], [0, 1]], [0, 1]), "one of them twice"),
             (tokens([[1, 0], [0, np.nan], [0, 1]], [0, 1, 1]), "nan or inf"),
-            (tokens([[1, 0], [0, 1]], [0, 1, 1]), r"\(2, 2\) and classes \(3,\)"),
+            (tokens([[1, 0], [0, 1]], [0, 1, 1]), r"vectors \(2, 2\), classes \(3,\)"),
             (tokens([1, 0, 1], [0, 1, 1]), r"must be \(M, D\)"),
         ],
     )

@@ -1,10 +1,21 @@
 """Trials: what is missing is trained side by side, seeds are put together rightly."""
 
+from math import nan
+from unittest.mock import ANY
+
+import pandas as pd
 import pytest
 import torch
 
 from more_lib.paper import trials
-from more_lib.paper.trials import SCORES, over_seeds, score_each, train_side_by_side, with_seeds
+from more_lib.paper.trials import (
+    SCORES,
+    over_seeds,
+    score_each,
+    train_side_by_side,
+    with_seeds,
+    with_spread,
+)
 from more_lib.recipes.loading import changed
 from more_lib.training.cache import cached_folder, train_or_load
 from tests.training.helpers import small_recipe
@@ -27,19 +38,28 @@ def test_seeds_of_a_trial_and_map_are_put_together_by_hand():
         row("b", "LAM", 0.3, seed=0),
         row("a", "LAM", 0.4, seed=1),
     ]
-    lam, cam, other = over_seeds(rows)
-    assert (lam["trial"], lam["map"], lam["seeds"]) == ("a", "LAM", 2)
-    assert lam["miou"] == pytest.approx(0.3) and lam["miou_std"] == pytest.approx(0.02**0.5)
-    assert lam["precision_std"] == 0
-    assert (cam["trial"], cam["map"], cam["seeds"], cam["miou"]) == ("a", "CAM", 1, 0.9)
-    assert (other["trial"], other["miou"]) == ("b", 0.3)
-    assert not [name for name in (*cam, *other) if name.endswith("_std")]
+    table = over_seeds(rows)
+    first = table[["trial", "map", "seeds", "precision_std"]].to_numpy().tolist()
+    assert first == [["a", "LAM", 2, 0], ["a", "CAM", 1, ANY], ["b", "LAM", 1, ANY]]
+    assert table["miou"].tolist() == pytest.approx([0.3, 0.9, 0.3])
+    assert table["miou_std"].tolist() == pytest.approx([0.02**0.5, nan, nan], nan_ok=True)
+    assert not [name for name in over_seeds(rows[:3]) if name.endswith("_std")]  # one seed each
+    assert over_seeds([]).empty
 
 
 def test_one_seed_without_a_value_leaves_none():
-    (found,) = over_seeds([row("a", "LAM", 0.2), row("a", "LAM", 0.4, precision=None)])
-    assert found["precision"] is found["precision_std"] is None
-    assert found["miou"] == pytest.approx(0.3)
+    table = over_seeds([row("a", "LAM", 0.2), row("a", "LAM", 0.4, precision=None)])
+    assert table[["precision", "precision_std"]].isna().all(axis=None)
+    assert table["miou"][0] == pytest.approx(0.3)
+
+
+def test_means_are_written_with_their_deviation_in_the_unit_of_their_score():
+    given = {"miou": 0.314, "miou_std": 0.006, "recall": None, "confusion_ratio": 0.5}
+    given |= {"confusion_ratio_std": nan, "miou_gain": 0.01, "confusion_ratio_gain": -0.2}
+    for each in (given, pd.Series(given)):
+        texts = [with_spread(each, score) for score in (*given, "precision")]
+        assert texts[::2] == ["31.4 ± 0.6", "–", "–", "-0.20"] and texts[3] == "0.50"
+        assert texts[5] == "+1.0"
 
 
 def test_every_recipe_comes_with_the_first_seed_before_any_with_the_next(start):
@@ -61,8 +81,8 @@ def test_side_by_side_trains_what_is_missing_and_no_more(start, monkeypatch):
     assert train_side_by_side([*wanted, *with_seeds([start], [2])]) == 0  # one takes all threads
 
     rows = score_each({"it": start}, (0, 1), ("lam", "decoder"))
-    assert [(each["trial"], each["seed"], each["map"]) for each in rows] == [
-        ("it", seed, kind) for seed in (0, 1) for kind in ("LAM", "decoder")
+    assert rows[["trial", "seed", "map"]].to_numpy().tolist() == [
+        ["it", seed, kind] for seed in (0, 1) for kind in ("LAM", "decoder")
     ]
 
 

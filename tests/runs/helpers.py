@@ -1,6 +1,7 @@
-"""A run's folder as ``reproduce`` leaves it, made by hand."""
+"""A run's folder as ``reproduce`` leaves it, made by hand; a page as a browser reads it."""
 
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -31,6 +32,32 @@ VERDICTS = [
         "protocol": "",
     },
 ]
+
+
+CLEAN = {"git": {"commit": "0123456789abcdef", "dirty": False}}
+
+
+class Page(HTMLParser):
+    """Tags, names of attributes, the values of src and href, and the visible text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: set[str] = set()
+        self.links: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links += [(name, value) for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        if self.tags[-1:] != ["style"]:
+            self.words.append(data)
 
 
 def write_run(

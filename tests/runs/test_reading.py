@@ -1,12 +1,15 @@
 import json
 
 import pytest
-from tests.runs.helpers import VERDICTS, write_run
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from more_lib.paper.claims import VERDICT_COLUMNS
-from more_lib.runs.reading import load_run
+from more_lib.paper.records import mini_run
+from more_lib.runs.reading import captioned, load_run, record_of, title
+from more_lib.runs.recording import record_costs, record_metrics
 from more_lib.runs.report import write_report
 from more_lib.system.errors import InputError
+from tests.runs.helpers import CLEAN, VERDICTS, write_run
 
 
 def test_a_run_is_read_back(tmp_path):
@@ -20,6 +23,68 @@ def test_a_run_is_read_back(tmp_path):
 def test_an_unfinished_run_has_no_metrics_yet(tmp_path):
     run = load_run(write_run(tmp_path, {"00_start": None}, status="unfinished"))
     assert (run.metrics, run.costs, run.verdicts) == ({}, {}, [])
+
+
+MEASURED = {
+    "rows": [
+        {"map": "cam", "labels": "true"},
+        {"map": "lam", "labels": "true", **mini_run()["protocol"], "miou": 0.25},
+    ],
+    "ablation": mini_run()["ablation"],
+    "protocols": mini_run()["protocols"],
+}
+
+
+def test_the_record_of_a_run_has_the_form_of_the_stored_one(tmp_path):
+    metrics = {"06_evaluation": {"06_evaluation": MEASURED}, "07_paper": {"verdicts": VERDICTS}}
+    costs = {
+        "05_training": {"05_training": {"threads": 1}},
+        "training_ahead": {"training": {"networks": 3}},
+    }
+    cells = [new_markdown_cell("intro\n\n# 06 · *Evaluation*: what?")]
+    write_run(tmp_path, {"06_evaluation": cells, "08_own": None}, metrics, costs=costs, **CLEAN)
+    record, stored = record_of(load_run(tmp_path)), mini_run()
+    assert list(record) == list(stored)
+    for name in ("protocol", "ablation", "protocols", "optimizer"):
+        assert record[name] == stored[name]
+    assert record["notebooks"] == [
+        {"name": "06_evaluation", "title": "06 · Evaluation: what?", "seconds": 43.2},
+    ]
+    assert (record["training"], record["training_ahead"]) == ({"threads": 1}, {"networks": 3})
+    assert (record["commit"], record["verdicts"]) == ("0123456789abcdef", VERDICTS)
+
+
+def test_a_run_in_progress_is_read_from_what_was_recorded_so_far(tmp_path):
+    executed = {"05_training": [], "06_evaluation": [], "07_paper": None}
+    write_run(tmp_path, executed, status="unfinished")
+    record_metrics(tmp_path / "06_evaluation", "06_evaluation", MEASURED)
+    record_metrics(tmp_path / "07_paper", "verdicts", VERDICTS)
+    record_costs(tmp_path / "05_training", "05_training", {"threads": 1})
+    record_costs(tmp_path / "training_ahead", "training", {"networks": 3})
+    record = record_of(load_run(tmp_path))
+    assert (record["verdicts"], record["training_ahead"]) == (VERDICTS, {"networks": 3})
+    assert record["training"] == {"threads": 1}
+
+
+@pytest.mark.parametrize("measured", [{}, {**MEASURED, "rows": []}, [1]])
+def test_a_run_without_the_numbers_has_no_record(tmp_path, measured):
+    run = load_run(write_run(tmp_path, {}, {"06_evaluation": {"06_evaluation": measured}}))
+    with pytest.raises(InputError, match="lacks what notebooks 05, 06 and 07 record"):
+        record_of(run)
+
+
+def test_captions_come_from_the_metadata_or_the_prose_before():
+    cells = [
+        new_markdown_cell("# The *title*"),
+        new_markdown_cell("\n## 2 Where **LAM** looks, see [Eq. 1](#eq)\nMore."),
+        new_code_cell("1"),
+        new_markdown_cell("failed", metadata={"tags": ["papermill-error-cell-tag"]}),
+        new_code_cell("2"),
+        new_code_cell("3", metadata={"caption": "From the metadata"}),
+    ]
+    captions = [caption for _, caption in captioned(cells)]
+    assert captions == ["2 Where LAM looks, see Eq. 1"] * 2 + ["From the metadata"]
+    assert title(cells) == "The title" and title(cells[1:]) == ""
 
 
 def test_verdicts_are_text_in_every_column(tmp_path):

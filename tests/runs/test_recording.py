@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -32,6 +33,24 @@ def test_metrics_are_plain_json(tmp_path):
         "nested": {"1": {"nan": None, "none": None, "text": "é"}},
     }
     assert os.listdir(tmp_path / "metrics") == ["results.json"]  # no temporary file stays
+
+
+def test_a_frame_is_kept_as_the_rows_it_was_made_of(tmp_path):
+    rows = [
+        {"map": "cam", "miou": 0.1 + 0.2, "seeds": 3, "scales": [1.0, 0.5], "judged": True},
+        {"map": None, "miou": None, "seeds": 2**60, "scales": [], "judged": False},
+    ]
+    frame = pd.DataFrame(rows).assign(count=pd.array([1, None], dtype="Int64"), nan=math.nan)
+    more = [{"count": 1, "nan": None}, {"count": None, "nan": None}]
+    record_metrics(tmp_path, "frame", frame)
+    record_metrics(
+        tmp_path, "rows", [{**row, **also} for row, also in zip(rows, more, strict=True)]
+    )
+    record_costs(tmp_path, "nested", {"table": frame[["seeds"]]})
+    frame_json, rows_json = (tmp_path / "metrics" / f"{name}.json" for name in ("frame", "rows"))
+    assert frame_json.read_bytes() == rows_json.read_bytes()
+    costs = read(tmp_path / "costs" / "nested.json")
+    assert costs == {"table": [{"seeds": 3}, {"seeds": 2**60}]}
 
 
 def test_without_a_folder_metrics_are_not_kept(tmp_path, monkeypatch):

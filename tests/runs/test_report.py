@@ -1,38 +1,18 @@
 import base64
-from html.parser import HTMLParser
+import json
 from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
-from tests.runs.helpers import VERDICTS, write_run
 
-from more_lib.runs.report import duration, write_report
-from more_lib.runs.tables import html_tables, metric_tables
+from more_lib.paper.records import mini_run
+from more_lib.runs import report
+from more_lib.runs.report import duration, table, write_report, write_results
+from more_lib.system.errors import InputError
+from tests.runs.helpers import CLEAN, VERDICTS, Page, write_run
 
 PNG = base64.encodebytes(b"\x89PNG\r\n\x1a\n" + bytes(90)).decode()  # notebooks break the lines
 EVIL = "<script>alert(1)</script>\"'><img src=http://evil.example/x.png onerror=alert(2)>"
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags, the values of src and href, the visible text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[tuple[str, str]] = []
-        self.attributes: set[str] = set()
-        self.words = ""
-        self.feed(text)
-        self.text = " ".join(self.words.split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes |= {name for name, _ in attrs}
-        self.links += [(name, value) for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data):
-        if self.tags[-1:] != ["style"]:
-            self.words += data + " "
 
 
 def tagged(*outputs, caption: str | None = None, tags=("report",)):
@@ -50,13 +30,9 @@ def shown(**data):
 
 
 def make_run(folder: Path, *arguments: object, **changes: object) -> Page:
-    """A run's folder as ``run_folder.write_run`` makes it, and its report read."""
+    """A run's folder as ``write_run`` makes it, and its report read."""
     write_run(folder, *arguments, **changes)
-    return Page(write_report(folder).read_text(encoding="utf-8"))
-
-
-def texts(table) -> list[list[str]]:
-    return [[cell.text for cell in row] for row in table.rows]
+    return Page(write_report(folder))
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path):
@@ -67,44 +43,44 @@ def test_the_page_needs_nothing_from_outside(tmp_path):
         assert name == "src" or value.startswith("#") or (tmp_path / value).is_file()
     assert {"src", "href"} <= {name for name, _ in page.links}
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
-    source = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "url(" not in source and "@import" not in source
-    assert "http://" not in source and "https://" not in source
+    assert "url(" not in page.source and "@import" not in page.source
+    assert "http://" not in page.source and "https://" not in page.source
 
 
 def test_nothing_becomes_markup(tmp_path):
-    html = f"<table><tr><th>{EVIL}</th></tr><tr><td onclick='x'>{EVIL}kept</td></tr></table>"
     cells = [
         new_markdown_cell(f"# Title {EVIL}"),
-        tagged(stdout(EVIL), shown(html=html), shown(plain=EVIL), caption=EVIL),
+        tagged(stdout(EVIL), shown(html=EVIL), shown(plain=EVIL), caption=EVIL),
         tagged(shown(png='"><script>alert(3)</script>'), shown(png=PNG), caption=EVIL),
     ]
-    metrics = {"01_one": {EVIL: [{EVIL: EVIL, "iou": {EVIL: 0.5}}], "plain": {EVIL: EVIL}}}
-    page = make_run(tmp_path, {"01_one": cells}, metrics, overrides=[EVIL], status=EVIL)
+    verdicts = [{"claim": EVIL, "verdict": EVIL}]
+    metrics = {"01_one": {"verdicts": verdicts, EVIL: [{EVIL: EVIL}], "plain": {EVIL: EVIL}}}
+    changes = {"overrides": [EVIL], "status": EVIL, "costs": {"01_one": {EVIL: {EVIL: 1}}}}
+    page = make_run(tmp_path, {"01_one": cells}, metrics, **changes)
     assert "script" not in page.tags
     assert not {"onerror", "onclick"} & page.attributes
     assert all(value.startswith("data:") for name, value in page.links if name == "src")
     assert page.tags.count("img") == 1
     assert "alert(1)" in page.text  # shown as text
-    assert "kept" in page.text
 
 
 def test_figures_come_from_tagged_cells_with_their_captions(tmp_path):
     cells = [
         new_markdown_cell("# The title"),
-        new_markdown_cell("\n## 2 Where **LAM** looks, see [Eq. 1](#eq)\nMore."),
+        new_markdown_cell("\n## 2 Where **LAM** looks\nMore."),
         tagged(shown(png=PNG, plain="<Figure size 640x480 with 1 Axes>")),
         tagged(stdout("untagged"), tags=()),
         tagged(stdout("\x1b[31mred\x1b[0m numbers"), caption="From the metadata"),
+        tagged(shown(html="<table></table>", plain="a table, which its page shows")),
         tagged(),
     ]
     page = make_run(tmp_path, {"01_one": cells})
     assert page.tags.count("img") == 1 and page.tags.count("figcaption") == 2
-    assert "2 Where LAM looks, see Eq. 1" in page.text
-    assert "From the metadata" in page.text
-    assert "red numbers" in page.text
-    assert "untagged" not in page.text and "Figure size" not in page.text
-    assert page.text.count("The title") == 2  # in the list and above its figures
+    for words in ("2 Where LAM looks", "From the metadata", "red numbers"):
+        assert words in page.text
+    for words in ("untagged", "Figure size", "a table"):
+        assert words not in page.text
+    assert page.text.count("The title") == 2  # above its figures and in the list
 
 
 def test_a_text_that_a_kernel_delivered_in_pieces_is_one(tmp_path):
@@ -129,22 +105,28 @@ def test_the_banner_says_what_is_a_stand_in(tmp_path):
 
 
 def test_the_summary_says_where_the_numbers_come_from(tmp_path):
-    page = make_run(tmp_path, {"01_one": [], "02_two": None}, overrides=["seed=1", "a.b=2"])
+    page = make_run(
+        tmp_path,
+        {"01_one": [new_markdown_cell("x")], "02_two": None},
+        overrides=["seed=1", "a.b=2"],
+    )
     for fact in (
         "commit 0123456789ab with uncommitted changes",
         "started 2026-01-02 03:04:05 UTC",
         "took 2 min 5 s, 1 of 2 done",
         "device cpu, 2 × x86_64",
         "threads 2",
-        "seeds recipe 0",
+        "seed of the recipe 0",
         "overrides seed=1 a.b=2",
         "torch 2.6.0",
         "data SHA-256 dddddddddddd",
         "backbone SHA-256 bbbbbbbbbbbb",
     ):
         assert fact in page.text
-    assert "01_one.ipynb · 43 s · done" in page.text
-    assert "02_two not run · –" in page.text
+    assert "01_one done 43 s 01_one.ipynb" in page.text
+    assert "02_two not run – –" in page.text
+    assert ("href", "01_one.html") in page.links and ("href", "02_two.html") not in page.links
+    assert "01_one" in Page(tmp_path / "01_one.html").source
 
 
 def test_a_failed_run_says_so(tmp_path):
@@ -154,47 +136,39 @@ def test_a_failed_run_says_so(tmp_path):
     assert "No notebook recorded any numbers" in page.text
 
 
-def test_results_appear_under_their_notebooks_title(tmp_path):
-    row = {"map": "lam", "miou": 0.17534}
-    cells = [new_markdown_cell("# Evaluation")]
-    page = make_run(tmp_path, {"06_eval": cells}, {"06_eval": {"results": [row]}})
-    assert "Evaluation" in page.text
-    assert "Numbers results map mIoU (%) LAM 17.5" in page.text
-
-
-def test_verdicts_come_first_and_their_notebook_next(tmp_path):
+def test_verdicts_come_first_then_what_their_notebook_recorded(tmp_path):
     executed = {
-        "06_evaluation": [new_markdown_cell("# Evaluation")],
+        "06_evaluation": [new_markdown_cell("# Evaluation"), tagged(stdout("Figure 6"))],
         "07_paper": [new_markdown_cell("# The paper"), tagged(stdout("Figure 1"))],
     }
     metrics = {
         "06_evaluation": {"results": [{"map": "lam", "miou": 0.17534}]},
-        "07_paper": {"verdicts": VERDICTS, "table1": [{"method": "MoRe", "paper": 76.4}]},
+        "07_paper": {"verdicts": VERDICTS, "table_1": [{"map": "lam", "miou": 0.764}]},
     }
     page = make_run(tmp_path, executed, metrics)
-    assert "3 claims of the paper: 1 shown, 1 not shown, 1 not run here." in page.text
     order = (
         "not the paper's numbers",
-        "what this run shows",
+        "3 claims of the paper: 1 shown, 1 not shown, 1 not run here.",
         "GCR sharpens LAM",
         "✗ not shown",
-        "Contents",
+        "table 1 map mIoU (%) LAM 76.4",
         "Figure 1",
-        "table1",
-        "LAM 17.5",
+        "Figure 6",
+        "06_evaluation.ipynb",
+        "07_paper.ipynb",
         "Full hashes",
     )
     places = [page.text.index(words) for words in order]
     assert places == sorted(places)
     assert page.text.count("GCR sharpens LAM") == 1  # lifted out of its notebook's numbers
+    assert "17.5" not in page.text  # is in notebook 06's own page
     targets = {value for name, value in page.links if name == "href" and value.startswith("#")}
-    assert targets == {"#verdicts", "#06_evaluation", "#07_paper", "#provenance"}
+    assert targets == {"#headlines", "#notebooks", "#provenance"}
 
 
-def test_what_only_looks_like_verdicts_stays_with_its_notebook(tmp_path):
+def test_what_only_looks_like_verdicts_is_none(tmp_path):
     page = make_run(tmp_path, {"01_one": []}, {"01_one": {"verdicts": [{"claim": "alone"}]}})
     assert "what this run shows" not in page.text
-    assert "Numbers verdicts claim alone" in page.text
 
 
 def test_costs_are_shown_with_the_provenance(tmp_path):
@@ -207,94 +181,90 @@ def test_costs_are_shown_with_the_provenance(tmp_path):
 def test_a_notebook_that_was_cut_off_leaves_the_rest_of_the_page(tmp_path):
     make_run(tmp_path, {"01_one": [], "02_two": [new_markdown_cell("# Two")]})
     (tmp_path / "01_one.ipynb").write_text('{"cells": [')
-    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    page = Page(write_report(tmp_path))
     assert "01_one" in page.text and "Two" in page.text
 
 
 def test_rows_become_a_table_that_names_its_protocol():
     rows = [
-        {"split": "val", "scales": [1.0, 0.5], "map": "cam", "miou": 0.5, "confusion_ratio": 2.5},
-        {"split": "val", "scales": [1.0, 0.5], "map": "lam", "miou": 0.5, "confusion_ratio": None},
+        {"map": "cam", "split": "val", "miou": 0.5, "confusion_ratio": 2.5, "note": ""},
+        {"map": "lam", "split": "val", "miou": 0.5, "confusion_ratio": None, "note": "<new>"},
     ]
-    (table,) = metric_tables("results", rows)
-    assert table.header == ["map", "mIoU (%)", "confusion ratio"]
-    assert texts(table) == [["CAM", "50.0", "2.50"], ["LAM", "50.0", "–"]]
-    assert table.notes == ["all rows: split: val · scales: 1, 0.5"]
-    assert table.rows[0][1].share == 0.5 and table.rows[0][2].share is None
-
-
-def test_columns_of_mappings_become_a_table_by_key():
-    rows = [
-        {"map": "cam", "labels": "true", "iou": {"cat": 0.25, "dog": None}},
-        {"map": "lam", "labels": "true", "iou": {"cat": 1, "cow": 0.0}},
-    ]
-    plain, by_class = metric_tables("results", rows)
-    assert plain.header == ["map"]
-    assert by_class.title == "results · IoU (%)"
-    assert by_class.header == ["", "CAM", "LAM"]
-    assert texts(by_class) == [["cat", "25.0", "100.0"], ["dog", "–", "–"], ["cow", "–", "0.0"]]
-
-
-def test_rows_are_named_by_the_first_words_that_tell_them_apart():
-    def names(*rows):
-        (*_, table) = metric_tables("results", [{**row, "iou": {"cat": 0.5}} for row in rows])
-        return table.header[1:]
-
-    cam, lam = {"map": "cam", "labels": "true"}, {"map": "lam", "labels": "true"}
-    assert names({**cam, "note": "long"}, {**lam, "note": ""}) == ["CAM", "LAM"]
-    assert names(cam, {**cam, "labels": "predicted"}, lam) == [
-        "CAM\u00a0· true",
-        "CAM\u00a0· predicted",
-        "LAM\u00a0· true",
-    ]
-    assert names(cam, cam) == ["1", "2"]
-
-
-def test_notes_of_rows_stand_below_the_table():
-    rows = [{"map": "cam", "note": ""}, {"map": "decoder", "note": "not trained"}]
-    (table,) = metric_tables("results", rows)
-    assert texts(table) == [["CAM"], ["decoder"]]
-    assert table.notes == ["decoder: not trained"]
+    html = table(rows)
+    assert html.count("<tr") == 3 and html.count('<td class="number">50.0</td>') == 2
+    assert "<th>mIoU (%)</th>" in html and "<td>–</td>" in html
+    assert '<p class="note">all rows: split: val</p>' in html
+    assert '<p class="note">LAM: &lt;new&gt;</p>' in html
 
 
 def test_mappings_become_lists_of_what_they_hold():
-    training = {"training_seconds": 361.2, "image_map": 0.9312, "lr": 2e-4, "images": 4000}
-    plain, matrix, classes = metric_tables(
-        "run", {**training, "loaded": False, "matrix": [[1, 2], [3, 4]], "by": {"names": ["a"]}}
-    )
-    assert texts(plain) == [
-        ["training (s)", "361.20"],
-        ["image mAP (%)", "93.1"],
-        ["learning rate", "0.0002"],
-        ["images", "4,000"],
-        ["loaded", "no"],
-    ]
-    assert texts(matrix) == [["1", "2"], ["3", "4"]]
-    assert (classes.title, texts(classes)) == ("run · by", [["names", "a"]])
+    value = {"training_seconds": 361.2, "image_map": 0.9312, "loaded": False, "by": {"lr": 2e-4}}
+    html = "".join(table(value).split())
+    for name, text in (
+        ("training(s)", '<tdclass="number">361.20</td>'),
+        ("imagemAP(%)", '<tdclass="number">93.1</td>'),
+        ("loaded", "<td>no</td>"),
+        ("by·learningrate", '<tdclass="number">0.0002</td>'),
+    ):
+        assert f"<th>{name}</th>{text}" in html
 
 
-def test_mappings_of_mappings_become_rows():
-    (table,) = metric_tables("maps", {"cam": {"recall": 0.5}, "lam": {"recall": 0.75}})
-    assert table.header == ["", "recall (%)"]
-    assert texts(table) == [["CAM", "50.0"], ["LAM", "75.0"]]
+def whole_run(folder, without=(), **changes):
+    """A run of mini with all that RESULTS.md says, but for the notebooks ``without``."""
+    record = mini_run()
+    rows = [{"map": "lam", "labels": "true", **record["protocol"]}]
+    measured = {"rows": rows, "ablation": record["ablation"], "protocols": record["protocols"]}
+    metrics = {
+        "06_evaluation": {"06_evaluation": measured},
+        "07_paper": {"verdicts": record["verdicts"]},
+    }
+    costs = {"05_training": {"05_training": record["training"]}}
+    metrics = {name: value for name, value in metrics.items() if name not in without}
+    executed = {"06_evaluation": [new_markdown_cell("# 06 · Evaluation: what?")]}
+    return write_run(folder, executed, metrics, costs=costs, **{**CLEAN, **changes})
 
 
-def test_html_tables_are_read_as_text():
-    html = (
-        "<style>td {color: red}</style><p>before</p><table><thead><tr><th></th><th>AP</th></tr>"
-        "</thead><tbody><tr><th>0</th><td> 0.91 <b>x</b>\n&lt;y&gt;</td></tr></tbody></table>after"
-    )
-    (table,) = html_tables(html)
-    assert table.header == ["", "AP"]
-    assert texts(table) == [["0", "0.91 x <y>"]]
-    assert table.rows[0][0].number and not table.rows[0][1].number
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "notebooks" / "RESULTS.md")
+    monkeypatch.setattr(report, "RECORD", tmp_path / "records" / "mini_run.json")
+    return tmp_path
+
+
+def test_results_go_into_the_run_or_where_one_says(checkout):
+    run = whole_run(checkout / "run", profile="pets")
+    assert write_results(run) == run / "RESULTS.md"
+    other = write_results(run, checkout / "new" / "page.md")
+    assert other.read_text() == (run / "RESULTS.md").read_text()
+    assert "06 Evaluation" in other.read_text() and not report.RESULTS.exists()
+
+
+def test_published_results_are_kept_with_the_record_they_were_written_from(checkout):
+    run = whole_run(checkout / "run")
+    assert write_results(run, publish=True) == report.RESULTS
+    assert report.RESULTS.read_text() == write_results(run).read_text()
+    record = json.loads(report.RECORD.read_text())
+    assert record["commit"] == "0123456789abcdef" and record["verdicts"] == mini_run()["verdicts"]
 
 
 @pytest.mark.parametrize(
-    "html", ["", "<td>loose", "<table><tr>text</tr><tr><td>", "<tr><td>x</td>"]
+    ("changes", "expected"),
+    [
+        ({"profile": "pets"}, "of the profile pets"),
+        ({"overrides": ["seed=3", "a.b=1"]}, r"changes the recipe \(seed=3 a.b=1\)"),
+        ({"status": "failed"}, "it is failed"),
+        ({"status": "unfinished"}, "it is unfinished"),
+        ({"git": {"commit": "0123", "dirty": True}}, "not committed"),
+        ({"git": {"commit": "unknown", "dirty": None}}, "not committed"),
+        ({"resumed": [{"at": "", "git": {"commit": "0123", "dirty": True}}]}, "not committed"),
+        ({"without": ["06_evaluation"]}, "lacks what notebooks 05, 06 and 07 record"),
+        ({"without": ["07_paper"]}, "lacks what notebooks 05, 06 and 07 record"),
+    ],
 )
-def test_broken_html_breaks_nothing(html):
-    assert all(text == "" for table in html_tables(html) for row in texts(table) for text in row)
+def test_a_run_that_results_cannot_speak_of_is_refused(checkout, changes, expected):
+    with pytest.raises(InputError, match=expected):
+        write_results(whole_run(checkout / "run", **changes), publish=True)
+    assert not report.RESULTS.exists() and not report.RECORD.exists()
 
 
 @pytest.mark.parametrize(

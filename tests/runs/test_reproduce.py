@@ -77,13 +77,21 @@ def three(tmp_path) -> Path:
     return tmp_path / "notebooks"
 
 
+@pytest.fixture
+def run(three, tmp_path):
+    """Reproduces the three notebooks, with overrides and options as ``reproduce`` takes them."""
+    return lambda *overrides, profile="mini", **options: reproduce(
+        profile, overrides, tmp_path / "runs", notebooks=three, **options
+    )
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> SimpleNamespace:
     """Real kernels: a notebook that works, one that fails; then the same, mended and resumed."""
     root = tmp_path_factory.mktemp("a {brace} and spaces")
     first = (
         "import os, pathlib\n"
-        "from more_lib.recording import record_metrics\n"
+        "from more_lib.runs.recording import record_metrics\n"
         "print(profile, overrides, os.environ['MORE_PROGRESS'], os.environ.get('MPLBACKEND'))\n"
         "record_metrics(out_dir, 'places', {'cwd': os.getcwd(), 'out_dir': out_dir})"
     )
@@ -110,15 +118,12 @@ def real(tmp_path_factory) -> SimpleNamespace:
     return seen
 
 
-def test_kernels_get_parameters_and_environment(real):
+def test_kernels_get_parameters_environment_and_the_run_folder(real):
     cells = nbformat.read(real.folder / "01_works.ipynb", as_version=4).cells
     backend = "module://matplotlib_inline.backend_inline"
     assert cells[-1].outputs[0].text == f"mini optimizer.iterations=3 0 {backend}\n"
     assert real.environment == ("pdf", "1")  # the caller's is put back
     assert real.source_kept
-
-
-def test_kernels_run_in_the_run_folder(real):
     places = read(real.folder, "metrics.json")["01_works"]["places"]
     assert Path(places["cwd"]) == real.folder.resolve()
     assert Path(places["out_dir"]) == real.folder.resolve() / "01_works"
@@ -144,8 +149,8 @@ def test_resume_runs_only_what_is_left(real):
     assert "This run failed." not in (real.folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_notebooks_run_in_order_and_are_all_done(executed, three, tmp_path, capsys):
-    folder = reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+def test_notebooks_run_in_order_and_are_all_done(executed, run, capsys):
+    folder = run()
     assert executed.names == ["00_zeroth", "01_first", "02_second"]
     assert statuses(folder) == ["done"] * 3
     assert read(folder, "metrics.json")["02_second"] == {"counts": {"calls": 3}}
@@ -154,12 +159,19 @@ def test_notebooks_run_in_order_and_are_all_done(executed, three, tmp_path, caps
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" … ")[0] for line in lines[1:4]] == executed.names
     assert re.fullmatch(r"00_zeroth … \d+ s", lines[1])
+    assert lines[-2].startswith(f"no RESULTS.md: {folder}: it lacks what notebooks 05, 06 and 07")
     assert lines[-1] == f"report: {folder / 'report.html'}"
-    assert (folder / "report.html").is_file()
+    assert all((folder / f"{name}.html").is_file() for name in (*names, "report"))
 
 
-def test_manifest_says_what_the_run_rests_on(executed, three, tmp_path):
-    folder = reproduce("mini", ["seed=7"], tmp_path / "runs", notebooks=three)
+def test_results_are_written_at_the_end(executed, run, monkeypatch, capsys):
+    monkeypatch.setattr("more_lib.runs.reproduce.write_results", lambda folder: folder / "R.md")
+    folder = run()
+    assert capsys.readouterr().out.splitlines()[-2] == f"results: {folder / 'R.md'}"
+
+
+def test_manifest_says_what_the_run_rests_on(executed, run):
+    folder = run("seed=7")
     manifest = read(folder)
     assert manifest["recipe"] == to_dict(load_recipe("mini", ["seed=7"]))
     assert manifest["seeds"] == {"recipe": 7}
@@ -175,27 +187,27 @@ def test_manifest_says_what_the_run_rests_on(executed, three, tmp_path):
     assert executed.parameters[0] == {"profile": "mini", "overrides": "seed=7", "out_dir": out_dir}
 
 
-def test_the_manifest_is_current_while_notebooks_run(executed, three, tmp_path, monkeypatch):
+def test_the_manifest_is_current_while_notebooks_run(executed, run, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "papermill.execute_notebook",
         lambda source, target, **_: seen.append(statuses(Path(target).parent)),
     )
-    reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+    run()
     assert seen == [[*["done"] * count, *["not run"] * (3 - count)] for count in range(3)]
 
 
-def test_the_first_failure_stops_the_run(executed, three, tmp_path, capsys):
+def test_the_first_failure_stops_the_run(executed, run, tmp_path, capsys):
     executed.bad = {"01_first"}
     with pytest.raises(ReproduceError, match="^01_first stopped at .*RuntimeError: the last line$"):
-        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+        run()
     (folder,) = (tmp_path / "runs" / "mini").iterdir()
     assert statuses(folder) == ["done", "failed", "not run"]
     assert list(read(folder, "metrics.json")) == ["00_zeroth"]
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {folder / 'report.html'}"
 
 
-def test_a_killed_kernel_names_the_cell_it_was_in(three, tmp_path, monkeypatch):
+def test_a_killed_kernel_names_the_cell_it_was_in(run, monkeypatch):
     def killed(source, target, **_):
         notebook = nbformat.read(source, as_version=4)
         for cell in notebook.cells[:2]:  # the heading and the parameters had begun
@@ -205,7 +217,7 @@ def test_a_killed_kernel_names_the_cell_it_was_in(three, tmp_path, monkeypatch):
 
     monkeypatch.setattr("papermill.execute_notebook", killed)
     with pytest.raises(ReproduceError, match=r"^00_zeroth .* In \[1\]: RuntimeError: Kernel died$"):
-        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+        run()
 
 
 @pytest.mark.parametrize(
@@ -216,44 +228,36 @@ def test_a_killed_kernel_names_the_cell_it_was_in(three, tmp_path, monkeypatch):
         ({"commit": "unknown", "dirty": None}, "-unknown"),
     ],
 )
-def test_run_folders_are_named_and_never_shared(
-    executed, three, tmp_path, monkeypatch, git, ending
-):
+def test_run_folders_are_named_and_never_shared(executed, run, tmp_path, monkeypatch, git, ending):
     fixed = "2026-01-02T03:04:05+00:00"
     fresh = manifests.new_manifest
     monkeypatch.setattr(
         "more_lib.runs.reproduce.new_manifest",
         lambda *args: {**fresh(*args), "git": git, "started": fixed},
     )
-    folders = [reproduce("mini", runs=tmp_path / "runs", notebooks=three) for _ in range(3)]
+    folders = [run() for _ in range(3)]
     names = [folder.relative_to(tmp_path / "runs").as_posix() for folder in folders]
     first = f"mini/20260102-030405{ending}"
     assert names == [first, f"{first}-2", f"{first}-3"]
 
 
-def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifests, "CHECKOUT", tmp_path)
-    manifest = manifests.new_manifest(load_recipe("mini"), (), [])
-    assert manifest["git"] == {"commit": "unknown", "dirty": None}
-
-
-def test_resume_skips_a_finished_run_that_nothing_changed(executed, three, tmp_path, capsys):
-    folder = reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+def test_resume_skips_a_finished_run_that_nothing_changed(executed, run, capsys):
+    folder = run()
     before = read(folder)
     capsys.readouterr()
-    assert reproduce("mini", runs=tmp_path / "runs", resume=True, notebooks=three) == folder
+    assert run(resume=True) == folder
     assert len(executed.names) == 3
     assert read(folder) == before
     assert capsys.readouterr().out.count("skipped: done and unchanged") == 3
 
 
-def test_resume_goes_on_from_the_first_changed_notebook(executed, three, tmp_path):
+def test_resume_goes_on_from_the_first_changed_notebook(executed, run, three, tmp_path):
     executed.bad = {"02_second"}
     with pytest.raises(ReproduceError):
-        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+        run()
     executed.bad, executed.names[:] = set(), []
     write_notebook(three / "01_first.ipynb", "print('changed')")
-    folder = reproduce("mini", runs=tmp_path / "runs", resume=True, notebooks=three)
+    folder = run(resume=True)
     assert executed.names == ["01_first", "02_second"]
     assert list((tmp_path / "runs" / "mini").iterdir()) == [folder]
     assert statuses(folder) == ["done"] * 3
@@ -263,19 +267,19 @@ def test_resume_goes_on_from_the_first_changed_notebook(executed, three, tmp_pat
     assert read(folder, "metrics.json")["01_first"] == {"counts": {"calls": 1}}
 
 
-def test_a_finished_run_with_a_changed_notebook_is_not_touched(executed, three, tmp_path):
-    folder = reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+def test_a_finished_run_with_a_changed_notebook_is_not_touched(executed, run, three):
+    folder = run()
     write_notebook(three / "02_second.ipynb", "print('changed')")
-    again = reproduce("mini", runs=tmp_path / "runs", resume=True, notebooks=three)
+    again = run(resume=True)
     assert again != folder
     assert len(executed.names) == 6
 
 
 @pytest.mark.parametrize("changed", ["recipe", "data", "library", "versions"])
-def test_resume_needs_the_same_foundations(executed, three, tmp_path, monkeypatch, changed):
+def test_resume_needs_the_same_foundations(executed, run, tmp_path, monkeypatch, changed):
     executed.bad = {"02_second"}
     with pytest.raises(ReproduceError):
-        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+        run()
     executed.bad, executed.names[:] = set(), []
     if changed == "data":
         other = {**PROVENANCE, "data_sha256": "0" * 64}
@@ -285,15 +289,15 @@ def test_resume_needs_the_same_foundations(executed, three, tmp_path, monkeypatc
     elif changed == "versions":
         monkeypatch.setattr(manifests, "_versions", lambda: {"torch": "0.1"})
     overrides = ["seed=1"] if changed == "recipe" else []
-    reproduce("mini", overrides, tmp_path / "runs", resume=True, notebooks=three)
+    run(*overrides, resume=True)
     assert executed.names == ["00_zeroth", "01_first", "02_second"]
     assert len(list((tmp_path / "runs" / "mini").iterdir())) == 2
 
 
-def test_resume_passes_over_a_folder_that_is_no_run(executed, three, tmp_path, capsys):
+def test_resume_passes_over_a_folder_that_is_no_run(executed, run, tmp_path, capsys):
     (tmp_path / "runs" / "mini" / "99999999").mkdir(parents=True)
     (tmp_path / "runs" / "mini" / "99999999" / "manifest.json").write_text("[]")
-    reproduce("mini", runs=tmp_path / "runs", resume=True, notebooks=three)
+    run(resume=True)
     assert "nothing to resume" in capsys.readouterr().out
     assert len(executed.names) == 3
 
@@ -308,10 +312,10 @@ def test_resume_passes_over_a_folder_that_is_no_run(executed, three, tmp_path, c
     ],
 )
 def test_a_bad_recipe_stops_before_anything_runs(
-    executed, three, tmp_path, profile, overrides, expected
+    executed, run, tmp_path, profile, overrides, expected
 ):
     with pytest.raises(InputError, match=expected):
-        reproduce(profile, overrides, tmp_path / "runs", notebooks=three)
+        run(*overrides, profile=profile)
     assert not executed.names and not (tmp_path / "runs").exists()
 
 
@@ -327,11 +331,11 @@ def test_a_bad_recipe_stops_before_anything_runs(
     ],
 )
 def test_parameters_are_checked_before_anything_runs(
-    executed, three, tmp_path, parameters, overrides, expected
+    executed, run, three, tmp_path, parameters, overrides, expected
 ):
     write_notebook(three / "02_bad.ipynb", parameters=parameters)
     with pytest.raises(InputError, match=expected):
-        reproduce("mini", overrides, tmp_path / "runs", notebooks=three)
+        run(*overrides)
     assert not executed.names and not (tmp_path / "runs").exists()
 
 
@@ -356,16 +360,16 @@ def test_no_notebooks_is_an_error(executed, tmp_path):
         reproduce("mini", runs=tmp_path / "runs", notebooks=tmp_path / "missing")
 
 
-def test_runs_below_a_file_is_an_error(executed, three, tmp_path):
+def test_runs_below_a_file_is_an_error(executed, run, tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(InputError, match="cannot make .*runs"):
-        reproduce("mini", runs=tmp_path / "runs", notebooks=three)
+        run()
 
 
-def test_full_reaches_the_notebooks_that_know_it(executed, three, tmp_path):
+def test_full_reaches_the_notebooks_that_know_it(executed, run, three):
     write_notebook(three / "04_more.ipynb", parameters=PARAMETERS + "\nfull: bool = False  # help")
     for full in (False, True):
-        reproduce("mini", (), tmp_path / "runs", full=full, notebooks=three)
+        run(full=full)
     given = [parameters.get("full") for parameters in executed.parameters]
     assert given == [None] * 7 + [True]
 

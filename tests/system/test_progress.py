@@ -1,9 +1,7 @@
-"""Bars and widgets show where somebody watches and nowhere else."""
+"""Bars show where somebody watches and nowhere else."""
 
 import sys
-import types
 
-from more_lib.figures.widgets import explore
 from more_lib.system.progress import interactive, progress_bar
 
 
@@ -21,15 +19,3 @@ def test_without_the_switch_a_pipe_stays_clean(monkeypatch):
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
     assert not interactive()
-
-
-def test_widgets_are_built_for_a_reader_only(monkeypatch):
-    asked = []
-    stand_in = types.SimpleNamespace(interact=lambda draw, **controls: asked.append(controls))
-    monkeypatch.setitem(sys.modules, "ipywidgets", stand_in)
-    monkeypatch.setenv("MORE_PROGRESS", "0")
-    explore(print, threshold=(0, 1))
-    assert asked == []
-    monkeypatch.setenv("MORE_PROGRESS", "1")
-    explore(print, threshold=(0, 1))
-    assert asked == [{"threshold": (0, 1)}]

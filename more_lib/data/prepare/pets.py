@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from more_lib.data.prepare.plain import Item, is_prepared, obtain, require_counts, write_folder
+from more_lib.data.images import read_mask
+from more_lib.data.prepare.fetch import check_counts
+from more_lib.data.prepare.plain import Item, is_prepared, obtain, write_folder
 from more_lib.data.prepare.sources import PET_ANNOTATIONS, PET_IMAGES
-from more_lib.data.tree import DAMAGED_IMAGE, unreadable
 from more_lib.recipes.classes import PET_BREEDS, PET_SPECIES
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
@@ -37,10 +37,7 @@ class Trimap(NamedTuple):
 
 
 def prepare(
-    folder: str | Path,
-    source: str | Path | None = None,
-    kind: str = "breed",
-    partial: bool = False,
+    folder: str | Path, source: str | Path | None = None, kind: str = "breed", partial: bool = False
 ) -> Path:
     """Write Oxford-IIIT Pet to ``folder`` in the plain layout unless it is there, and return it.
 
@@ -66,29 +63,24 @@ def prepare(
         for split, names in listed.items()
     }
     entries = listed["trainval"] | listed["test"]
-    there = sorted(name for ids in splits.values() for name in ids)
+    names = sorted(name for ids in splits.values() for name in ids)
     counts = {split: len(ids) for split, ids in splits.items()}
-    counts["breeds"] = len({entries[name].breed for name in there})
-    require_counts(counts, COUNTS, annotations.parent, partial)
-    if not there:
+    counts["breeds"] = len({entries[name].breed for name in names})
+    check_counts(counts, COUNTS, annotations.parent, partial)
+    if not names:
         raise InputError(f"{images} holds none of the photographs that {annotations} lists")
     classes, items = CLASSES[kind], []
-    for name in there:
+    for name in names:
         value = getattr(entries[name], kind)
         trimap = Trimap(annotations / "trimaps" / f"{name}.png", value)
         items.append(Item(images / f"{name}.jpg", (classes[value - 1],), trimap))
-    write_folder(folder, classes, items, splits, paint, record)
-    return folder
+    return write_folder(folder, classes, items, splits, paint, record)
 
 
 def paint(trimap: Trimap) -> np.ndarray:
     """The mask of a photograph, (H, W) uint8: 0 background, the class's value, 255 the border."""
-    try:
-        with Image.open(trimap.path) as file:
-            mode, values = file.mode, np.asarray(file)
-    except DAMAGED_IMAGE as error:
-        raise unreadable(trimap.path, error) from error
-    if mode not in ("P", "L") or not np.isin(values, (1, 2, 3)).all():
+    values = read_mask(trimap.path)
+    if not np.isin(values, (1, 2, 3)).all():
         raise InputError(f"{trimap.path} is no trimap of the values 1, 2 and 3: restore it")
     return np.array([0, trimap.value, 0, IGNORE_INDEX], np.uint8)[values]
 
@@ -106,13 +98,10 @@ def _listed(path: Path) -> dict[str, Entry]:
         name, *numbers = line.split() or ["#"]
         if name.startswith("#"):
             continue
-        breed, species = map(int, numbers[:2]) if _are_two(numbers[:2]) else (0, 0)
+        numbers = [int(number) for number in numbers[:2] if number.isdecimal()]
+        breed, species = numbers if len(numbers) == 2 else (0, 0)
         if not (1 <= breed <= len(PET_BREEDS) and species in (1, 2)) or "/" in name:
             raise InputError(f"{path} has the line {line!r}: it must be a name, its breed 1 to 37 "
                              "and its species 1 or 2; restore it from its archive")  # fmt: skip
         entries[name] = Entry(breed, species)
     return entries
-
-
-def _are_two(texts: list[str]) -> bool:
-    return len(texts) == 2 and all(text.isdecimal() for text in texts)

@@ -11,16 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from more_lib.data.images import PALETTE
-from more_lib.data.prepare.fetch import (
-    differing_counts,
-    downloads_folder,
-    extract,
-    fetch,
-    fetch_plan,
-)
+from more_lib.data.folder import FolderTree
+from more_lib.data.images import mask_image
+from more_lib.data.prepare.fetch import downloads_folder, extract, fetch, fetch_plan
+from more_lib.data.prepare.record import is_made
 from more_lib.data.prepare.sources import Source
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_folder
@@ -53,8 +48,8 @@ def plan(parts: Mapping[str, Source], given: str | Path | None, folder: Path) ->
     if given is not None:
         obtain(parts, given)
     steps = [] if given else [fetch_plan(part, downloads_folder()) for part in parts.values()]
-    took = f"in {given}" if given else f"unpacked in {downloads_folder()}"
-    return [*steps, f"link the photographs {took} and write masks, labels and splits to {folder}"]
+    place = f"in {given}" if given else f"unpacked in {downloads_folder()}"
+    return [*steps, f"link the photographs {place} and write masks, labels and splits to {folder}"]
 
 
 def obtain(parts: Mapping[str, Source], given: str | Path | None) -> dict[str, Path]:
@@ -74,38 +69,9 @@ def obtain(parts: Mapping[str, Source], given: str | Path | None) -> dict[str, P
     }
 
 
-def require_counts(
-    found: Mapping[str, int], expected: Mapping[str, int], where: Path, partial: bool
-) -> None:
-    """Raise ``InputError`` that names counts which are off; print them only, where ``partial``."""
-    off = differing_counts(found, expected)
-    if off and not partial:
-        raise InputError(
-            f"{where} is not complete: {off}: restore it from its archive, or go on with what is "
-            "there by --partial"
-        )
-    if off:
-        print(f"partial data: of {where}, {off}")
-
-
 def is_prepared(folder: Path, record: Mapping) -> bool:
     """Whether ``folder`` holds what ``record`` describes; ``InputError`` if it holds another."""
-    if not folder.exists():
-        return False
-    try:
-        made = json.loads((folder / RECORD).read_text())
-        differs = [key for key, value in record.items() if made[key] != value]
-    except (OSError, ValueError, LookupError, TypeError):
-        raise InputError(
-            f"{folder} exists and was not made by this script; name another folder or remove it"
-        ) from None
-    if differs:
-        key = differs[0]
-        raise InputError(
-            f"{folder} was prepared with {key} {made[key]}, not {record[key]}; name another folder "
-            "or remove it"
-        )
-    return True
+    return is_made(folder / RECORD, record, f"prepared {record['data']}")
 
 
 def write_folder(
@@ -115,8 +81,8 @@ def write_folder(
     splits: Mapping[str, Sequence[str]],
     paint: Callable[[object], np.ndarray],
     record: Mapping,
-) -> None:
-    """Write a data set in the plain layout, whole or not at all.
+) -> Path:
+    """Write a data set in the plain layout, whole or not at all, and return its folder.
 
     Args:
         folder: where; an existing one is left as it is.
@@ -128,18 +94,13 @@ def write_folder(
         record: what ``is_prepared`` is to find.
     """
     with atomic_folder(folder) as root:
-        for part in ("images", "masks", "splits"):
+        for part in ("images", "masks", FolderTree.LISTS):
             (root / part).mkdir()
-        targets = [root / "masks" / f"{item.image_id}.png" for item in items]
         tasks = [item.task for item in items]
-        bar = progress_bar(
-            _in_processes(partial(_save, paint), tasks, targets),
-            total=len(items),
-            description=f"masks of {folder.name}",
-        )
-        for _ in bar:
-            pass
-        for item in items:
+        targets = [root / "masks" / f"{item.image_id}.png" for item in items]
+        saved = _in_processes(partial(_save, paint), tasks, targets)
+        bar = progress_bar(saved, total=len(items), description=f"masks of {folder.name}")
+        for item, _ in zip(items, bar, strict=True):
             _link(item.photograph.resolve(), root / "images" / item.photograph.name)
         with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
@@ -147,8 +108,9 @@ def write_folder(
             table.writerows((item.photograph.name, ";".join(item.classes)) for item in items)
         _write_lines(root / "classes.txt", classes)
         for split, ids in splits.items():
-            _write_lines(root / "splits" / f"{split}.txt", ids)
+            _write_lines(root / FolderTree.LISTS / f"{split}.txt", ids)
         (root / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    return folder
 
 
 def _in_processes(work: Callable, *arguments: Sequence) -> Iterator:
@@ -164,9 +126,7 @@ def _in_processes(work: Callable, *arguments: Sequence) -> Iterator:
 
 
 def _save(paint: Callable[[object], np.ndarray], task: object, path: Path) -> None:
-    mask = Image.fromarray(paint(task), "P")
-    mask.putpalette(PALETTE.tobytes())
-    mask.save(path, "PNG")
+    mask_image(paint(task)).save(path, "PNG")
 
 
 def _link(source: Path, target: Path) -> None:

@@ -12,18 +12,15 @@ only the list; the masks score pseudo labels.
 
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
-from more_lib.data.images import PALETTE
+from more_lib.data.images import mask_image
 from more_lib.data.prepare.fetch import check_counts, downloads_folder, extract, fetch, fetch_plan
 from more_lib.data.prepare.sources import SBD_BENCHMARK, VOC_TRAINVAL, Source
 from more_lib.data.voc import AUGMENTED, VocTree
@@ -35,19 +32,8 @@ from more_lib.system.progress import progress_bar
 COUNTS = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
 """Images of each split of the segmentation task."""
 
-LISTS = "ImageSets/Segmentation"
+LISTS = VocTree.LISTS
 FOLDERS = ("JPEGImages", "Annotations", "SegmentationClass")
-
-_UNREADABLE = (
-    MatReadError,
-    NotImplementedError,  # MATLAB 7.3
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    zlib.error,
-)
 
 Step = tuple[str, Callable[[], object]]
 """Something to be done, in words and as a function."""
@@ -93,8 +79,8 @@ def steps(
             archive = voc or _fetched(VOC_TRAINVAL, todo)
             todo.append((f"unpack {archive} to {root}", partial(_unpack, archive, root)))
     if with_sbd and not _is_augmented(root):
-        there = (tree / AUGMENTED).is_dir()
-        masks = root if there else sbd or _fetched(SBD_BENCHMARK, todo)
+        has_masks = (tree / AUGMENTED).is_dir()
+        masks = root if has_masks else sbd or _fetched(SBD_BENCHMARK, todo)
         words = f"write {AUGMENTED} and train_aug.txt into {root}, from {masks}"
         todo.append((words, partial(_augment, root, masks)))
     return todo
@@ -112,22 +98,22 @@ def check(
     """
     tree = VocTree(root)
     splits = {name: tree.ids(name) for name in ("train", "val", "train_aug")[: 2 + with_sbd]}
-    found = {name: len(set(ids)) for name, ids in splits.items()}
+    sizes = {name: len(set(ids)) for name, ids in splits.items()}
     if (tree.root / LISTS / "test.txt").is_file():
-        found["test"] = len(set(tree.ids("test")))
-    check_counts(found, counts, tree.root)
+        sizes["test"] = len(set(tree.ids("test")))
+    check_counts(sizes, counts, tree.root)
     photographs, annotations, masks = (_stems(tree.root / folder) for folder in FOLDERS)
     augmented = masks | _stems(tree.root / AUGMENTED)
     for split, ids in splits.items():
         usable = augmented if split == "train_aug" else masks
-        for folder, there in zip(FOLDERS, (photographs, annotations, usable), strict=True):
-            missing = [image_id for image_id in ids if image_id not in there]
+        for folder, files in zip(FOLDERS, (photographs, annotations, usable), strict=True):
+            missing = [image_id for image_id in ids if image_id not in files]
             if missing:
                 raise InputError(
                     f"{tree.root / folder} lacks {missing[0]} and {len(missing) - 1:,} more images "
                     f"of {split}: restore the folder from its archive"
                 )
-    return found
+    return sizes
 
 
 def find_voc(folder: str | Path) -> Path:
@@ -151,13 +137,10 @@ def sbd_mask(path: str | Path) -> np.ndarray:
     try:
         read = loadmat(path, variable_names=["GTcls"], squeeze_me=True, struct_as_record=False)
         mask = np.asarray(read["GTcls"].Segmentation)
-    except _UNREADABLE as error:
+    except Exception as error:  # scipy lets through whatever a damaged file leads to
         raise InputError(f"{path} is no readable SBD mask ({error}): fetch SBD again") from error
-    if (
-        mask.ndim != 2
-        or mask.dtype.kind not in "iu"
-        or not ((0 <= mask) & (mask <= len(VOC_CLASSES))).all()
-    ):
+    is_mask = mask.ndim == 2 and mask.dtype.kind in "iu"
+    if not is_mask or not ((0 <= mask) & (mask <= len(VOC_CLASSES))).all():
         raise InputError(f"{path} holds no (H, W) mask of the classes 0..{len(VOC_CLASSES)}: is it "
                          "SBD's cls folder?")  # fmt: skip
     return mask.astype(np.uint8)
@@ -236,9 +219,7 @@ def _write_masks(root: Path, masks: Mapping[str, Path], ids: Iterable[str]) -> N
             own = root / "SegmentationClass" / f"{image_id}.png"
             file = own if own.is_file() else masks.get(image_id, own)
             if file.suffix == ".mat":
-                mask = Image.fromarray(sbd_mask(file))
-                mask.putpalette(PALETTE.tobytes())
-                mask.save(folder / own.name)
+                mask_image(sbd_mask(file)).save(folder / own.name)
             elif file.is_file():
                 shutil.copyfile(file, folder / own.name)
             else:

@@ -1,11 +1,12 @@
-"""Published numbers, as the paper prints them and as the released logs hold them.
+"""What the paper prints and the released logs hold: facts for comparison, used by no computation.
 
-Facts for comparison, never used by a computation: notebook 05 sets the released log beside ours,
-notebook 06 the protocols, the report the tables. Percentages are in per cent.
+Notebook 05 sets the released log beside ours, notebook 06 the protocols, notebook 07 the tables,
+the claims and the differences between paper and code. Percentages are in per cent.
 """
 
-import csv
 from importlib import resources
+
+import pandas as pd
 
 from more_lib.system.errors import InputError
 
@@ -19,25 +20,17 @@ TABLES = {
     "voc_log_scores": "released VOC 2012 log: scores on val every 2,000 iterations, one scale, no "
     "CRF; maps with true image labels, the decoder without labels",
     "coco_log_scores": "released COCO 2014 log: the same scores at its last iteration",
+    "claims": "the paper's claims, and what of a run is held against what (paper.claims)",
+    "switches": "where paper and released code differ, as overrides (paper.switches)",
 }
 
 
-def published(name: str) -> list[dict[str, str | float | None]]:
-    """Rows of one of ``TABLES``: numbers as floats, an empty cell as None, names as text.
+def published(name: str) -> pd.DataFrame:
+    """One of ``TABLES``: a column a quantity, its numbers as printed; an empty cell is missing.
 
     Raises ``InputError`` for a name that ``TABLES`` lacks.
     """
     if name not in TABLES:
         raise InputError(f"published table {name!r} is unknown; there are: {', '.join(TABLES)}")
-    text = (resources.files(__name__) / f"{name}.csv").read_text()
-    return [
-        {column: _number(cell) for column, cell in row.items()}
-        for row in csv.DictReader(text.splitlines())
-    ]
-
-
-def _number(cell: str) -> str | float | None:
-    try:
-        return float(cell) if cell else None
-    except ValueError:
-        return cell
+    with (resources.files(__name__) / f"{name}.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)

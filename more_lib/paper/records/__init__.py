@@ -1,9 +1,7 @@
 """What was measured on our machines and is shown where it cannot be measured again in minutes.
 
-``mini_run.json`` is what README's tables were written from, a small extract of one run of the
-profile mini (``more_lib.readme``); the others are studies of many trainings
-(``more_lib.paper.studies``).
-Tests hold each in step with what shows it.
+``mini_run.json`` is an extract of one run of the profile mini, ``runs.reading.record_of`` makes it;
+the others are studies of many trainings (``paper.studies``). ``paper.results`` shows all of them.
 """
 
 import json
@@ -11,7 +9,7 @@ from importlib import resources
 
 
 def mini_run() -> dict:
-    """The record in ``mini_run.json``, as ``more_lib.readme.extract`` made it."""
+    """The record in ``mini_run.json``."""
     return json.loads((resources.files(__name__) / "mini_run.json").read_text(encoding="utf-8"))
 
 

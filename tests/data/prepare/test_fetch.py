@@ -5,10 +5,9 @@ import hashlib
 import io
 import os
 import tarfile
-import threading
 import zipfile
-from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +16,7 @@ import pytest
 from more_lib.data.prepare import fetch as fetching
 from more_lib.data.prepare.fetch import check_counts, extract, fetch, fetch_plan
 from more_lib.data.prepare.sources import SOURCES, DataSet, Source
-from more_lib.system.errors import InputError
+from tests.data.helpers import refused, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SET = DataSet("A set", "http://home.invalid/", "free for all")
@@ -41,14 +40,9 @@ def server(monkeypatch):
         def log_message(self, *words):
             pass
 
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{running.server_port}/file.tar"
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield state
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with serving(Handler) as url:
+        state.url = f"{url}/file.tar"
+        yield state
 
 
 def send(handler, content, start=0, cut=None, ranges=True):
@@ -80,12 +74,6 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def one_line(error):
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
 @pytest.mark.parametrize("checksum", ["sha256", "md5", None])
 def test_a_download_arrives_whole_and_only_once(server, tmp_path, checksum):
     wanted = source(server.url, checksum=checksum)
@@ -104,11 +92,10 @@ def test_a_broken_connection_is_taken_up_where_it_broke(server, tmp_path):
 
 
 def test_a_download_that_stopped_is_kept_and_resumed_by_the_next_call(server, tmp_path):
-    def dies(handler, start):
-        send(handler, CONTENT, start, cut=0 if start else 120_000)
-
-    server.answer = dies
-    with pytest.raises(InputError, match="what has arrived is kept"):
+    server.answer = lambda handler, start: send(
+        handler, CONTENT, start, cut=0 if start else 120_000
+    )
+    with refused("what has arrived is kept"):
         fetch(source(server.url), tmp_path)
     assert not (tmp_path / "file.tar").exists()
     arrived = (tmp_path / ".file.tar.part").read_bytes()
@@ -128,27 +115,23 @@ def test_a_server_without_ranges_sends_everything_again(server, tmp_path):
 
 def test_a_server_that_always_breaks_at_the_same_place_is_given_up(server, tmp_path):
     server.answer = lambda handler, start: send(handler, CONTENT, cut=50_000, ranges=False)
-    with pytest.raises(InputError, match="could not be downloaded"):
+    with refused("could not be downloaded"):
         fetch(source(server.url), tmp_path)
     assert len(server.ranges) <= 3
 
 
-def test_a_file_that_had_arrived_whole_is_not_asked_for_again(server, tmp_path):
-    (tmp_path / ".file.tar.part").write_bytes(CONTENT)
-    assert fetch(source(server.url), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == []
-
-
-def test_a_partial_file_of_other_bytes_never_becomes_the_file(server, tmp_path):
-    (tmp_path / ".file.tar.part").write_bytes(bytes(1000))
-    path = fetch(source(server.url, server.url), tmp_path)  # the second try starts afresh
-    assert path.read_bytes() == CONTENT and names(tmp_path) == ["file.tar"]
-
-
-def test_a_partial_file_that_is_too_long_is_forgotten_at_once(server, tmp_path):
-    (tmp_path / ".file.tar.part").write_bytes(bytes(len(CONTENT) + 1))
-    assert fetch(source(server.url), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == [None]
+@pytest.mark.parametrize(
+    "part, ranges",
+    [
+        (CONTENT, []),  # it had arrived whole
+        (bytes(len(CONTENT) + 1), [None]),  # too long
+        (bytes(1000), ["bytes=1000-", None]),  # other bytes, which the checksum tells
+    ],
+)
+def test_what_had_arrived_is_taken_or_forgotten(server, tmp_path, part, ranges):
+    (tmp_path / ".file.tar.part").write_bytes(part)
+    assert fetch(source(server.url, server.url), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == ranges and names(tmp_path) == ["file.tar"]
 
 
 def test_a_range_that_the_server_lacks_is_forgotten(server, tmp_path):
@@ -167,16 +150,15 @@ def test_mirrors_are_tried_in_turn(server, tmp_path):
 def test_wrong_bytes_are_thrown_away(server, tmp_path):
     other = bytes(len(CONTENT))
     server.answer = lambda handler, start: send(handler, other, start)
-    with pytest.raises(InputError) as error:
+    with refused(hashlib.sha256(other).hexdigest()):
         fetch(source(server.url), tmp_path)
-    assert hashlib.sha256(other).hexdigest() in one_line(error)
     assert names(tmp_path) == []
 
 
 def test_a_page_instead_of_the_file_is_not_taken_and_costs_nothing(server, tmp_path):
     (tmp_path / ".file.tar.part").write_bytes(CONTENT[:1000])
     server.answer = lambda handler, start: send(handler, b"<html>log in</html>", ranges=False)
-    with pytest.raises(InputError, match="offers 19 bytes instead of 300,000"):
+    with refused("offers 19 bytes instead of 300,000"):
         fetch(source(server.url, checksum=None), tmp_path)
     assert (tmp_path / ".file.tar.part").read_bytes() == CONTENT[:1000]
 
@@ -188,18 +170,16 @@ def test_a_stream_without_a_length_must_have_the_right_one(server, tmp_path):
         handler.wfile.write(CONTENT[:5000])
 
     server.answer = streams
-    with pytest.raises(InputError, match="sent 5,000 bytes instead of 300,000"):
+    with refused("sent 5,000 bytes instead of 300,000"):
         fetch(source(server.url, checksum=None), tmp_path)
     assert names(tmp_path) == []
 
 
 def test_dead_links_are_listed_with_their_reasons_and_the_place_for_the_file(server, tmp_path):
     server.answer = not_found
-    with pytest.raises(InputError) as error:
+    reasons = rf"{server.url} \(404.*{GONE} \(.*refused"
+    with refused(reasons, f"put it at {tmp_path / 'file.tar'}", SET.homepage):
         fetch(source(server.url, GONE), tmp_path)
-    message = one_line(error)
-    assert f"{server.url} (404" in message and f"{GONE} (" in message and "refused" in message
-    assert f"put it at {tmp_path / 'file.tar'}" in message and SET.homepage in message
 
 
 def test_a_file_put_there_by_hand_is_taken_if_it_is_the_right_one(tmp_path):
@@ -207,7 +187,7 @@ def test_a_file_put_there_by_hand_is_taken_if_it_is_the_right_one(tmp_path):
     assert fetch(source(GONE), tmp_path) == tmp_path / "file.tar"
     for wrong in (CONTENT[:-1], bytes(len(CONTENT))):
         (tmp_path / "file.tar").write_bytes(wrong)
-        with pytest.raises(InputError, match="is not the published file.*remove it"):
+        with refused("is not the published file.*remove it"):
             fetch(source(GONE), tmp_path)
         assert (tmp_path / "file.tar").read_bytes() == wrong
 
@@ -215,14 +195,14 @@ def test_a_file_put_there_by_hand_is_taken_if_it_is_the_right_one(tmp_path):
 def test_what_the_user_has_is_taken_as_it_is(tmp_path):
     assert fetch(source(GONE), tmp_path / "unused", tmp_path) == tmp_path
     assert not (tmp_path / "unused").exists()
-    with pytest.raises(InputError, match="nowhere does not exist.*file.tar"):
+    with refused("nowhere does not exist.*file.tar"):
         fetch(source(GONE), tmp_path, tmp_path / "nowhere")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(server, tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="cannot write .*not writable"):
+    with refused("cannot write .*not writable"):
         fetch(source(server.url), tmp_path)
 
 
@@ -232,7 +212,6 @@ def test_the_plan_says_what_fetch_would_do_and_touches_nothing(tmp_path):
     for part in (GONE, "0.00 GB", "mirrors: 1", str(tmp_path / "new/file.tar"), SET.licence):
         assert part in plan
     assert not (tmp_path / "new").exists()
-    assert fetch_plan(wanted, tmp_path, tmp_path) == f"take {tmp_path}"
     (tmp_path / "file.tar").write_bytes(CONTENT)
     assert fetch_plan(wanted, tmp_path).startswith(f"take {tmp_path / 'file.tar'}")
 
@@ -271,11 +250,7 @@ def write_zip(path, *members):
     return path
 
 
-WRITERS = {
-    "tar": lambda path, *members: write_tar(path, *members),
-    "tgz": lambda path, *members: write_tar(path, *members, mode="w:gz"),
-    "zip": write_zip,
-}
+WRITERS = {"tar": write_tar, "tgz": partial(write_tar, mode="w:gz"), "zip": write_zip}
 GOOD = (("set/a.txt", b"one"), ("set/deep/b.txt", b"two"), ("set/c.png", b"three"))
 
 
@@ -302,7 +277,7 @@ def test_only_the_wanted_members_are_unpacked(tmp_path, kind):
     archive = WRITERS[kind](tmp_path / "archive", *GOOD, ("../evil.png", b""))
     folder = extract(archive, tmp_path / "out", lambda name: name.endswith(".txt"))
     assert list(files(folder)) == ["set/a.txt", "set/deep/b.txt"]
-    with pytest.raises(InputError, match="none of the files it should"):
+    with refused("none of the files it should"):
         extract(archive, tmp_path / "other", lambda name: False)
     assert names(tmp_path) == ["archive", "out"]
 
@@ -312,10 +287,13 @@ def test_only_the_wanted_members_are_unpacked(tmp_path, kind):
                                   "set\\..\\..\\out.txt", "\\\\host\\share\\out.txt"])  # fmt: skip
 def test_paths_that_lead_out_are_refused(tmp_path, kind, name):
     archive = WRITERS[kind](tmp_path / "archive", *GOOD, (name, b"evil"))
-    with pytest.raises(InputError, match="archive holds .*leads out of its folder") as error:
+    with refused("archive holds .*leads out of its folder"):
         extract(archive, tmp_path / "out")
-    one_line(error)
     assert names(tmp_path) == ["archive"]
+
+
+LINK_IN_ZIP = zipfile.ZipInfo("set/link")
+LINK_IN_ZIP.external_attr = 0o120777 << 16
 
 
 def entry(name, kind, target=""):
@@ -332,21 +310,13 @@ def entry(name, kind, target=""):
         entry("set/link", tarfile.LNKTYPE, "set/a.txt"),
         entry("set/pipe", tarfile.FIFOTYPE),
         entry("set/device", tarfile.CHRTYPE),
+        (LINK_IN_ZIP, "/etc/passwd"),
     ],
-    ids=lambda member: f"{member.name} {member.linkname}",
 )
-def test_links_and_devices_in_a_tar_are_refused(tmp_path, member):
-    archive = write_tar(tmp_path / "archive", *GOOD, member)
-    with pytest.raises(InputError, match="link or device 'set/"):
-        extract(archive, tmp_path / "out")
-    assert names(tmp_path) == ["archive"]
-
-
-def test_links_in_a_zip_are_refused(tmp_path):
-    link = zipfile.ZipInfo("set/link")
-    link.external_attr = 0o120777 << 16
-    archive = write_zip(tmp_path / "archive", *GOOD, (link, "/etc/passwd"))
-    with pytest.raises(InputError, match="link or device 'set/link'"):
+def test_links_and_devices_are_refused(tmp_path, member):
+    write = write_tar if isinstance(member, tarfile.TarInfo) else write_zip
+    archive = write(tmp_path / "archive", *GOOD, member)
+    with refused("link or device 'set/"):
         extract(archive, tmp_path / "out")
     assert names(tmp_path) == ["archive"]
 
@@ -356,7 +326,7 @@ def test_an_archive_that_grows_without_bound_is_stopped(tmp_path, monkeypatch, k
     archive = WRITERS[kind](tmp_path / "archive", *GOOD, ("set/zeros", bytes(2_000_000)))
     extract(archive, tmp_path / "small enough")
     monkeypatch.setattr(fetching, "ALWAYS_ALLOWED", 1_000_000)
-    with pytest.raises(InputError, match="unpacks to over 0.0 GB"):
+    with refused("unpacks to over 0.0 GB"):
         extract(archive, tmp_path / "out")
     assert names(tmp_path) == ["archive", "small enough"]
 
@@ -369,13 +339,13 @@ def test_damaged_archives_are_named(tmp_path, kind):
     flipped[100_000] ^= 255
     for content in (whole[:100_000], b"", b"<html>", *([bytes(flipped)] * (kind != "tar"))):
         (tmp_path / "archive").write_bytes(content)
-        with pytest.raises(InputError, match="archive .*") as error:
+        with refused("archive .*"):
             extract(tmp_path / "archive", tmp_path / "out")
-        assert "archive" in one_line(error) and names(tmp_path) == ["archive"]
+        assert names(tmp_path) == ["archive"]
     (tmp_path / "archive").write_bytes(gzip.compress(b"no tar at all"))
-    with pytest.raises(InputError, match="neither a tar nor a zip"):
+    with refused("neither a tar nor a zip"):
         extract(tmp_path / "archive", tmp_path / "out")
-    with pytest.raises(InputError, match="nowhere is missing"):
+    with refused("nowhere is missing"):
         extract(tmp_path / "nowhere", tmp_path / "out")
 
 
@@ -388,22 +358,14 @@ def test_a_tar_that_ends_with_a_zip_is_still_a_tar(tmp_path):
 def test_counts_name_everything_that_is_off():
     expected = {"train": 1464, "val": 1449, "test": 1456}
     check_counts({"train": 1464, "val": 1449}, expected, "here")
-    with pytest.raises(InputError) as error:
+    off = "train has 1,463 instead of 1,464, test has 0 instead of 1,456"
+    with refused(f"VOC2012 is not complete: {off}: restore it"):
         check_counts({"train": 1463, "val": 1449, "test": 0}, expected, "VOC2012")
-    message = one_line(error)
-    assert "VOC2012" in message and "train has 1,463 instead of 1,464" in message
-    assert "test has 0 instead of 1,456" in message and "val" not in message
-
-
-def test_a_source_is_a_value():
-    assert replace(SOURCES[0], urls=()) != SOURCES[0] == replace(SOURCES[0])
 
 
 def test_a_python_that_cannot_unpack_tars_safely_says_so(tmp_path, monkeypatch):
-    (tmp_path / "a.txt").write_text("a")
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        archive.add(tmp_path / "a.txt", "a.txt")
+    archive = write_tar(tmp_path / "archive", *GOOD)
     monkeypatch.delattr(tarfile, "data_filter")
-    with pytest.raises(InputError, match="needs Python 3.11.4"):
-        extract(tmp_path / "a.tar", tmp_path / "out")
+    with refused("needs Python 3.11.4"):
+        extract(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()

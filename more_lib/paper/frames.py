@@ -1,0 +1,126 @@
+"""How a frame is shown to a reader: headers spelled out, shares in per cent, a dash for nothing.
+
+Notebook 07 ends its cells with ``readable``, the report prints it as HTML, RESULTS.md takes
+``markdown``.
+"""
+
+import json
+import re
+
+import pandas as pd
+
+FRACTIONS = ("miou", "iou", "map", "precision", "recall", "accuracy")  # shown in per cent
+UNITS = {"seconds": "s", "minutes": "min", "hours": "h", "percent": "%"}
+UNITS |= {"mb": "MB", "gb": "GB", "ms": "ms"}
+ACRONYMS = ("cam", "lam", "crf", "cpu", "gpu", "gcr", "lir", "voc", "coco")
+SPELLINGS = {word: word.upper() for word in ACRONYMS}
+SPELLINGS |= {"miou": "mIoU", "iou": "IoU", "lr": "learning rate"}
+SPELLINGS |= {"toco": "ToCo", "dupl": "DuPL", "more": "MoRe"}
+
+
+class Readable(pd.DataFrame):
+    """A frame of text that shows itself whole: no cell cut short, no row or column left out."""
+
+    def to_html(self, *args, **kwargs) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            return super().to_html(*args, **kwargs)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def __repr__(self) -> str:
+        return self.to_string()
+
+
+def readable(frame: pd.DataFrame) -> Readable:
+    """The frame as text, its first column as the index, fit to end a notebook's cell.
+
+    Columns whose name ends in one of ``FRACTIONS`` hold shares and are shown in per cent, an ending
+    of ``UNITS`` becomes a unit. A column ``note``, and columns in which all of several rows agree,
+    leave the table, unless they hold shares: ``notes`` has them in words.
+    """
+    kept = [key for key in frame if key != "note" and key not in _shared(frame)]
+    texts = [[cell_text(key, value) for value in frame[key]] for key in kept]
+    labels = [_header(frame, key) for key in kept]
+    if not kept:
+        return Readable()
+    table = Readable(list(zip(*texts[1:], strict=True)), index=texts[0], columns=labels[1:])
+    table.columns.name = labels[0]
+    return table
+
+
+def notes(frame: pd.DataFrame) -> list[str]:
+    """What ``readable`` leaves out: "all rows: seeds: 1 · split: val", then each row's note."""
+    shared = [
+        f"{_header(frame, key)}: {cell_text(key, frame[key].iloc[0])}" for key in _shared(frame)
+    ]
+    found = [f"all rows: {' · '.join(shared)}"] if shared else []
+    if "note" in frame:
+        noted = zip(readable(frame).index, frame["note"], strict=True)
+        found += [f"{name}: {note}" for name, note in noted if not pd.isna(note) and note]
+    return found
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame of text as a Markdown table; bars and line breaks in its cells are made harmless.
+
+    The index is shown where its column has a name, as ``readable`` gives it one.
+    """
+    if frame.columns.name:
+        frame = frame.rename_axis(index=frame.columns.name, columns=None).reset_index()
+    lines = [list(frame.columns), ["---"] * frame.shape[1], *frame.itertuples(index=False)]
+    cells = ([" ".join(str(cell).replace("|", "\\|").split()) for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def label(key: str, value: object = None) -> str:
+    """A key as a heading: ``training_seconds`` as ``training (s)``, a numeric ``miou`` in %."""
+    *words, last = key.split("_")
+    unit = ""
+    if is_fraction(key, value):
+        unit, last = "%", "mAP" if last.lower() == "map" else last
+    elif words and last.lower() in UNITS:
+        unit, last = UNITS[last.lower()], ""
+    spelled = " ".join(filter(None, [*words, last])).split(" ")
+    return " ".join(SPELLINGS.get(word, word) for word in spelled) + (f" ({unit})" if unit else "")
+
+
+def cell_text(key: str, value: object) -> str:
+    """A value as its cell shows it; its key says whether a number is a share."""
+    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        return ", ".join(f"{item:g}" if is_number(item) else str(item) for item in value)
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    if pd.isna(value):
+        return "–"
+    if pd.api.types.is_bool(value):
+        return "yes" if value else "no"
+    if is_fraction(key, value):
+        return f"{100 * value:.1f}"
+    if pd.api.types.is_integer(value):
+        return f"{value:,}"
+    if is_number(value):
+        small, large = 0 < abs(value) < 0.01, abs(value) >= 1000
+        return f"{value:.2g}" if small else f"{value:,.{0 if large else 2}f}"
+    return SPELLINGS.get(str(value), str(value))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number, not missing, and not true or false."""
+    return pd.api.types.is_number(value) and not pd.api.types.is_bool(value) and not pd.isna(value)
+
+
+def is_fraction(key: str, value: object) -> bool:
+    """Whether a number is a share in [0, 1] by its key, to be shown in per cent."""
+    return is_number(value) and re.split(r"[_\W]+", key.lower())[-1] in FRACTIONS
+
+
+def _header(frame: pd.DataFrame, key: str) -> str:
+    return label(key, next(filter(is_number, frame[key]), None))
+
+
+def _shared(frame: pd.DataFrame) -> list[str]:
+    """Columns in which all of two rows or more agree, those of notes and shares aside."""
+    agree = [key for key in frame if len(set(map(str, frame[key]))) == 1]
+    plain = [key for key in agree if not any(is_fraction(key, value) for value in frame[key])]
+    return [key for key in plain if key != "note"] if len(frame) > 1 else []

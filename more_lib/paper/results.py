@@ -1,0 +1,116 @@
+"""notebooks/RESULTS.md: what a run and the recorded studies measured, each protocol once.
+
+The page's words are in ``results.md`` beside this module. Its numbers are a run's
+(``records/mini_run.json`` is of the one that is shown) and those of the recorded studies.
+"""
+
+from collections.abc import Mapping
+from importlib import resources
+from string import ascii_uppercase
+
+import pandas as pd
+
+from more_lib.evaluation.protocols import MAP_NAMES
+from more_lib.paper.frames import markdown
+from more_lib.paper.studies import STUDIES, compared, recorded, trial_titles
+from more_lib.paper.trials import over_seeds, with_spread
+from more_lib.recipes.loading import load_recipe
+
+UNSEEDED = "430c601"
+"""Up to this commit the augmentation of a training with workers was not seeded by image."""
+
+AHEAD = "\nBefore them it trained {} networks in {:.1f} minutes, which later runs find."
+
+
+def render(record: Mapping) -> str:
+    """The page as Markdown, from what ``runs.reading.record_of`` keeps of a run."""
+    page = (resources.files(__package__) / "results.md").read_text(encoding="utf-8")
+    seeds, first = max(row["seeds"] for row in record["ablation"]), record["seeds"]["recipe"]
+    device, ahead = record["device"], record["training_ahead"] or ""
+    notebooks = pd.DataFrame(record["notebooks"])
+    cores = f"CPU core{'s' * (device['count'] != 1)} ({device['name']})"
+    return page.format(
+        run=record,
+        seeds=f"seed {first}" if seeds == 1 else f"seeds {first} to {first + seeds - 1}, mean ± SD",
+        hardware=f"{device['count']} {cores if device['type'] == 'cpu' else '× ' + device['name']}",
+        ablation=_ablation(pd.DataFrame(record["ablation"])),
+        protocols=_protocols(pd.DataFrame.from_dict(record["protocols"], orient="index")),
+        claims=_claims(pd.DataFrame(record["verdicts"])),
+        notebooks=_notebooks(notebooks),
+        minutes=notebooks["seconds"].sum() / 60,
+        ahead=ahead and AHEAD.format(ahead["networks"], ahead["seconds"] / 60),
+        **{name: _study(name) for name in STUDIES},
+    )
+
+
+def _ablation(rows: pd.DataFrame) -> str:
+    paper = rows["paper_voc_val_other_protocol"].where(rows["map"] == "LAM")
+    table = {
+        "condition": rows["title"],
+        "map": rows["map"],
+        "seeds": rows["seeds"],
+        "mIoU %": _texts(rows, "miou"),
+        "precision %": _texts(rows, "precision"),
+        "recall %": _texts(rows, "recall"),
+        "confusion ratio FP/TP": _texts(rows, "confusion_ratio"),
+        "paper, Table 3": paper.map("{:g}".format, na_action="ignore").fillna(""),
+    }
+    return markdown(pd.DataFrame(table))
+
+
+def _protocols(rows: pd.DataFrame) -> str:
+    """MoRe by the protocols of published numbers."""
+    table = {
+        "protocol": [f"`{name}`" for name in rows.index],
+        "map": rows["map"].map(MAP_NAMES),
+        "image labels": rows["labels"],
+        "scales": rows["scales"],
+        "CRF": rows["crf"].replace("released", "dense"),
+        "mIoU %": _texts(rows, "miou"),
+    }
+    return markdown(pd.DataFrame(table))
+
+
+def _claims(verdicts: pd.DataFrame) -> str:
+    """The claims, their protocols as letters, which a list below spells out."""
+    protocol, semicolon, rest = verdicts["protocol"].str.partition("; ").items()
+    letters = dict(zip(protocol[1].unique(), ascii_uppercase, strict=False))
+    table = verdicts.assign(protocol=protocol[1].map(letters) + semicolon[1] + rest[1])
+    table = table.rename(columns={"claim": "claim of the paper", "ours": "this run"})
+    legend = [f"- {letter}: {protocol}" for protocol, letter in letters.items()]
+    return "\n".join([markdown(table), "\nProtocols of this run:\n", *legend])
+
+
+def _notebooks(entries: pd.DataFrame) -> str:
+    titles = entries["title"].str.partition(":")[0].str.replace(" · ", " ")
+    minutes = (entries["seconds"] / 60).map("{:.1f}".format)
+    links = "[" + titles + "](" + entries["name"] + ".ipynb)"
+    return markdown(pd.DataFrame({"notebook": links, "minutes": minutes}))
+
+
+def _study(name: str) -> dict[str, str]:
+    """A study's record, with a row a trial over its seeds as "table"."""
+    study, found = STUDIES[name], recorded(name)
+    rows = compared(found["rows"], study.reference).set_index("trial")
+    of_map = over_seeds(found["rows"]).set_index(["map", "trial"])
+    table = {
+        "trained": rows.index.map(trial_titles(name, load_recipe(found["profile"]))),
+        "seeds": rows["seeds"],
+        "LAM mIoU %": _texts(rows, "miou"),
+        "difference": _texts(rows, "miou_gain").replace("–", ""),
+        "LAM FP/TP": _texts(rows, "confusion_ratio"),
+        "CAM %": _texts(of_map.loc["CAM"], "miou"),
+        "decoder %": _texts(of_map.loc["decoder"], "miou"),
+    }
+    before = ", before the augmentation was seeded by image,"
+    return found | {
+        "question": study.question,
+        "reference": study.reference,
+        "hardware": "; ".join(found["hardware"]),
+        "before": before if found["commit"] == UNSEEDED else "",
+        "table": markdown(pd.DataFrame(table)),
+    }
+
+
+def _texts(rows: pd.DataFrame, score: str) -> pd.Series:
+    return rows.apply(with_spread, axis=1, args=(score,))

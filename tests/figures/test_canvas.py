@@ -1,0 +1,142 @@
+"""The canvas: small PNGs, VOC's colours, images of any kind, shared scales, outlines."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from more_lib.data.images import PALETTE
+from more_lib.figures import canvas
+from more_lib.figures.maps import show_dataset, show_images, show_maps
+from more_lib.recipes.classes import VOC_CLASSES
+from more_lib.system.errors import InputError
+from tests.figures.helpers import (
+    CAT,
+    CLASSES,
+    CREAM,
+    DOG,
+    decoded,
+    drawn,
+    image,
+    legend,
+    maps,
+    mask,
+    titles,
+)
+
+
+def test_notebooks_show_figures_by_themselves():
+    formatters = pytest.importorskip("IPython.core.formatters")
+    data, _ = formatters.DisplayFormatter().format(
+        show_maps(image(), {"LAM": maps(2, 3), "CAM": maps(16, 24)})
+    )
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"] == "<Picture size 690x290 with 4 Axes>"  # no address
+
+
+def test_noisy_figures_lose_low_bits_and_no_others_do(monkeypatch):
+    noisy = show_images([image(), image(1)], title="noise")
+    noisy.savefig(exact := io.BytesIO(), format="png")
+    np.testing.assert_array_equal(decoded(noisy.png()), decoded(exact.getvalue()))
+    monkeypatch.setattr(canvas, "MAX_PNG", len(noisy.png()) * 9 // 10)
+    small = noisy.png()
+    assert len(small) <= canvas.MAX_PNG
+    difference = decoded(small).astype(int) - decoded(exact.getvalue())
+    assert 0 < np.abs(difference).max() <= 9  # half a step of 4 bits
+
+
+def test_class_colours_are_vocs():
+    assert canvas.class_colors(CLASSES).tolist() == [[0, 0, 0], list(CAT), list(DOG)]
+    np.testing.assert_array_equal(canvas.class_colors(VOC_CLASSES), PALETTE[:21])
+    # Other data has classes that VOC lacks: all different, in VOC's order.
+    np.testing.assert_array_equal(canvas.class_colors(("cat", "unicorn")), PALETTE[:3])
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, list])
+def test_colorize(kind):
+    values = [[0, 1], [2, 255]]
+    expected = [[[0, 0, 0], list(CAT)], [list(DOG), list(CREAM)]]
+    colours = canvas.colorize(kind(values), CLASSES)
+    assert colours.tolist() == expected and colours.dtype == np.uint8
+
+
+@pytest.mark.parametrize("values", [[[3]], [[-1]], [[0.5]], [[254]]])
+def test_colorize_refuses_what_is_no_mask(values):
+    with pytest.raises(InputError, match="give integers from 0 to 2, and 255"):
+        canvas.colorize(np.array(values), CLASSES)
+
+
+def test_any_kind_of_image_is_drawn_alike():
+    pixels = (image() * 255).astype(np.uint8)
+    scaled = torch.from_numpy(pixels / 255).permute(2, 0, 1)
+    kinds = [pixels, Image.fromarray(pixels), scaled, scaled.float(), torch.from_numpy(pixels)]
+    figure = show_images(kinds)
+    for ax in figure.axes:
+        np.testing.assert_allclose(drawn(ax), pixels / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        (image() * 4 - 2, "denormalize it first"),
+        (image()[..., 0], r"shape \(16, 24\)"),
+        (image()[..., :2], r"shape \(24, 2, 16\)|shape \(2, 16, 24\)"),
+    ],
+)
+def test_what_is_no_image(broken, message):
+    with pytest.raises(InputError, match=message):
+        show_images([broken])
+
+
+def test_nothing_to_draw():
+    with pytest.raises(InputError, match="nothing to draw"):
+        show_images([])
+
+
+def test_many_images_wrap():
+    figure = show_images([image()] * 9, [f"image {i}" for i in range(9)])
+    assert titles(figure) == [f"image {i}" for i in range(9)] and len(figure.axes) == 9
+    rows = {ax.get_subplotspec().rowspan.start for ax in figure.axes}
+    assert rows == {0, 1}
+
+
+def test_legend_names_only_what_is_there_in_its_colour():
+    figure = show_dataset([image()], [mask(2)], CLASSES)
+    assert legend(figure) == ["background", "dog"]
+    colours = [patch.get_facecolor()[:3] for patch in figure.legends[0].get_patches()]
+    np.testing.assert_allclose(np.multiply(colours, 255), [(0, 0, 0), DOG])
+
+
+def test_maps_share_one_scale_over_the_whole_image():
+    low, high = maps(2, 3) - 1, maps(16, 24) * 3
+    figure = show_maps(image(), {"LAM": low, "CAM": high})
+    *panels, bar = figure.axes
+    assert titles(figure) == ["image", "LAM", "CAM"] and bar.get_ylabel() == "map value"
+    limits = (float(low.min()), float(high.max()))
+    for ax in panels[1:]:
+        assert ax.images[-1].get_clim() == pytest.approx(limits)
+        assert tuple(ax.images[-1].get_extent()) == (-0.5, 23.5, 15.5, -0.5)
+    assert bar.get_ylim() == pytest.approx(limits)
+    np.testing.assert_allclose(drawn(panels[1]), low)
+
+
+def test_constant_maps_are_drawn(recwarn):
+    figure = show_maps(image(), {"nothing": torch.zeros(2, 3)})
+    assert figure.png() and not recwarn.list
+
+
+def test_outline_runs_along_the_edges_of_what_is_chosen():
+    ax = canvas.new_panels(["one"], "outline")[1][0]
+    canvas.outline_patches(ax, torch.tensor([[0, 1, 1], [0, 0, 0]], dtype=bool), (4, 9))
+    edges = {tuple(map(tuple, line)) for line in ax.collections[0].get_segments()}
+    left, middle, right, top, bottom = 2.5, 5.5, 8.5, -0.5, 1.5  # patches of 3 x 2 pixels
+    assert edges == {
+        ((left, top), (middle, top)),
+        ((middle, top), (right, top)),
+        ((left, bottom), (middle, bottom)),
+        ((middle, bottom), (right, bottom)),
+        ((left, top), (left, bottom)),
+        ((right, top), (right, bottom)),
+    }

@@ -1,0 +1,129 @@
+"""Figures of numbers draw the numbers they are given, and refuse what they lack."""
+
+import numpy as np
+import pytest
+import torch
+
+from more_lib.figures import scores
+from more_lib.paper.ablation import CONDITIONS, MAIN
+from more_lib.system.errors import InputError
+from tests.figures.helpers import CLASSES, assert_shows_itself, legend, texts
+
+MATRIX = [[8, 2, 2], [4, 4, 0], [0, 0, 0]]
+IOUS = {"CAM": [0.8, 0.75, 0.6], "LAM": [0.5, 0.4, np.nan]}
+SWEEP = {0.2: 0.3, 0.4: 0.7, 0.6: 0.3}
+LOG = [
+    {"iteration": 10, "lr": 1e-4, "classification": 0.7, "total": 3.0, "images_per_second": 9.0},
+    {"iteration": 20, "lr": 2e-4, "classification": 0.4, "total": 2.0, "images_per_second": 8.0},
+]
+
+
+def rows(std=False, **changes):
+    """LAM and CAM of the main conditions; ``changes`` replace values of the baseline's LAM."""
+    table = []
+    for index, name in enumerate(MAIN):
+        cells = {"miou": 0.1 + 0.2 * index, "confusion_ratio": 6.0 - 2 * index}
+        spread = {"miou_std": 0.02, "confusion_ratio_std": 0.5} if std else {}
+        title = CONDITIONS[name].title
+        table += [{"title": title, "map": kind, **cells, **spread} for kind in ("LAM", "CAM")]
+    table[0] |= changes
+    return table
+
+
+FIGURES = {
+    "plot_training": lambda: scores.plot_training(LOG),
+    "plot_iou_per_class": lambda: scores.plot_iou_per_class(IOUS, CLASSES),
+    "plot_confusion": lambda: scores.plot_confusion(MATRIX, CLASSES),
+    "plot_threshold_sweep": lambda: scores.plot_threshold_sweep({"CAM": SWEEP}),
+    "plot_token_similarity": lambda: scores.plot_token_similarity(torch.eye(2), CLASSES),
+    "plot_ablation": lambda: scores.plot_ablation(rows()),
+    "plot_ablation of one value": lambda: scores.plot_ablation(
+        [{"title": "more", "map": "LAM", "miou": 0.0, "confusion_ratio": None}]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_shows_itself_and_leaves_no_trace(name):
+    assert_shows_itself(FIGURES[name])
+
+
+def test_training_curves():
+    losses, rate = scores.plot_training(LOG).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
+    assert lines == {"classification": [[10, 0.7], [20, 0.4]], "total": [[10, 3.0], [20, 2.0]]}
+    assert rate.lines[0].get_xydata().tolist() == [[10, 1e-4], [20, 2e-4]]
+    assert losses.get_xlabel() == rate.get_xlabel() == "iteration"
+
+
+def test_iou_bars():
+    figure = scores.plot_iou_per_class(IOUS, CLASSES)
+    (ax,) = figure.axes
+    good, bad = ([bar.get_width() for bar in bars] for bars in ax.containers)
+    np.testing.assert_allclose(good, [80, 75, 60])
+    np.testing.assert_allclose(bad, [50, 40, np.nan])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["background", *CLASSES]
+    assert [line.get_xdata()[0] for line in ax.lines] == pytest.approx([215 / 3, 45])
+    assert legend(figure) == ["CAM: mIoU 71.7", "LAM: mIoU 45.0"]
+    with pytest.raises(InputError, match="3 classes"):
+        scores.plot_iou_per_class({"CAM": [0.5, 0.5]}, CLASSES)
+    with pytest.raises(InputError, match="at least once"):
+        scores.plot_iou_per_class({}, CLASSES)
+
+
+def test_confusion_is_normalised_by_row():
+    figure = scores.plot_confusion(torch.tensor([[6, 2, 0], [1, 1, 2], [0, 0, 0]]), CLASSES)
+    shown = np.ma.filled(figure.axes[0].collections[0].get_array(), np.nan).reshape(3, 3)
+    np.testing.assert_allclose(shown, [[75, 25, 0], [25, 25, 50], [np.nan] * 3])
+    assert texts(figure.axes[0])[:3] == ["75", "25", "0"]
+    assert figure.axes[0].get_ylabel() == "true class"
+    with pytest.raises(InputError, match=r"\(2, 2\), but there are 3"):
+        scores.plot_confusion(np.eye(2), CLASSES)
+
+
+def test_sweep_marks_the_best_threshold():
+    (ax,) = scores.plot_threshold_sweep({"CAM": SWEEP}).axes
+    curve, best = ax.lines
+    np.testing.assert_allclose(curve.get_xydata(), [[0.2, 30], [0.4, 70], [0.6, 30]])
+    np.testing.assert_allclose(best.get_xydata(), [[0.4, 70]])
+    assert ax.get_legend().get_texts()[0].get_text() == "CAM: best 70.0 at 0.4"
+
+
+def test_similarity_keeps_the_cosines_scale():
+    figure = scores.plot_token_similarity(torch.tensor([[1.0, 0.25], [0.25, 1.0]]), CLASSES)
+    assert figure.axes[0].collections[0].get_clim() == (-1, 1)
+    assert texts(figure.axes[0]) == ["1.00", "0.25", "0.25", "1.00"]
+
+
+def widths(ax):
+    return [bar.get_width() for bar in ax.patches]
+
+
+def test_a_bar_a_condition_for_both_scores():
+    figure = scores.plot_ablation(rows())
+    assert "LAM" in figure.get_suptitle()
+    left, right = figure.axes
+    assert widths(left) == pytest.approx([10, 30, 50])
+    assert widths(right) == pytest.approx([6, 4, 2])
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names == [CONDITIONS[name].title for name in MAIN]
+    assert texts(left) == ["10.0", "30.0", "50.0"]
+    assert not left.containers[0].errorbar
+
+
+def test_several_seeds_get_error_bars():
+    left, right = scores.plot_ablation(rows(std=True), "CAM", "Both").axes
+    assert left.containers[-1].errorbar is not None
+    assert texts(left)[0] == "10.0 ± 2.0" and texts(right)[0] == "6.00 ± 0.50"
+
+
+def test_a_score_without_a_value_is_written_out():
+    left, right = scores.plot_ablation(rows(miou=None, confusion_ratio=None, miou_std=None)).axes
+    assert texts(left)[0] == texts(right)[0] == "no value"
+    assert widths(right)[0] == 0
+
+
+@pytest.mark.parametrize("given", [[], rows()])
+def test_a_map_that_no_row_has_is_refused(given):
+    with pytest.raises(InputError, match="no row of map 'decoder'"):
+        scores.plot_ablation(given, "decoder")
