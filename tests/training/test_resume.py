@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -13,13 +14,13 @@ import yaml
 
 from more_lib.data.prepare import emoji
 from more_lib.method.backbones import mini_vit
-from more_lib.recipes.loading import changed, load_recipe, to_dict, training_fingerprint
+from more_lib.recipes.loading import changed, load_recipe, to_dict
 from more_lib.system.errors import InputError
 from more_lib.system.files import sha256
 from more_lib.system.weights import save_weights
 from more_lib.training import cache as training
-from more_lib.training.batches import Batches
-from more_lib.training.cache import train, train_or_load
+from more_lib.training.batches import batches
+from more_lib.training.cache import cached_folder, train, train_or_load
 from more_lib.training.log import TrainingLog
 from more_lib.training.resume import KEPT, checkpoints, newest_checkpoint
 
@@ -212,16 +213,11 @@ def test_the_cached_training_resumes_by_itself(recipe, uninterrupted, monkeypatc
         folders.append(folder)
         return train(chosen, folder, *options)
 
-    interrupt(monkeypatch, recipe, folder_in_cache(recipe), 5)
+    interrupt(monkeypatch, recipe, cached_folder(recipe), 5)
     monkeypatch.setattr(training, "train", spy)
     trained = train_or_load(recipe)
     assert "resumes after iteration 4" in capsys.readouterr().out
     assert folders == [trained.folder] and same_weights(trained, uninterrupted)
-
-
-def folder_in_cache(recipe):
-    key = training.fingerprint([training_fingerprint(recipe), training.provenance(recipe)])
-    return training.data_folder() / "trained" / f"{recipe.profile}-{key}"
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -231,39 +227,38 @@ class Numbers(torch.utils.data.Dataset):
         return 10
 
     def __getitem__(self, index):
-        return {"index": index, "luck": torch.rand(())}
+        return {"index": index, "random": torch.rand(())}
 
 
 def drawn(recipe, count, **where):
     """(index, random number) of each item of the first ``count`` batches."""
-    batches = Batches(Numbers(), recipe, **where)
     return [
-        list(zip(batch["index"].tolist(), batch["luck"].tolist(), strict=True))
-        for batch, _ in zip(batches, range(count), strict=False)
+        list(zip(batch["index"].tolist(), batch["random"].tolist(), strict=True))
+        for batch in islice(batches(Numbers(), recipe, **where), count)
     ]
 
 
-def test_batches_can_be_entered_anywhere_and_shared_out(recipe):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_can_be_entered_anywhere_and_shared_out(recipe, workers):
     two, four = (
-        changed(recipe, [f"optimizer.batch_size={size}", "data.workers=1"]) for size in (2, 4)
+        changed(recipe, [f"optimizer.batch_size={size}", f"data.workers={workers}"])
+        for size in (2, 4)
     )
-    one_process = drawn(four, 5)
+    one_process = drawn(changed(four, ["data.workers=0"]), 5)
     for epoch in (one_process[:2], one_process[2:4]):
         assert len({index for batch in epoch for index, _ in batch}) == 8  # 10 less the remainder
     assert one_process[:2] != one_process[2:4]
     assert drawn(four, 3, start=2) == one_process[2:]
-    for workers in (0, 1):
-        shared = changed(two, [f"data.workers={workers}"])
-        parts = [drawn(shared, 5, rank=rank, processes=2) for rank in (0, 1)]
-        assert [a + b for a, b in zip(*parts, strict=True)] == one_process
-    luck = [number for batch in one_process for _, number in batch]
-    assert len(set(luck)) == len(luck)  # an image looks different in each epoch
+    parts = [drawn(two, 5, rank=rank, processes=2) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == one_process
+    numbers = [number for batch in one_process for _, number in batch]
+    assert len(set(numbers)) == len(numbers)  # an image looks different in each epoch
     assert drawn(replace(four, seed=1), 5) != one_process
 
 
-def test_loading_in_workers_leaves_the_generator_alone(recipe):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_leaves_the_generator_alone(recipe, workers):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    drawn(changed(recipe, ["data.workers=1"]), 2)
-    drawn(recipe, 2, processes=2)
+    drawn(changed(recipe, [f"data.workers={workers}"]), 2)
     assert torch.equal(torch.get_rng_state(), before)
