@@ -5,24 +5,19 @@ import pickle
 import signal
 import subprocess
 import sys
-from dataclasses import replace
-from itertools import islice
 
 import pytest
 import torch
 import yaml
 
-from more_lib.data.prepare import emoji
-from more_lib.method.backbones import mini_vit
-from more_lib.recipes.loading import changed, load_recipe, to_dict
+from more_lib.recipes.loading import changed, to_dict
 from more_lib.system.errors import InputError
 from more_lib.system.files import sha256
-from more_lib.system.weights import save_weights
 from more_lib.training import cache as training
-from more_lib.training.batches import batches
 from more_lib.training.cache import cached_folder, train, train_or_load
 from more_lib.training.log import TrainingLog
 from more_lib.training.resume import KEPT, checkpoints, newest_checkpoint
+from tests.training.helpers import log_of, same_weights, small_recipe, with_optimizer
 
 ITERATIONS = 8
 
@@ -30,24 +25,16 @@ ITERATIONS = 8
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """Eight small iterations that draw random numbers, cross an epoch and end in mid-line."""
-    folder = tmp_path_factory.mktemp("start")
-    tree = emoji.prepare(folder / "tree", train=7, val=2)
-    torch.manual_seed(0)
-    save_weights(mini_vit(), folder / "backbone.safetensors")
     settings = {
-        "data.root": tree,
-        "backbone.weights": folder / "backbone.safetensors",
         "data.crop_size": 32,  # 4×4 patches: quick
         "optimizer.iterations": ITERATIONS,
-        "optimizer.batch_size": 2,
         "optimizer.log_every": 3,
         "optimizer.checkpoint_every": 2,
-        "optimizer.precision": "fp32",
         "schedule.segmentation": ITERATIONS,  # the decoder's losses cost most and keep no state
-        "schedule.dense_energy": ITERATIONS,
         "optimizer.warmup_iterations": 3,
     }
-    return load_recipe("mini", [f"{key}={value}" for key, value in settings.items()])
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    return small_recipe(tmp_path_factory.mktemp("start"), *overrides, train=7)
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +58,6 @@ def interrupt(monkeypatch, recipe, folder, after):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(TrainingLog, "write", breaks)
         train(recipe, folder)
-
-
-def same_weights(one, two):
-    one, two = (trained.model.state_dict() for trained in (one, two))
-    return all(torch.equal(one[key], two[key]) for key in one)
-
-
-def without_speed(log):
-    return [{key: line[key] for key in line if key != "images_per_second"} for line in log]
 
 
 def test_a_run_killed_while_it_writes_a_checkpoint_ends_bitwise_the_same(
@@ -116,7 +94,7 @@ train(load_recipe("mini", file=sys.argv[1]), sys.argv[2])
     resumed = train(recipe, tmp_path / "run", resume=True)
     assert "resumes after iteration 4" in capsys.readouterr().out
     assert same_weights(resumed, uninterrupted)
-    assert without_speed(resumed.log()) == without_speed(uninterrupted.log())
+    assert log_of(resumed) == log_of(uninterrupted)
     assert [line["iteration"] for line in resumed.log()] == [3, 6, 8]
     assert resumed.record["weights_sha256"] == uninterrupted.record["weights_sha256"]
     assert len(list(kept.iterdir())) == KEPT  # what the kill left half-written is gone
@@ -198,8 +176,7 @@ def test_an_unfinished_training_is_not_begun_anew_by_accident(recipe, tmp_path, 
 def test_resume_without_a_checkpoint_says_so_and_after_the_end_loads(
     recipe, uninterrupted, tmp_path, capsys
 ):
-    short = replace(recipe, optimizer=replace(recipe.optimizer, iterations=1))
-    train(short, tmp_path / "new", resume=True)
+    train(with_optimizer(recipe, iterations=1), tmp_path / "new", resume=True)
     said = capsys.readouterr().out
     assert f"{tmp_path / 'new'} has no checkpoint: the training starts from the beginning" in said
     again = train(recipe, uninterrupted.folder, resume=True)
@@ -218,47 +195,3 @@ def test_the_cached_training_resumes_by_itself(recipe, uninterrupted, monkeypatc
     trained = train_or_load(recipe)
     assert "resumes after iteration 4" in capsys.readouterr().out
     assert folders == [trained.folder] and same_weights(trained, uninterrupted)
-
-
-class Numbers(torch.utils.data.Dataset):
-    """Ten items with a random number each, as an augmentation would draw it."""
-
-    def __len__(self):
-        return 10
-
-    def __getitem__(self, index):
-        return {"index": index, "random": torch.rand(())}
-
-
-def drawn(recipe, count, **where):
-    """(index, random number) of each item of the first ``count`` batches."""
-    return [
-        list(zip(batch["index"].tolist(), batch["random"].tolist(), strict=True))
-        for batch in islice(batches(Numbers(), recipe, **where), count)
-    ]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_batches_can_be_entered_anywhere_and_shared_out(recipe, workers):
-    two, four = (
-        changed(recipe, [f"optimizer.batch_size={size}", f"data.workers={workers}"])
-        for size in (2, 4)
-    )
-    one_process = drawn(changed(four, ["data.workers=0"]), 5)
-    for epoch in (one_process[:2], one_process[2:4]):
-        assert len({index for batch in epoch for index, _ in batch}) == 8  # 10 less the remainder
-    assert one_process[:2] != one_process[2:4]
-    assert drawn(four, 3, start=2) == one_process[2:]
-    parts = [drawn(two, 5, rank=rank, processes=2) for rank in (0, 1)]
-    assert [a + b for a, b in zip(*parts, strict=True)] == one_process
-    numbers = [number for batch in one_process for _, number in batch]
-    assert len(set(numbers)) == len(numbers)  # an image looks different in each epoch
-    assert drawn(replace(four, seed=1), 5) != one_process
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_loading_leaves_the_generator_alone(recipe, workers):
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    drawn(changed(recipe, [f"data.workers={workers}"]), 2)
-    assert torch.equal(torch.get_rng_state(), before)
