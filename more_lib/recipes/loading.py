@@ -10,16 +10,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import TypeAdapter
 
 from more_lib.recipes.profiles import PROFILES
 from more_lib.recipes.schema import Recipe
-from more_lib.recipes.validation import errors_in_one_line, nearest
+from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
 
-_RECIPE = TypeAdapter(Recipe)
 _ADDED = (("data", "crop"), ("backbone", "depth"), ("optimizer", "accumulate"))
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
@@ -76,8 +75,9 @@ def from_dict(values: dict) -> Recipe:
     Raises ``InputError`` for a missing or unknown key, a wrong type or a value out of range. Only a
     key with a default in its section may be missing.
     """
-    with errors_in_one_line(Recipe):
-        return _RECIPE.validate_python(values)
+    if not isinstance(values, dict):
+        raise InputError(f"the recipe is {values!r}: it must be sections of keys and values")
+    return Recipe(**values)
 
 
 def fingerprint(value: object) -> str:
@@ -119,10 +119,9 @@ def _read_yaml(path: Path) -> dict:
         content = _yaml(path.read_bytes(), f"the recipe {path}")
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    content = {} if content is None else content
-    if not isinstance(content, dict):
+    if not isinstance(content, dict | None):
         raise InputError(f"the recipe {path} must hold sections such as 'optimizer:'")
-    return content
+    return content or {}
 
 
 def _parsed(override: str) -> dict:
@@ -131,7 +130,7 @@ def _parsed(override: str) -> dict:
     key = key.strip()
     if not equals or not key:
         raise InputError(f"the override {override!r} must read key=value, as optimizer.lr=1e-4")
-    value = _yaml(text, f"{key}={text}") if text.strip() else ""
+    value: Any = _yaml(text, f"{key}={text}") if text.strip() else ""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
@@ -149,7 +148,7 @@ def _merged(values: dict, changes: dict) -> dict:
     merged = dict(values)
     for name, value in changes.items():
         inner = isinstance(value, dict) and isinstance(values.get(name), dict)
-        merged[name] = _merged(values[name], value) if inner else value
+        merged[str(name)] = _merged(values[name], value) if inner else value
     return merged
 
 

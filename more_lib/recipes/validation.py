@@ -2,11 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from functools import wraps
-from typing import TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
@@ -15,7 +14,6 @@ from pydantic_core import ErrorDetails
 from more_lib.system.errors import InputError
 
 T = TypeVar("T")
-
 
 _TYPES = {
     "bool_type": "be true or false",
@@ -33,26 +31,20 @@ def section(part: type[T]) -> type[T]:
     So it is by ``dataclasses.replace`` too. Raises ``InputError`` for the first value that is
     wrong, an unknown key and a missing one.
     """
-    checks = dataclass(frozen=True, config=ConfigDict(extra="forbid", validate_default=True))
-    checked = checks(part)
+    config = ConfigDict(extra="forbid", validate_default=True)
+    checked: Any = dataclass(frozen=True, config=config)(part)
     init = checked.__init__
 
     @wraps(init)
     def build(self: object, *args: object, **values: object) -> None:
-        with errors_in_one_line(checked):
+        try:
             init(self, *args, **values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise InputError(_complaint(first, checked)) from None
 
     checked.__init__ = build
     return checked
-
-
-@contextmanager
-def errors_in_one_line(part: type) -> Iterator[None]:
-    """Turn pydantic's errors about a recipe or section into an ``InputError`` about the first."""
-    try:
-        yield
-    except ValidationError as error:
-        raise InputError(_complaint(error.errors(include_url=False)[0], part)) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -62,6 +54,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _complaint(error: ErrorDetails, part: type) -> str:
+    """One line about one of pydantic's errors in a recipe or section."""
     above, kind = part.__name__.removesuffix("Recipe").lower(), error["type"]
     key = ".".join(map(str, (above, *error["loc"]))).removeprefix(".")
     if kind in ("unexpected_keyword_argument", "invalid_key"):
@@ -73,7 +66,7 @@ def _complaint(error: ErrorDetails, part: type) -> str:
         inside = [known for known in _keys(part, above) if known.rpartition(".")[0] == key]
         error["msg"] = f"It should be a section of: {', '.join(inside)}"
     allowed = re.sub(r"^(Value error, )?\w+ should ", "", _TYPES.get(kind, error["msg"]))
-    return f"{key or 'the recipe'} is {error['input']!r}: it must {allowed}"
+    return f"{key} is {error['input']!r}: it must {allowed}"
 
 
 def _unknown(key: str, keys: list[str]) -> str:
@@ -81,7 +74,11 @@ def _unknown(key: str, keys: list[str]) -> str:
     section_of = key.rpartition(".")[0]
     beside = [known for known in keys if known.rpartition(".")[0] == section_of]
     same_name = [known for known in keys if known.rpartition(".")[2] == key]
-    guess = f": did you mean {same_name[0]}?" if same_name else nearest(key, beside)
+    guess = (
+        f": did you mean {same_name[0]}?"
+        if same_name
+        else nearest(key, beside if section_of else keys)
+    )
     return f"recipe key {key!r} is unknown{guess} (here are: {', '.join(beside)})"
 
 
@@ -90,6 +87,6 @@ def _keys(part: type, path: str) -> list[str]:
     keys = []
     for field in fields(part):
         keys.append(f"{path}.{field.name}".removeprefix("."))
-        if is_dataclass(field.type):
+        if isinstance(field.type, type) and is_dataclass(field.type):
             keys += _keys(field.type, keys[-1])
     return keys
