@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -19,22 +20,19 @@ from more_lib.training.log import TrainingLog
 from more_lib.training.resume import KEPT, checkpoints, newest_checkpoint
 from tests.training.helpers import log_of, same_weights, small_recipe, with_optimizer
 
-ITERATIONS = 8
-
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """Eight small iterations that draw random numbers, cross an epoch and end in mid-line."""
-    settings = {
-        "data.crop_size": 32,  # 4×4 patches: quick
-        "optimizer.iterations": ITERATIONS,
-        "optimizer.log_every": 3,
-        "optimizer.checkpoint_every": 2,
-        "schedule.segmentation": ITERATIONS,  # the decoder's losses cost most and keep no state
-        "optimizer.warmup_iterations": 3,
-    }
-    overrides = [f"{key}={value}" for key, value in settings.items()]
-    return small_recipe(tmp_path_factory.mktemp("start"), *overrides, train=7)
+    settings = [
+        "data.crop_size=32",  # 4×4 patches: quick
+        "optimizer.iterations=8",
+        "optimizer.log_every=3",
+        "optimizer.checkpoint_every=2",
+        "schedule.segmentation=8",  # the decoder's losses cost most and keep no state
+        "optimizer.warmup_iterations=3",
+    ]
+    return small_recipe(tmp_path_factory.mktemp("start"), *settings, train=7)
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +140,16 @@ def test_checkpoints_run_no_code_and_may_all_be_damaged(tmp_path):
             (path / "sha256").write_text(sha256(path / "state.pt"))
     with pytest.warns(UserWarning) as warned:
         assert newest_checkpoint(tmp_path, {}) is None
-    said = [str(warning.message) for warning in warned if "damaged" in str(warning.message)]
-    assert [
-        name in line
-        for name, line in zip(("_00000002", "_00000001", "_00000000"), said, strict=True)
-    ] == [True] * 3
+    said = " ".join(str(warning.message) for warning in warned)
+    assert re.findall(r"iteration_0000000(\d) is damaged", said) == ["2", "1", "0"]
     assert not (tmp_path / "ran").exists()
 
 
 def test_resume_refuses_another_recipe_and_names_what_differs(recipe, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     interrupt(monkeypatch, recipe, folder, 3)
+    with pytest.raises(InputError, match="unfinished training; go on with --resume"):
+        train(recipe, folder)  # is not begun anew by accident
     other = changed(recipe, ["optimizer.lr=1e-3", "lir.phi=1.1", "optimizer.accumulate=2"])
     with pytest.raises(InputError, match="another training") as error:
         train(other, folder, resume=True)
@@ -163,14 +160,12 @@ def test_resume_refuses_another_recipe_and_names_what_differs(recipe, tmp_path, 
     ):
         assert named in str(error.value)
     assert "\n" not in str(error.value)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "TRAINING_VERSION", 1)
+        with pytest.raises(InputError, match="training_version 2 there, 1 here"):
+            train(recipe, folder, resume=True)
     # What decides no weight may change.
     train(changed(recipe, ["optimizer.checkpoint_every=3"]), folder, resume=True)
-
-
-def test_an_unfinished_training_is_not_begun_anew_by_accident(recipe, tmp_path, monkeypatch):
-    interrupt(monkeypatch, recipe, tmp_path / "run", 3)
-    with pytest.raises(InputError, match="unfinished training; go on with --resume"):
-        train(recipe, tmp_path / "run")
 
 
 def test_resume_without_a_checkpoint_says_so_and_after_the_end_loads(
