@@ -6,14 +6,14 @@ decides the weights.
 
 import contextlib
 import json
-import platform
 from dataclasses import dataclass
 from pathlib import Path
+from platform import machine, python_version
 
-import timm
 import torch
 import yaml
 from accelerate.utils import set_seed
+from timm import __version__ as timm_version
 
 from more_lib.data import open_tree
 from more_lib.data.scan import require_readable
@@ -207,7 +207,7 @@ def _checkpoint(folder: Path, origin: dict) -> dict | None:
 
 def _record(recipe: Recipe, run: RunState, sources: dict) -> dict:
     device, settings = run.accelerator.device, recipe.optimizer
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
     batches = settings.iterations * settings.accumulate * run.accelerator.num_processes
     return {
         "profile": recipe.profile,
@@ -220,9 +220,5 @@ def _record(recipe: Recipe, run: RunState, sources: dict) -> dict:
         "seconds": round(run.seconds, 1),
         "images_per_second": round(batches * settings.batch_size / run.seconds, 1),
         "peak_memory_gb": peak_memory(device),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-        },
+        "versions": {"python": python_version(), "torch": torch.__version__, "timm": timm_version},
     }
