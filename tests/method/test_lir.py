@@ -2,13 +2,13 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from more_lib.method.lir import (
     UNCERTAIN_VARIANTS,
-    UncertainSwitches,
     confident_relation_loss,
     sample_patches,
     uncertain_patches,
@@ -95,7 +95,7 @@ def test_confident_relation_equals_its_transcription(variant, seed, classes):
 def test_uncertain_relation_equals_its_transcription(variant, kernel_size, phi, seed, classes):
     """With room for every kept patch, and none missing, nothing is drawn by lot."""
     case = random_case(seed, classes=classes)
-    switches = UNCERTAIN_VARIANTS[variant]._replace(sampling="all")
+    switches = replace(UNCERTAIN_VARIANTS[variant], sampling="all")
     loss = uncertain_relation_loss(*case, kernel_size, phi, variant=switches)
     expected = transcriptions.uncertain_relation_loss(*case, kernel_size, phi, variant)
     torch.testing.assert_close(loss, expected)
@@ -177,7 +177,7 @@ def test_order_of_classes_and_images_does_not_matter(name, variant):
     tokens, features, mask, labels = random_case(3)
     options = {"variant": variant}
     if name == "uncertain":
-        options = {"variant": UNCERTAIN_VARIANTS[variant]._replace(sampling="all")}
+        options = {"variant": replace(UNCERTAIN_VARIANTS[variant], sampling="all")}
     loss = LOSSES[name](tokens, features, mask, labels, **options)
     order, images = [2, 0, 3, 1], [1, 2, 0]
     number = torch.arange(256)
@@ -362,7 +362,10 @@ def test_bad_input_is_refused():
         (tokens[..., :3], features, mask, labels),
     ):
         for loss in LOSSES.values():
-            with pytest.raises(InputError, match="they must be"):
+            with pytest.raises(
+                InputError,
+                match=r"labels \(.*\) must be \(B, C, D\), \(B, D, h, w\), \(B, h, w\), \(B, C\)",
+            ):
                 loss(*wrong)
     case = (tokens, features, mask, labels)
     with pytest.raises(InputError, match="temperature is 0"):
@@ -373,7 +376,8 @@ def test_bad_input_is_refused():
     for options, message in (
         ({"kernel_size": 0}, "kernel_size is 0"),
         ({"num_tokens": 0}, "num_tokens is 0"),
-        ({"variant": UncertainSwitches("cosine", "middle", "all")}, "token is 'middle'"),
     ):
         with pytest.raises(InputError, match=message):
             uncertain_relation_loss(*case, **options)
+    with pytest.raises(InputError, match="token is 'middle'"):
+        uncertain_patches(mask, 6, 1.2, "middle")

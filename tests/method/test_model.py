@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from more_lib.method.backbones import mini_vit
-from more_lib.method.gcr import GraphCategoryRepresentation, GraphSwitches
+from more_lib.method.gcr import GraphCategoryRepresentation
 from more_lib.method.localization import multiscale_cam
 from more_lib.method.model import LargeFOV, MoRe, image_logits
 from more_lib.method.released import load_released
@@ -253,11 +253,10 @@ def test_from_recipe_keeps_the_first_blocks_alone():
 
 def test_from_recipe_builds_the_graph_of_the_recipe():
     switched = ["graph.num_neighbors=7", "graph.tails=patches", "graph.update=plain"]
-    graph = MoRe.from_recipe(load_recipe("mini", switched), pretrained=False).graph
-    assert graph.num_neighbors == 7
-    expected = GraphSwitches("patches", "scaled_dot", "product_of_sums", "plain")
-    assert graph.switches == expected
-    assert MoRe.from_recipe(PROFILES["voc"], pretrained=False).graph.num_neighbors is None
+    recipe = load_recipe("mini", switched)
+    graph = MoRe.from_recipe(recipe, pretrained=False).graph
+    assert graph.num_neighbors == 7 and graph.switches == recipe.graph
+    assert MoRe.from_recipe(PROFILES["voc"], pretrained=False).graph.num_neighbors == 0
     without = MoRe.from_recipe(load_recipe("mini", ["graph.use=false"]), pretrained=False)
     assert without.graph is None
     assert without(torch.randn(1, 3, 96, 96)).class_tokens.shape == (1, 10, 192)
