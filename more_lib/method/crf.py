@@ -24,6 +24,7 @@ from more_lib.method.gaussian import bilateral_features, gaussian_sum
 from more_lib.method.lattice import lattice_mean_field
 from more_lib.system.errors import InputError
 from more_lib.system.precision import no_autocast
+from more_lib.system.shapes import check_shapes
 
 Array = Tensor | np.ndarray
 Method = Literal["auto", "exact", "lattice"]
@@ -90,7 +91,7 @@ def dense_crf(
     Apart from a factor of 2, which normalisation cancels, it is right near the middle and too low
     in the tails, less than half beyond a distance of 3. So more weight stays on the pixel itself,
     0.26 instead of 0.23 on average at 48 pixels, and one with few others of its colour holds on to
-    its own label. tests/test_crf.py takes these apart.
+    its own label. tests/method/test_crf.py takes these apart.
 
     Cost on one CPU thread: exact, 2.5 s for 64×96 pixels, growing with the square of their number
     (3.5e10 pairs an iteration for 375×500), in memory that is linear in it; the lattice, 0.02 s,
@@ -103,7 +104,7 @@ def dense_crf(
     params = params or CrfParams()
     if choose_method(*image.shape[:2], probabilities.device, method) == "exact":
         return _exact(image.to(probabilities.device), probabilities, params)
-    result = lattice_mean_field(image.cpu().numpy(), probabilities.cpu().numpy(), **asdict(params))
+    result = lattice_mean_field(image.cpu().numpy(), probabilities.cpu().numpy(), asdict(params))
     return torch.from_numpy(result).to(probabilities.device)
 
 
@@ -186,7 +187,7 @@ def _start(
     if choose_method(*image.shape[:2], device, method) == "exact":
         return partial(_exact, image.to(device), probabilities, params)
     arrays = image.cpu().numpy(), probabilities.cpu().numpy()
-    future = pool.submit(lattice_mean_field, *arrays, **asdict(params))
+    future = pool.submit(lattice_mean_field, *arrays, asdict(params))
     return lambda: torch.from_numpy(future.result()).to(device)
 
 
@@ -225,15 +226,9 @@ def _checked(image: Array, probabilities: Array) -> tuple[Tensor, Tensor]:
         x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
         for x in (image, probabilities)
     )
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(
-            f"dense CRF's image is {tuple(image.shape)} {image.dtype}; give (H, W, 3) uint8"
-        )
-    if probabilities.ndim != 3 or probabilities.shape[1:] != image.shape[:2]:
-        raise InputError(
-            f"dense CRF's probabilities are {tuple(probabilities.shape)}; "
-            f"give (K, {image.shape[0]}, {image.shape[1]}), the size of the image"
-        )
+    check_shapes(image=(image, "H W 3"), probabilities=(probabilities, "K H W"))
+    if image.dtype != torch.uint8:
+        raise InputError(f"dense CRF's image is {image.dtype}; give uint8")
     probabilities = probabilities.float()
     within = (probabilities >= 0) & (probabilities <= 1.01)  # bf16 rounds a 1 by less
     if not probabilities.numel() or not within.all():

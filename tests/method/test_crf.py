@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from more_lib.bench import noisy_segmentation
 from skimage.data import coffee, rocket
 from sklearn.datasets import load_sample_image
 
@@ -15,6 +14,7 @@ from more_lib.method import crf, pseudo_labels
 from more_lib.method.crf import CrfParams, choose_method, dense_crf, dense_crf_many, with_background
 from more_lib.method.gaussian import bilateral_features
 from more_lib.system.errors import InputError
+from tests.benchmarks.speed import noisy_segmentation
 from tests.method import transcriptions
 from tests.method.permutohedral import permutohedral_filter
 
@@ -221,11 +221,14 @@ def test_one_class_takes_all_and_zeros_are_no_verdict(method, request):
 
 def test_bad_input_is_refused():
     image, probabilities = random_input()
-    for wrong in (image.float(), image[..., :2], image[0], image[..., None]):
-        with pytest.raises(InputError, match="image is .* uint8"):
+    with pytest.raises(InputError, match="image is torch.float32; give uint8"):
+        dense_crf(image.float(), probabilities)
+    shapes = r"image .*, probabilities .* must be \(H, W, 3\), \(K, H, W\)"
+    for wrong in (image[..., :2], image[0], image[..., None]):
+        with pytest.raises(InputError, match=shapes):
             dense_crf(wrong, probabilities)
     for wrong in (probabilities[0], probabilities[:, 1:], probabilities.transpose(1, 2)):
-        with pytest.raises(InputError, match=r"probabilities are .*; give \(K, 9, 11\)"):
+        with pytest.raises(InputError, match=shapes):
             dense_crf(image, wrong)
     for wrong in (probabilities - 1, probabilities * 3, probabilities * math.nan):
         with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
@@ -403,5 +406,5 @@ def test_a_dead_process_is_reported(lattice):
 
 
 def test_a_bad_picture_among_many_is_refused():
-    with pytest.raises(InputError, match="image is"):
+    with pytest.raises(InputError, match=r"image \(3, 3\), probabilities"):
         list(dense_crf_many([random_input(), (torch.zeros(3, 3), torch.zeros(2, 3, 3))]))

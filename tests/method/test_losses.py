@@ -389,11 +389,15 @@ def test_segmentation_stays_finite_for_huge_half_precision_logits():
 def test_mask_losses_refuse_bad_input():
     values, mask = random_tokens((2, 4, 6, 5)), random_mask((2, 6, 5))
     for bad_values, bad_mask in ((values[0], mask), (values[:1], mask), (values, mask[0])):
-        with pytest.raises(InputError, match="features .* and mask .* must be"):
+        with pytest.raises(
+            InputError, match=r"features .*, mask .* must be \(B, D, h, w\), \(B, h, w\)"
+        ):
             patch_token_contrast_loss(bad_values, bad_mask)
-        with pytest.raises(InputError, match="logits .* and mask .* must be"):
+        with pytest.raises(
+            InputError, match=r"logits .*, mask .* must be \(B, K, h, w\), \(B, H, W\)"
+        ):
             segmentation_loss(bad_values, bad_mask)
-    with pytest.raises(InputError, match="resize the mask"):
+    with pytest.raises(InputError, match=r"mask \(2, 12, 10\) must be"):
         patch_token_contrast_loss(values, random_mask((2, 12, 10)))
     with pytest.raises(InputError, match="mask is torch.uint8; give int64"):
         segmentation_loss(values, mask.byte())

@@ -266,7 +266,9 @@ def test_par_refuses_bad_input():
         PixelAdaptiveRefinement(iterations=-1)
     par, images, maps = PixelAdaptiveRefinement(), pictures(), random_maps()
     for bad_images, bad_maps in ((images[0], maps), (images[:1], maps), (images, maps[0])):
-        with pytest.raises(InputError, match="images .* and maps .* same B"):
+        with pytest.raises(
+            InputError, match=r"images .*, maps .* must be \(B, 3, H, W\), \(B, K, h, w\)"
+        ):
             par(bad_images, bad_maps)
     with pytest.raises(InputError, match=r"images are torch.uint8; give floats in \[0, 1\]"):
         par((255 * images).byte(), maps)
@@ -467,9 +469,9 @@ def test_decoder_labels_refuse_bad_input():
     par = PixelAdaptiveRefinement(*SMALL)
     with pytest.raises(InputError, match="low threshold 0.7 exceeds the high one 0.25; swap"):
         refine_cam(par, images, maps, LABELS, high=0.25, low=0.7)
-    with pytest.raises(InputError, match="maps .* and labels"):
+    with pytest.raises(InputError, match="maps .*, labels"):
         refine_cam(par, images, maps, LABELS[:, :3], 0.7, 0.25)
-    with pytest.raises(InputError, match="images .* and maps"):
+    with pytest.raises(InputError, match="images .*, maps"):
         refine_cam(par, images[:2], maps, LABELS, 0.7, 0.25)
     with pytest.raises(InputError, match="images are torch.uint8"):
         refine_cam(par, images.byte(), maps, LABELS, 0.7, 0.25)
