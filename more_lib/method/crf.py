@@ -63,10 +63,7 @@ class CrfParams:
 
 
 def dense_crf(
-    image: Array,
-    probabilities: Array,
-    params: CrfParams | None = None,
-    method: Method = "auto",
+    image: Array, probabilities: Array, params: CrfParams | None = None, method: Method = "auto"
 ) -> Tensor:
     """Mean field of a fully connected CRF: scores of classes that follow the image's edges.
 

@@ -159,12 +159,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def _pixel_labels(
-        self,
-        cam: Tensor,
-        labels: Tensor,
-        output: MoReOutput,
-        pictures: Tensor,
-        box: Tensor | None,
+        self, cam: Tensor, labels: Tensor, output: MoReOutput, pictures: Tensor, box: Tensor | None
     ) -> Tensor:
         """The decoder's labels (B, H, W), refined along the image's edges."""
         masks = self.recipe.masks
