@@ -4,9 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 
-from more_lib.figures import artifacts as artifact_plots
 from more_lib.method import artifacts
 from more_lib.method.backbones import mini_vit
 from more_lib.method.losses import patch_token_contrast_loss
@@ -289,33 +287,3 @@ def test_patch_token_contrast_does_not_know_class_tokens():
     loss = patch_token_contrast_loss(features, torch.tensor([[[0, 1], [1, 0]]]))
     to_tokens, to_patches = torch.autograd.grad(loss, (tokens, features), allow_unused=True)
     assert to_tokens is None and to_patches.norm() > 0
-
-
-class TestPlots:
-    def test_every_figure_draws(self):
-        lines = {"one": [0.1, 0.2, 0.3], "two": [0.3, math.nan, 0.1]}
-        maps = random(1, 4, 4)[0]
-        figures = [
-            artifact_plots.plot_classes({"a": [0.1, math.nan], "b": [0.2, 0.4]}, ("cat", "dog")),
-            artifact_plots.plot_lines({"left": lines, "right": lines}, "block"),
-            artifact_plots.plot_norms([random(50) + 1, random(50) + 2], 2.0),
-            artifact_plots.mark_patches(
-                [random(3, 32, 32)], [maps], {"off": [maps > 0.5], "alone": [maps > 0.8]}, ["cat"]
-            ),
-        ]
-        for figure in figures:
-            assert isinstance(figure, Figure)
-            assert figure.get_suptitle()
-            assert len(figure.png()) > 1000
-
-    def test_classes_need_one_value_each(self):
-        with pytest.raises(InputError, match="2 classes"):
-            artifact_plots.plot_classes({"a": [0.1]}, ("cat", "dog"))
-        with pytest.raises(InputError, match="nothing"):
-            artifact_plots.plot_classes({}, ("cat", "dog"))
-
-    def test_marks_need_the_grid_of_their_map(self):
-        with pytest.raises(InputError, match="grid"):
-            artifact_plots.mark_patches(
-                [random(3, 8, 8)], [random(4, 4)], {"off": [random(2, 2) > 0.5]}
-            )

@@ -48,9 +48,6 @@ def alike(one, other):
     return (one.argmax(0) == other.argmax(0)).float().mean().item()
 
 
-# --- the exact sums -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "params",
     [
@@ -104,9 +101,6 @@ def test_gpu_and_cpu_agree():
     result = dense_crf(image, probabilities.cuda())
     assert result.is_cuda and alike(result.cpu(), expected) > 0.999
     torch.testing.assert_close(result.cpu(), expected, rtol=0, atol=2e-2)
-
-
-# --- what holds for any picture -------------------------------------------------------------------
 
 
 def test_beliefs_add_up_to_one_whatever_the_scores_add_up_to():
@@ -191,9 +185,6 @@ def test_background_is_what_no_class_claims():
     assert with_background(torch.rand(2, 5, 4, 3)).shape == (2, 6, 4, 3)
 
 
-# --- degenerate and bad input ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(1, 7), (7, 1), (1, 1)])
 @pytest.mark.parametrize("method", ["exact", "lattice"])
 def test_lines_and_single_pixels(shape, method, request):
@@ -251,9 +242,6 @@ def test_sigmas_are_positive(name):
         CrfParams(**{name: 0})
 
 
-# --- which way ------------------------------------------------------------------------------------
-
-
 def test_the_choice_is_by_device_and_size(monkeypatch):
     monkeypatch.setattr(crf, "find_spec", lambda name: name)
     assert choose_method(96, 96) == "exact"
@@ -271,9 +259,6 @@ def test_without_pydensecrf2_it_says_what_to_do(monkeypatch):
         dense_crf(image, probabilities)
     with pytest.raises(InputError, match="pydensecrf2"):
         next(dense_crf_many([(image, probabilities)]))
-
-
-# --- the lattice ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
@@ -360,9 +345,6 @@ def test_the_lattice_has_half_the_height_and_shorter_tails():
     # Normalisation cancels the height; what the tails lack goes to the pixel itself.
     own = [(np.diag(kernel) / kernel.sum(1)).mean() for kernel in (exact, approximate)]
     assert own[1] > 1.08 * own[0]
-
-
-# --- many pictures --------------------------------------------------------------------------------
 
 
 def test_many_pictures_come_in_order_over_processes(lattice):

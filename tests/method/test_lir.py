@@ -41,9 +41,6 @@ def random_case(seed=0, batch=3, classes=4, dim=6, grid=(12, 11)):
     return tokens, features, mask, labels
 
 
-# --- golden values -------------------------------------------------------------------------------
-
-
 def golden_case():
     expected = golden("losses_101")
     labels, mask = (torch.from_numpy(expected[name]) for name in ("labels", "mask"))
@@ -74,9 +71,6 @@ def test_golden_uncertain_relation_and_its_gradient():
     assert (gradient[:, ::16] - torch.from_numpy(theirs)).abs().max() < 1e-4 * abs(theirs).max()
     kept = uncertain_patches(mask, 6, 1.2, "corner").flatten(1).sum(1)
     assert kept.tolist() == expected["uncertain_count"].tolist()
-
-
-# --- transcriptions ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -112,9 +106,6 @@ def test_kept_patches_equal_the_search_window_by_window(variant, token, grid):
         for y, x in transcriptions.kept_patches(image_mask, 6, 1.2, variant):
             expected[image, y, x] = True
     assert torch.equal(kept, expected)
-
-
-# --- by hand -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -166,9 +157,6 @@ def test_orthogonal_tokens_cost_one_half_as_released_and_one_in_the_paper():
     released = uncertain_relation_loss(tokens, features, mask, labels, phi=0.5)
     paper = uncertain_relation_loss(tokens, features, mask, labels, phi=0.5, variant="paper")
     assert (released.item(), paper.item()) == pytest.approx((0.5, 1.0))
-
-
-# --- invariants and gradients --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -266,9 +254,6 @@ def test_confident_relation_survives_huge_features():
     assert loss.isfinite()
 
 
-# --- the released sampling -----------------------------------------------------------------------
-
-
 def sampling_case(kept_count, foreground_count=50, size=12):
     kept = torch.zeros(1, size * size, dtype=torch.bool)
     kept[0, :kept_count] = True
@@ -316,9 +301,6 @@ def test_loss_draws_by_the_generator_it_is_given():
         for seed in (0, 0, 1)
     ]
     assert losses[0] == losses[1] != losses[2]
-
-
-# --- degenerate and bad input --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

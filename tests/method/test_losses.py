@@ -159,9 +159,6 @@ def test_bad_input_is_refused():
         token_discrepancy_loss(tokens, temperature=0)
 
 
-# Patch-token contrast
-
-
 def random_mask(shape, classes=3, seed=0) -> Tensor:
     """0..classes, and 255 for about a fifth of the pixels."""
     generator = torch.Generator().manual_seed(seed)
@@ -268,9 +265,6 @@ def test_descending_the_contrast_gathers_like_patches():
     assert patch_token_contrast_loss(features, mask) < 0.5 * before
 
 
-# Segmentation
-
-
 def test_golden_segmentation():
     expected = golden("losses_101")
     logits, mask = (torch.from_numpy(expected[key]) for key in ("seg_logits", "mask"))
@@ -348,9 +342,6 @@ def test_segmentation_gives_unknown_pixels_no_gradient():
     (gradient,) = torch.autograd.grad(segmentation_loss(logits, mask), logits)
     unknown = (mask == 255)[:, None].expand_as(logits)
     assert unknown.any() and not gradient[unknown].any() and gradient[~unknown].all()
-
-
-# Both
 
 
 def test_mask_losses_have_right_gradients():

@@ -75,9 +75,6 @@ def test_multiscale_cam_equals_the_released_one(released_model):
     assert_golden(aux_cam[..., ::4, ::4], expected["cam_aux_every4"])
 
 
-# --- a small model -------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def model() -> MoRe:
     """Three narrow blocks; the auxiliary map leaves the first of them. No weight is zero."""
@@ -176,9 +173,6 @@ def test_an_image_that_the_patch_does_not_divide_is_refused(model):
             call(some_images(33, 48))
 
 
-# --- gradients and optimizer ---------------------------------------------------------------------
-
-
 def reached(model: MoRe, loss: Tensor) -> set[str]:
     """Names of the parameters with a gradient that is not zero everywhere."""
     model.zero_grad(set_to_none=True)
@@ -219,9 +213,6 @@ def test_parameter_groups_hold_every_parameter_once_at_its_rate(model):
     of_encoder = {id(p) for p in (*encoder["params"], *tokens["params"])}
     assert of_encoder == {id(p) for p in model.encoder.parameters()}
     torch.optim.AdamW(groups)  # takes them as they are
-
-
-# --- recipes -------------------------------------------------------------------------------------
 
 
 def mini_recipe(**backbone):

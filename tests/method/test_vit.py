@@ -127,9 +127,6 @@ def literal_resize(position: torch.Tensor, old, new) -> torch.Tensor:
     return torch.stack(channels, 1)[None]
 
 
-# --- the whole encoder ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", [*MODELS, "mini"])
 def test_with_one_class_and_no_register_it_is_timms_own_forward(name):
     vit = timm_model(name)
@@ -222,9 +219,6 @@ def test_encoder_leaves_the_backbones_values_alone():
         assert torch.equal(value, before[key]), key
 
 
-# --- class tokens --------------------------------------------------------------------------------
-
-
 def test_class_tokens_start_identical_and_registers_do_not():
     vit = small_vit()
     encoder = ClassTokenViT(vit, CLASSES, 4).eval()
@@ -275,9 +269,6 @@ def test_images_of_a_batch_do_not_see_each_other():
             alone = encoder(images[index : index + 1])
             for kind in ("class_tokens", "patch_tokens", "aux_patch_tokens", "attention_scores"):
                 assert_close(getattr(together, kind)[index], getattr(alone, kind)[0])
-
-
-# --- attention -----------------------------------------------------------------------------------
 
 
 def literal_attention(attention, x: torch.Tensor):
@@ -340,9 +331,6 @@ def test_scores_pass_gradients_to_queries_and_keys():
     assert query.abs().max() > 0 and key.abs().max() > 0 and value.abs().max() == 0
 
 
-# --- position embeddings -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("old, new", [((4, 4), (7, 7)), ((6, 6), (3, 9)), ((3, 5), (5, 3))])
 def test_resized_positions_are_the_literal_ones(old, new):
     position = torch.randn(1, old[0] * old[1], 3, generator=torch.Generator().manual_seed(4))
@@ -373,9 +361,6 @@ def test_rows_stay_rows_and_dtype_stays():
     resized = resized.float().view(8, 3)
     assert_close(resized, resized[:, :1].expand(-1, 3))
     assert (resized.diff(dim=0) > 0).any() and resized[-1, 0] - resized[0, 0] > 2.5
-
-
-# --- refusals ------------------------------------------------------------------------------------
 
 
 def refusal(call, *args, **kwargs) -> str:
@@ -440,9 +425,6 @@ def test_an_auxiliary_layer_outside_the_blocks_is_refused(aux_layer):
 def test_an_image_that_the_patch_does_not_divide_is_refused(height, width):
     message = refusal(small_encoder(), torch.zeros(1, 3, height, width))
     assert f"{height}x{width}" in message and "8x8" in message
-
-
-# --- pretrained weights --------------------------------------------------------------------------
 
 
 @cache
@@ -540,9 +522,6 @@ def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
 def test_identity_of_timms_own_weights_is_their_name():
     assert backbone_identity(TINY) == f"timm:{TINY}"
     assert backbone_identity("mini") == sha256(mini_weights())
-
-
-# --- the shipped backbones -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "width"), MINI_WIDTHS.items())
