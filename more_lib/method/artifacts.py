@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from more_lib.method.localization import lam, min_max
+from more_lib.method.localization import lam, min_max, resized
 from more_lib.method.vit import ClassTokenViT
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
@@ -56,9 +56,7 @@ def mass_outside(maps: Tensor, masks: Tensor) -> Tensor:
     negative or non-finite maps, and masks that are not integer.
     """
     _check_maps(maps, masks)
-    maps = at_least_float32(maps)
-    if maps.shape[-2:] != masks.shape[-2:]:
-        maps = F.interpolate(maps, masks.shape[-2:], mode="bilinear", align_corners=False)
+    maps = resized(at_least_float32(maps), masks.shape[-2:])
     here, counted = _class_pixels(masks, maps.shape[1])
     total = (maps * counted[:, None]).sum((2, 3))
     outside = 1 - (maps * here).sum((2, 3)) / total  # 0/0 is nan, as documented
@@ -93,8 +91,8 @@ def artifact_patches(maps: Tensor, share: Tensor, threshold: float) -> Tensor:
 
 def artifact_rate(maps: Tensor, share: Tensor, threshold: float) -> Tensor:
     """Artifacts among the activated patches: (B, C) in [0, 1], nan without any (notebook 02 §4)."""
-    found = artifact_patches(maps, share, threshold)
-    return found.sum((2, 3)) / (maps > threshold).sum((2, 3))
+    stray = artifact_patches(maps, share, threshold)
+    return stray.sum((2, 3)) / (maps > threshold).sum((2, 3))
 
 
 def isolated_patches(active: Tensor, fewer_than: int = 2) -> Tensor:
@@ -122,8 +120,7 @@ def isolated_rate(maps: Tensor, threshold: float, fewer_than: int = 2) -> Tensor
     (...) in [0, 1], nan for a map without activated patches.
     """
     active = maps > threshold
-    isolated = isolated_patches(active, fewer_than)
-    return isolated.sum((-2, -1)) / active.sum((-2, -1))
+    return isolated_patches(active, fewer_than).sum((-2, -1)) / active.sum((-2, -1))
 
 
 def pixel_deviation(images: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -148,9 +145,8 @@ def low_information(deviation: Tensor, share: float = 0.25) -> Tensor:
     """
     if not 0 < share <= 1:
         raise InputError(f"share is {share}; it must be above 0 and at most 1")
-    flat = deviation.flatten(1)
-    count = max(int(share * flat.shape[1]), 1)
-    last = flat.kthvalue(count, dim=1).values
+    count = max(int(share * deviation[0].numel()), 1)
+    last = deviation.flatten(1).kthvalue(count, dim=1).values
     return deviation <= last[:, None, None]
 
 
@@ -178,8 +174,8 @@ def lift(chosen: Tensor, kind: Tensor) -> float:
             f"chosen {chosen.dtype} {tuple(chosen.shape)} and kind {kind.dtype} "
             f"{tuple(kind.shape)} must be bool and of one shape"
         )
-    both, first, second = ((a.sum().double()) for a in (chosen & kind, chosen, kind))
-    return float((both / first) / (second / chosen.numel()))
+    both, first, second = (each.double().mean() for each in (chosen & kind, chosen, kind))
+    return float(both / first / second)
 
 
 def patch_similarity(tokens: Tensor) -> Tensor:
@@ -203,9 +199,7 @@ def block_tokens(encoder: ClassTokenViT, images: Tensor) -> BlockTokens:
     Raises ``InputError`` when the patch does not divide the images.
     """
     left: list[Tensor] = []
-    hooks = [
-        block.register_forward_hook(lambda *call: left.append(call[2])) for block in encoder.blocks
-    ]
+    hooks = [b.register_forward_hook(lambda *call: left.append(call[2])) for b in encoder.blocks]
     try:
         patches = encoder(images).patch_tokens.shape[1]
     finally:
@@ -231,15 +225,13 @@ def survey(
     on the patch grid itself single patches can be counted. Raises ``InputError`` without batches.
     """
     home = next(model.parameters()).device
-    model.to(home if device is None else device)
+    place = home if device is None else device
+    model.to(place)
     parts = []
     for batch in batches:
-        images, masks, labels = (
-            batch[key].to(next(model.parameters()).device) for key in ("image", "mask", "labels")
-        )
-        parts.append(
-            [part.cpu() for part in _measured(model, images, masks, labels, threshold, similarity)]
-        )
+        given = (batch[key].to(place) for key in ("image", "mask", "labels"))
+        measured = _measured(model, *given, threshold=threshold, similarity=similarity)
+        parts.append([part.cpu() for part in measured])
     model.to(home)
     if not parts:
         raise InputError("there are no images to survey; give at least one batch")
@@ -291,13 +283,12 @@ def object_tokens(features: Tensor, share: Tensor) -> Tensor:
     """
     check_shapes(features=(features, "B D h w"), share=(share, "B C h w"))
     features = at_least_float32(features)
-    on, off = share.nan_to_num(0), (1 - share).nan_to_num(0)
-    means = [
-        torch.einsum("bchw,bdhw->bcd", weight, features)
-        / weight.sum((2, 3)).clamp(min=1e-6)[..., None]
-        for weight in (on, off)
-    ]
-    return means[0] - means[1]
+
+    def mean(weight: Tensor) -> Tensor:
+        total = torch.einsum("bchw,bdhw->bcd", weight, features)
+        return total / weight.sum((2, 3)).clamp(min=1e-6)[..., None]
+
+    return mean(share.nan_to_num(0)) - mean((1 - share).nan_to_num(0))
 
 
 def _class_pixels(masks: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -37,21 +37,10 @@ def mini_vit(width: int = 192) -> VisionTransformer:
     three heads share ``width``, a multiple of 12. Random weights; ``load_backbone("mini")`` brings
     the pretrained ones.
     """
-    stem = partial(
-        HybridEmbed,
-        backbone=ConvStem(channels=(width // 4, width // 2, width), norm_layer="layernorm2d"),
-        proj=False,
-    )
-    return VisionTransformer(
-        img_size=96,
-        patch_size=1,
-        embed_layer=stem,
-        embed_dim=width,
-        depth=6,
-        num_heads=3,
-        num_classes=0,
-        dynamic_img_size=True,
-    )
+    convolutions = ConvStem(channels=(width // 4, width // 2, width), norm_layer="layernorm2d")
+    stem = partial(HybridEmbed, backbone=convolutions, proj=False)
+    sizes = {"img_size": 96, "patch_size": 1, "depth": 6, "num_heads": 3, "num_classes": 0}
+    return VisionTransformer(embed_layer=stem, embed_dim=width, dynamic_img_size=True, **sizes)
 
 
 def build_backbone(name: str) -> VisionTransformer:
@@ -104,8 +93,7 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
     ``weights`` names a file in timm's key names. Never returns random weights: raises
     ``InputError`` when they cannot be had, and says what to do.
     """
-    file = backbone_file(name, weights)
-    vit = build_backbone(name)
+    file, vit = backbone_file(name, weights), build_backbone(name)
     if file is not None:
         load_weights(vit, file, ignored=CLASSIFIERS)
         return vit

@@ -100,10 +100,9 @@ class GraphCategoryRepresentation(nn.Module):
 
     def _checked(self, class_tokens: Tensor, patch_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Both in float32 at least, so that rounding chooses no neighbour."""
-        dim = self.head.in_features
-        check_shapes(
-            class_tokens=(class_tokens, f"B C {dim}"), patch_tokens=(patch_tokens, f"B N {dim}")
-        )
+        width = self.head.in_features
+        tokens, patches = (class_tokens, f"B C {width}"), (patch_tokens, f"B N {width}")
+        check_shapes(class_tokens=tokens, patch_tokens=patches)
         return at_least_float32(class_tokens), at_least_float32(patch_tokens)
 
     def _gather(self, tokens: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Graph]:
@@ -112,8 +111,12 @@ class GraphCategoryRepresentation(nn.Module):
         if self.switches.tails == "tokens_and_patches":
             candidates = torch.cat((tokens, patches.detach()), 1)
         heads, tails = self.head(tokens), self.tail(candidates)
+        if self.switches.similarity == "cosine":
+            similarity = F.normalize(heads, dim=2) @ F.normalize(tails, dim=2).mT  # Eq. 1
+        else:
+            similarity = heads @ tails.mT * heads.shape[2] ** -0.5
         wanted = self.num_neighbors or self._variants_own_number(tokens.shape[1])
-        best, neighbors = self._similarity(heads, tails).topk(min(wanted, tails.shape[1]), dim=2)
+        best, neighbors = similarity.topk(min(wanted, tails.shape[1]), dim=2)
         closeness = best.softmax(2)
 
         images = torch.arange(len(tails), device=tails.device)[:, None, None]
@@ -127,12 +130,6 @@ class GraphCategoryRepresentation(nn.Module):
 
     def _variants_own_number(self, num_classes: int) -> int:
         return PAPER_NEIGHBORS if self.switches.tails == "patches" else max(num_classes // 2, 1)
-
-    def _similarity(self, heads: Tensor, tails: Tensor) -> Tensor:
-        """(B, C, number of tails), Eq. 1."""
-        if self.switches.similarity == "cosine":
-            return F.normalize(heads, dim=2) @ F.normalize(tails, dim=2).mT
-        return heads @ tails.mT * heads.shape[2] ** -0.5
 
     def _edge_scores(self, near: Tensor, turned: Tensor) -> Tensor:
         """(B, C, K) before the softmax of Eq. 4, from tails and tanh's (B, C, K, D)."""

@@ -73,7 +73,9 @@ def confident_relation_loss(
         total = scores.logsumexp(2, keepdim=True)
         if variant == "release":
             total = torch.logaddexp(total, total.new_tensor(RELEASED_EPSILON).log())
-        pairs = _pairs(mask, labels).to(scores.dtype)  # (B, C, N)
+        numbers = torch.arange(1, labels.shape[1] + 1, device=mask.device)[:, None]
+        pairs = (mask.flatten(1)[:, None] == numbers) & (labels[:, :, None] > 0)
+        pairs = pairs.to(scores.dtype)  # (B, C, N): class, and patch that surely shows it
         cost = (pairs * (total - scores)).sum(2)  # (B, C)
         if variant == "release":
             return (cost / (pairs.sum(2) + RELEASED_EPSILON)).sum(1).mean()
@@ -170,7 +172,7 @@ def sample_patches(
 
     kept: (B, h, w) bool. mask: (B, h, w) int64, three-way. The choice is the rank of one random
     number a patch, so nothing waits for the device. Several processes choose what one would with
-    all of their images (``whole_batch.random_numbers``).
+    all of their images (``processes.random_numbers``).
     """
     shape, device = mask.shape, mask.device if generator is None else generator.device
     draws = random_numbers(shape, generator, device)
@@ -196,12 +198,6 @@ def _check_variant(variant: str) -> None:
 def _tokens_and_patches(class_tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     """(B, C, D) and (B, N, D), in float32 at least."""
     return at_least_float32(class_tokens), at_least_float32(features).flatten(2).mT
-
-
-def _pairs(mask: Tensor, labels: Tensor) -> Tensor:
-    """(B, C, N) bool: the patch is confident foreground of the class, and the class is present."""
-    numbers = torch.arange(1, labels.shape[1] + 1, device=mask.device)[:, None]
-    return (mask.flatten(1)[:, None] == numbers) & (labels[:, :, None] > 0)
 
 
 def _check(class_tokens: Tensor, features: Tensor, mask: Tensor, labels: Tensor) -> None:

@@ -4,11 +4,10 @@ L = L_cls + L_mct + L_ptc + alpha L_cre + beta L_ure + gamma L_seg + L_reg (Eq. 
 Which term counts from which iteration is data in the recipe, as are all thresholds.
 
 Several processes average their losses and gradients, which are then those of one process with the
-summed batch: the terms that are means over images are so by themselves, and those that divide by
-what they count in the batch (segmentation: pixels; patch-token contrast and the paper's relations:
-pairs; the released uncertain relation: sampled patches) divide by what all processes count
-(``whole_batch``). The released code has every GPU take its own. Accumulated batches stay apart: the
-step's losses are the means of theirs.
+summed batch: means over images are so by themselves, and what is counted in the batch (pixels of
+the segmentation; pairs of patch-token contrast and the paper's relations; sampled patches of the
+released uncertain relation) is counted over all processes (``system.processes``). The released code
+has every GPU take its own. Accumulated batches stay apart: a step's losses are the means of theirs.
 """
 
 from collections.abc import Sequence
@@ -72,11 +71,8 @@ class Objective(nn.Module):
         for its counts.
         """
         loss, schedule = self.recipe.loss, self.recipe.schedule
-        return {
-            name
-            for name in MINED
-            if getattr(loss, name) > 0 and iteration >= getattr(schedule, name)
-        }
+        reached = (name for name in MINED if iteration >= getattr(schedule, name))
+        return {name for name in reached if getattr(loss, name) > 0}
 
     def forward(
         self,
