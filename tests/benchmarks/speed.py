@@ -6,7 +6,7 @@ computes the same thing. Only ratios mean anything beyond the machine they were 
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 
@@ -184,7 +184,7 @@ def _cases(loops: ModuleType, given: dict[str, Tensor]) -> dict[str, tuple[Calla
     relation = (tokens, features, mask, labels)
     graph = GraphCategoryRepresentation(DIM).to(tokens.device)
     patches, k = features.flatten(2).mT, max(tokens.shape[1] // 2, 1)
-    every = UNCERTAIN_VARIANTS["release"]._replace(sampling="all")
+    every = replace(UNCERTAIN_VARIANTS["release"], sampling="all")
     par = PixelAdaptiveRefinement()
     pictures, chosen = given["images"], given["cam"][:, :4]
     refined = (pictures, given["cam"], labels.cpu(), 0.7, 0.25)
