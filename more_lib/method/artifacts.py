@@ -229,8 +229,8 @@ def survey(
     model.to(place)
     parts = []
     for batch in batches:
-        given = (batch[key].to(place) for key in ("image", "mask", "labels"))
-        measured = _measured(model, *given, threshold=threshold, similarity=similarity)
+        images, masks, labels = (batch[key].to(place) for key in ("image", "mask", "labels"))
+        measured = _measured(model, images, masks, labels, threshold, similarity)
         parts.append([part.cpu() for part in measured])
     model.to(home)
     if not parts:

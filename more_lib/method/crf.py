@@ -177,11 +177,12 @@ def _start(
 ) -> Callable[[], Tensor]:
     """What gives the result; with a ``pool``, a lattice is under way there already."""
     image, probabilities = _checked(image, probabilities)
-    device = probabilities.device
-    if choose_method(*image.shape[:2], device, method) == "exact":
+    device, (height, width) = probabilities.device, image.shape[:2]
+    if choose_method(height, width, device, method) == "exact":
         return partial(_exact, image.to(device), probabilities, params)
-    lattice = (lattice_mean_field, image.cpu().numpy(), probabilities.cpu().numpy(), asdict(params))
-    result = pool.submit(*lattice).result if pool else partial(*lattice)
+    arrays = image.cpu().numpy(), probabilities.cpu().numpy()
+    lattice = partial(lattice_mean_field, *arrays, asdict(params))
+    result = pool.submit(lattice).result if pool else lattice
     return lambda: torch.from_numpy(result()).to(device)
 
 

@@ -72,10 +72,10 @@ class DenseEnergyLoss(nn.Module):
         probabilities = self._resize(logits.softmax(dim=1), mode="bilinear")
         # Nearest neighbours pass 255 and the classes' numbers on as they are, in any float.
         mask = self._resize(mask[:, None].to(logits.dtype))
-        roi = 1 if roi is None else self._resize(roi[:, None].to(logits.dtype))
+        inside = 1 if roi is None else self._resize(roi[:, None].to(logits.dtype))
         images = self._resize(images.to(logits.dtype))
 
-        gate = (roi - probabilities.detach().amax(dim=1, keepdim=True)).clamp(min=0)
+        gate = (inside - probabilities.detach().amax(dim=1, keepdim=True)).clamp(min=0)
         gate = gate.masked_fill(mask == IGNORE_INDEX, 1)
         features = bilateral_features(images, self.sigma_rgb, self.sigma_xy * self.scale)
         energy = _GatedEnergy.apply(_pixels(probabilities), _pixels(gate), features)

@@ -79,7 +79,7 @@ def _chunked(features: Tensor, values: Tensor, pairs: int = 2**20) -> Tensor:
     sums = []
     for block in left.split(max(1, pairs // right.shape[::2].numel()), dim=1):
         exponent = (block @ right).to(values.dtype)
-        sums.append(F.threshold_(exponent, least, -math.inf).exp_() @ values)
+        sums.append(torch.threshold_(exponent, least, -math.inf).exp_() @ values)
     return torch.cat(sums, dim=1)
 
 

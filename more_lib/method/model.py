@@ -3,7 +3,7 @@
 Notebook 01 §4 takes it apart; notebook 05 trains it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -132,7 +132,7 @@ class MoRe(nn.Module):
 
 def _first_blocks(vit: VisionTransformer, depth: int) -> VisionTransformer:
     """The backbone cut after its first ``depth`` blocks, its last norm kept; 0 leaves it whole."""
-    blocks = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
+    blocks: Any = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
     if depth > len(blocks) > 0:
         raise InputError(f"backbone.depth is {depth}, but there are {len(blocks)} blocks")
     if depth and len(blocks):

@@ -44,12 +44,11 @@ DECODED = {"segmentation", "dense_energy"}
 
 
 class Masks(NamedTuple):
-    """What CAM says of patches (B, h, w) and pixels (B, H, W), int64: 0, 1..C, or 255 unknown."""
+    """What CAM says of the patches, (B, h, w) int64 each: 0, 1..C, or 255 uncertain (Eq. 6)."""
 
-    contrast: Tensor  # padding is unknown
-    confident: Tensor  # padding is background, as in the next
-    uncertain: Tensor
-    pixels: Tensor | None = None  # the decoder's labels, padding unknown; None if nothing asks
+    contrast: Tensor  # for PTC; padding is uncertain
+    confident: Tensor  # for CRE; padding is background, as in the next
+    uncertain: Tensor  # for URE
 
 
 class Objective(nn.Module):
@@ -103,9 +102,6 @@ class Objective(nn.Module):
         straight = (output.cam.detach(), output.aux_cam.detach())
         cams = multiscale_cam(model, images, self.recipe.masks.scales, straight)
         masks = self._patch_masks(cams, present, features.shape[-2:], iteration, padding)
-        if active & DECODED:
-            pixels = self._pixel_labels(cams[0], labels, output, pictures, box)
-            masks = masks._replace(pixels=_where_padded(padding, IGNORE_INDEX, pixels))
 
         if "patch_token_contrast" in active:
             losses["patch_token_contrast"] = patch_token_contrast_loss(features, masks.contrast)
@@ -118,12 +114,14 @@ class Objective(nn.Module):
             losses["uncertain_relation"] = uncertain_relation_loss(
                 tokens, features, masks.uncertain, present, *sizes, lir
             )
+        if active & DECODED:
+            pixels = self._pixel_labels(cams[0], labels, output, pictures, box)
         if "segmentation" in active:
-            losses["segmentation"] = segmentation_loss(output.seg_logits, masks.pixels)
+            target = _where_padded(padding, IGNORE_INDEX, pixels)
+            losses["segmentation"] = segmentation_loss(output.seg_logits, target)
         if "dense_energy" in active:
             # A pixel of unknown label opens the energy's gate: padding must not be one.
-            known = _where_padded(padding, 0, masks.pixels)
-            roi = None if padding is None else ~padding
+            known, roi = _where_padded(padding, 0, pixels), None if padding is None else ~padding
             losses["dense_energy"] = self.energy(255 * pictures, output.seg_logits, known, roi)
         return losses
 

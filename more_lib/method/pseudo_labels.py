@@ -4,6 +4,7 @@ Mask values: 0 background, 1..C the classes, 255 not known.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +95,8 @@ class PixelAdaptiveRefinement(nn.Module):
         neighbours = self._neighbours(images)
         # Two passes: a pixel's neighbours can differ far less from each other than from zero.
         mean = sum(neighbours) / len(neighbours)
-        variance = sum((n - mean).square_() for n in neighbours) / (len(neighbours) - 1)
+        squares = ((n - mean).square_() for n in neighbours)
+        variance = reduce(torch.add, squares) / (len(neighbours) - 1)
         scale = 1 / (self.width * (variance.sqrt() + 1e-8))
         likeness = images.new_empty(len(images), len(neighbours), *images.shape[-2:])
         for n, neighbour in enumerate(neighbours):

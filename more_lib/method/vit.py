@@ -7,10 +7,10 @@ attention map.
 """
 
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -123,13 +123,13 @@ class ClassTokenViT(nn.Module):
         return torch.cat((prefix.to(patches.dtype), patches), 1)
 
 
-def class_attention_scores(block: Block, x: Tensor, num_classes: int, num_patches: int) -> Tensor:
+def class_attention_scores(block: Any, x: Tensor, num_classes: int, num_patches: int) -> Tensor:
     """Query-key products of class tokens with patches in one block, summed over the heads.
 
-    ``x`` (B, L, D) enters the block; its first ``num_classes`` rows are the class tokens, its last
-    ``num_patches`` rows the patches. Returns (B, C, N): logits before the scaling and the softmax.
-    The block itself runs on fused attention, which never shows its scores; only these few rows are
-    computed again. Notebook 01 §2.
+    ``x`` (B, L, D) enters the block, one of timm's; its first ``num_classes`` rows are the class
+    tokens, its last ``num_patches`` rows the patches. Returns (B, C, N): logits before the scaling
+    and the softmax. The block itself runs on fused attention, which never shows its scores; only
+    these few rows are computed again. Notebook 01 §2.
     """
     attention, normed = block.attn, block.norm1(x)
     weight_q, weight_k, _ = attention.qkv.weight.chunk(3)
@@ -156,6 +156,7 @@ def resize_position(position: Tensor, old: tuple[int, int], new: tuple[int, int]
 
 def _split_prefix(vit: VisionTransformer) -> tuple[Tensor, Tensor, Tensor]:
     """Class token, other prefix tokens (positions added to both), and the patches' positions."""
+    assert vit.cls_token is not None and vit.pos_embed is not None  # ``check_plain`` said so
     others = (getattr(vit, name, None) for name in ("dist_token", "reg_token"))
     prefix = torch.cat([vit.cls_token, *(t for t in others if t is not None)], 1).detach()
     position = vit.pos_embed.detach()

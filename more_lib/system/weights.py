@@ -27,8 +27,8 @@ def save_weights(
 
     Raises ``InputError`` when the path cannot be written or the disk is full.
     """
-    is_module = isinstance(module_or_state, nn.Module)
-    state = module_or_state.state_dict() if is_module else module_or_state
+    given = module_or_state
+    state = given.state_dict() if isinstance(given, nn.Module) else given
     # Cloning separates tied tensors, which the format does not allow to share memory.
     tensors = {
         key: tensor.to("cpu", dtype if tensor.is_floating_point() else None).clone(
