@@ -120,19 +120,14 @@ def test_chunk_size_does_not_matter(pairs):
 
 
 @PATHS
-def test_order_and_origin_do_not_matter(path):
+def test_order_and_origin_do_not_matter_and_images_do_not_mix(path):
     features, values = random_input()
     expected = path(features, values)
     order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(path(features[:, order], values[:, order]), expected[:, order])
     torch.testing.assert_close(path(features + 1000, values), expected)
-
-
-@PATHS
-def test_images_do_not_mix(path):
-    features, values = random_input()
-    single = [path(features[b : b + 1], values[b : b + 1]) for b in range(len(values))]
-    torch.testing.assert_close(path(features, values), torch.cat(single))
+    single = [path(*image) for image in zip(features.split(1), values.split(1), strict=True)]
+    torch.testing.assert_close(expected, torch.cat(single))
 
 
 @pytest.mark.parametrize("path", [_chunked, _fused])

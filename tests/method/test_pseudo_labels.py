@@ -29,11 +29,8 @@ def test_three_way_by_hand():
     mask = three_way_mask(maps[None], torch.tensor([[1, 1, 0]]), high=0.7, low=0.25)
     assert mask.dtype == torch.int64
     assert mask.tolist() == [[[1, 255, 0, 2]]]
-
-
-def test_both_thresholds_themselves_are_uncertain():
-    maps = torch.tensor([0.25, 0.75]).view(1, 1, 1, 2)
-    mask = three_way_mask(maps, torch.ones(1, 1), high=0.75, low=0.25, ignore_index=9)
+    edges = torch.tensor([0.25, 0.75]).view(1, 1, 1, 2)  # the thresholds themselves are uncertain
+    mask = three_way_mask(edges, torch.ones(1, 1), high=0.75, low=0.25, ignore_index=9)
     assert mask.flatten().tolist() == [9, 9]
 
 
@@ -175,33 +172,19 @@ def test_par_of_a_constant_map_is_constant_and_grows_by_one_percent():
     torch.testing.assert_close(refined, expected, rtol=1e-5, atol=0)
 
 
-def test_par_is_linear_in_the_maps():
-    images, first, second = pictures(), random_maps(1), random_maps(2)
-    expected = 2 * PAR(images, first) - 3 * PAR(images, second)
-    torch.testing.assert_close(PAR(images, 2 * first - 3 * second), expected)
-
-
-def test_par_treats_every_image_and_map_alike():
-    images, maps = pictures(0, 3), random_maps(0, (3, 4, 20, 24))
+def test_par_is_linear_and_treats_images_maps_mirrors_and_normalised_colours_alike():
+    shape = (3, 4, 20, 24)
+    images, maps, other = pictures(0, 3), random_maps(0, shape), random_maps(1, shape)
     refined = PAR(images, maps)
     assert torch.equal(PAR(images[[2, 0]], maps[[2, 0]]), refined[[2, 0]])
     assert torch.equal(PAR(images, maps[:, [3, 1]]), refined[:, [3, 1]])
-
-
-@pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
-def test_par_of_mirrored_images_is_mirrored(axes):
-    images, maps = pictures(), random_maps()
-    torch.testing.assert_close(
-        PAR(images.flip(axes), maps.flip(axes)), PAR(images, maps).flip(axes)
-    )
-
-
-def test_par_does_not_care_how_colours_are_normalised():
-    images, maps = pictures(), random_maps()
+    for axes in ((-1,), (-2,), (-2, -1)):
+        mirrored = PAR(images.flip(axes), maps.flip(axes))
+        torch.testing.assert_close(mirrored, refined.flip(axes))
+    expected = 2 * refined - 3 * PAR(images, other)
+    torch.testing.assert_close(PAR(images, 2 * maps - 3 * other), expected)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.4, 0.5, 0.6], [0.2, 0.25, 0.004]))
-    torch.testing.assert_close(
-        PAR((images - mean) / std, maps), PAR(images, maps), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(PAR((images - mean) / std, maps), refined, rtol=1e-4, atol=1e-5)
 
 
 def test_par_smooths_within_an_edge_and_not_across():
@@ -232,19 +215,14 @@ def test_par_without_iterations_only_resizes():
     assert torch.equal(PixelAdaptiveRefinement(iterations=0)(pictures(), maps), expected)
 
 
-def test_par_leaves_its_inputs_alone_and_keeps_no_gradient():
+def test_par_leaves_its_inputs_alone_keeps_no_gradient_and_its_precision_under_autocast():
     images, maps = pictures().requires_grad_(), random_maps().requires_grad_()
     before = images.detach().clone(), maps.detach().clone()
     refined = PAR(images, maps)
     assert not refined.requires_grad
     assert torch.equal(images, before[0]) and torch.equal(maps, before[1])
-
-
-def test_par_keeps_its_precision_under_autocast():
-    images, maps = pictures(), random_maps()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = PAR(images, maps)
-    assert torch.equal(mixed, PAR(images, maps))
+        assert torch.equal(PAR(images, maps), refined)
     half = PAR(images.bfloat16(), maps.half())
     assert torch.equal(half, PAR(images.bfloat16().float(), maps.half().float()))
 
@@ -368,14 +346,7 @@ def test_absent_classes_are_as_if_they_did_not_exist(noise):
             assert not mask[image].any()
 
 
-def test_decoder_labels_have_all_three_kinds_of_pixels():
-    images, maps = decoder_case()
-    mask = refine_cam(PAR, images, maps, LABELS, 0.6, 0.4)
-    assert set(mask[0].unique().tolist()) == {0, 1, 3, 255}
-    assert not mask[3].any()
-
-
-def test_reordering_classes_and_images_reorders_the_decoder_labels():
+def test_decoder_labels_follow_reordered_classes_images_and_mirrors():
     images, maps = decoder_case()
     order, chosen = [2, 0, 3, 1], [3, 1, 0]
     mask = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25)
@@ -383,18 +354,15 @@ def test_reordering_classes_and_images_reorders_the_decoder_labels():
     assert torch.mean((reordered != renumbering(order)[mask]).double()) <= 1e-3
     fewer = refine_cam(PAR, images[chosen], maps[chosen], LABELS[chosen], 0.7, 0.25)
     assert torch.equal(fewer, mask[chosen])
-
-
-@pytest.mark.parametrize("axis", [-1, -2])
-def test_decoder_labels_of_mirrored_images_are_mirrored(axis):
-    images, maps = decoder_case()
-    mask = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25)
-    mirrored = refine_cam(PAR, images.flip(axis), maps.flip(axis), LABELS, 0.7, 0.25)
-    assert torch.mean((mirrored != mask.flip(axis)).double()) <= 1e-3
+    for axis in (-1, -2):
+        mirrored = refine_cam(PAR, images.flip(axis), maps.flip(axis), LABELS, 0.7, 0.25)
+        assert torch.mean((mirrored != mask.flip(axis)).double()) <= 1e-3
 
 
 def test_wider_thresholds_leave_more_pixels_unknown():
     images, maps = decoder_case()
+    mask = refine_cam(PAR, images, maps, LABELS, 0.6, 0.4)
+    assert set(mask[0].unique().tolist()) == {0, 1, 3, 255} and not mask[3].any()
     narrow = refine_cam(PAR, images, maps, LABELS, 0.5, 0.5)
     wide = refine_cam(PAR, images, maps, LABELS, 0.8, 0.2)
     assert not (narrow == 255).any() and (wide == 255).any()
@@ -402,16 +370,11 @@ def test_wider_thresholds_leave_more_pixels_unknown():
     assert torch.equal(wide[known], narrow[known])
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.bfloat16])
-def test_decoder_labels_take_image_labels_of_any_type(dtype):
+def test_decoder_labels_take_labels_of_any_type_and_keep_their_precision_under_autocast():
     images, maps = decoder_case()
     expected = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25)
-    assert torch.equal(refine_cam(PAR, images, maps, LABELS.to(dtype), 0.7, 0.25), expected)
-
-
-def test_decoder_labels_keep_their_precision_under_autocast():
-    images, maps = decoder_case()
-    expected = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25)
+    for dtype in (torch.bool, torch.uint8, torch.float32, torch.bfloat16):
+        assert torch.equal(refine_cam(PAR, images, maps, LABELS.to(dtype), 0.7, 0.25), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = refine_cam(PAR, images, maps.requires_grad_(), LABELS, 0.7, 0.25)
     assert torch.equal(mixed, expected)

@@ -288,16 +288,12 @@ def test_resized_positions_are_the_literal_ones(old, new):
     assert_close(resized, literal_resize(position, old, new))
 
 
-def test_positions_of_the_same_grid_are_untouched():
+def test_positions_of_the_same_grid_are_untouched_and_every_grid_size_is_hit():
     position = torch.randn(1, 12, 3)
     assert torch.equal(resize_position(position, (3, 4), (3, 4)), position)
     # Twelve patches in another arrangement are another grid.
     assert not torch.equal(resize_position(position, (3, 4), (4, 3)), position)
-
-
-def test_every_grid_size_is_hit():
-    """The +0.1 keeps rounding from losing a row."""
-    for old in (12, 14, 24, 37):
+    for old in (12, 14, 24, 37):  # the +0.1 keeps rounding from losing a row
         position = torch.zeros(1, old, 1)
         for new in range(1, 80):
             assert resize_position(position, (old, 1), (new, 1)).shape[1] == new, (old, new)
