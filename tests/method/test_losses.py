@@ -245,14 +245,14 @@ def test_contrast_pairs_patches_within_an_image_only():
     )
 
 
-def test_contrast_leaves_unknown_patches_out():
-    features, mask = random_tokens((2, 5, 3, 4)).requires_grad_(), random_mask((2, 3, 4))
-    loss = patch_token_contrast_loss(features, mask)
-    (gradient,) = torch.autograd.grad(loss, features)
-    unknown = (mask == 255)[:, None].expand_as(features)
+@pytest.mark.parametrize("loss", [patch_token_contrast_loss, segmentation_loss])
+def test_mask_losses_leave_unknown_places_out(loss):
+    values, mask = random_tokens((2, 5, 3, 4)).requires_grad_(), random_mask((2, 3, 4))
+    (gradient,) = torch.autograd.grad(loss(values, mask), values)
+    unknown = (mask == 255)[:, None].expand_as(values)
     assert unknown.any() and not gradient[unknown].any() and gradient[~unknown].any()
-    changed = torch.where(unknown, random_tokens((2, 5, 3, 4), seed=1), features)
-    torch.testing.assert_close(patch_token_contrast_loss(changed, mask), loss)
+    changed = torch.where(unknown, random_tokens((2, 5, 3, 4), seed=1), values)
+    torch.testing.assert_close(loss(changed, mask), loss(values, mask))
 
 
 @pytest.mark.parametrize(
@@ -314,18 +314,16 @@ def test_segmentation_follows_reordered_classes_images_and_mirrors():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_segmentation_of_a_mask_without_known_pixels_is_zero(dtype):
+def test_segmentation_is_zero_without_known_pixels_and_finite_for_huge_logits(dtype):
     logits = (random_tokens((2, 4, 3, 3)) * 1e4).to(dtype).requires_grad_()
     loss = segmentation_loss(logits, torch.full((2, 9, 9), 255))
     loss.backward()
     assert loss.item() == 0 and not logits.grad.any()
-
-
-def test_segmentation_gives_unknown_pixels_no_gradient():
-    logits, mask = random_tokens((2, 4, 6, 5)).requires_grad_(), random_mask((2, 6, 5))
-    (gradient,) = torch.autograd.grad(segmentation_loss(logits, mask), logits)
-    unknown = (mask == 255)[:, None].expand_as(logits)
-    assert unknown.any() and not gradient[unknown].any() and gradient[~unknown].all()
+    huge = torch.tensor([6e4, -6e4]).to(dtype).view(1, 2, 1, 1).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = segmentation_loss(huge, torch.ones(1, 4, 4, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == pytest.approx(6e4, rel=1e-2) and huge.grad.isfinite().all()
 
 
 def test_mask_losses_have_right_gradients():
@@ -351,14 +349,6 @@ def test_mask_losses_keep_their_precision_under_autocast(loss, size, dtype):
     assert mixed.dtype == torch.float32 and torch.equal(mixed, expected)
     mixed.backward()
     assert rounded.grad.isfinite().all() and rounded.grad.any()
-
-
-def test_segmentation_stays_finite_for_huge_half_precision_logits():
-    logits = torch.tensor([6e4, -6e4], dtype=torch.float16).view(1, 2, 1, 1).requires_grad_()
-    with torch.autocast("cpu", dtype=torch.float16):
-        loss = segmentation_loss(logits, torch.ones(1, 4, 4, dtype=torch.int64))
-    loss.backward()
-    assert loss.item() == pytest.approx(6e4, rel=1e-2) and logits.grad.isfinite().all()
 
 
 def test_mask_losses_refuse_bad_input():

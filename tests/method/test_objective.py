@@ -64,6 +64,10 @@ def test_terms_set_in_at_their_iterations(recipe, step, iteration, expected):
     found = losses(recipe, step, iteration)
     assert set(found) == BASE | expected
     assert all(loss.isfinite() for loss in found.values())
+    energy = Objective(recipe).energy  # the recipe's, with the lattice's calibration
+    assert energy.weight == pytest.approx(recipe.energy.weight / 1.7)
+    for name in ("sigma_rgb", "sigma_xy", "scale"):
+        assert getattr(energy, name) == getattr(recipe.energy, name)
 
 
 def test_a_weight_of_zero_leaves_a_term_out(recipe, step):
@@ -123,13 +127,6 @@ def test_the_decoders_labels_come_from_cam_or_lam(recipe, step, monkeypatch):
     torch.testing.assert_close(maps[0], cam, rtol=1e-3, atol=1e-3)
     assert maps[1].shape == cam.shape and not torch.allclose(maps[1], maps[0], atol=1e-2)
     assert 0 <= maps[1].min() and maps[1].max() <= 1 and not maps[1].requires_grad
-
-
-def test_the_energy_is_the_recipes_with_the_lattices_calibration(recipe):
-    energy = Objective(recipe).energy
-    assert energy.weight == pytest.approx(recipe.energy.weight / 1.7)
-    for name in ("sigma_rgb", "sigma_xy", "scale"):
-        assert getattr(energy, name) == getattr(recipe.energy, name)
 
 
 def reached(model: MoRe, loss: Tensor) -> set[str]:
