@@ -5,23 +5,34 @@ between a class token and every patch (notebook 01). Both become maps in [0, 1] 
 several scales, each with its mirror image, then min-max.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from more_lib.system.errors import InputError
+from more_lib.system.shapes import check_shapes
+
+# The zero of a CAM says that a patch speaks neither for nor against a class: what is below is
+# dropped. The zero of a similarity means nothing: LAM and attention keep their sign.
+RECTIFIED = ("cam", "aux_cam")
+
+
+Group = tuple[tuple[float, ...], bool]  # scales, and whether the mirror images are seen too
 
 
 class MultiscaleMaps(NamedTuple):
-    """Every map the model can draw, each (B, C, H, W) in [0, 1] at the images' size."""
+    """What one group of views shows: maps at the images' size, classes where scale 1 was run."""
 
-    cam: Tensor
+    cam: Tensor  # (B, C, H, W) in [0, 1], as are the next three
     aux_cam: Tensor
     lam: Tensor
     attention: Tensor
+    decoder: Tensor  # (B, C + 1, H, W), probabilities, background first
+    class_logits: Tensor | None  # (B, C), of the images as they are; None if scale 1 was not run
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -43,15 +54,7 @@ def lam(features: Tensor, class_tokens: Tensor, similarity: str = "dot") -> Tens
 
     Raises ``InputError`` for shapes that do not fit or another similarity.
     """
-    if (
-        features.ndim != 4
-        or class_tokens.ndim != 3
-        or (features.shape[:2] != (class_tokens.shape[0], class_tokens.shape[2]))
-    ):
-        raise InputError(
-            f"features {tuple(features.shape)} and class_tokens {tuple(class_tokens.shape)} "
-            "must be (B, D, h, w) and (B, C, D) with the same B and D"
-        )
+    check_shapes(features=(features, "B D h w"), class_tokens=(class_tokens, "B C D"))
     if similarity == "cosine":
         features = F.normalize(features, dim=1)
         class_tokens = F.normalize(class_tokens, dim=2)
@@ -68,8 +71,9 @@ def fuse(lam: Tensor, cam: Tensor) -> Tensor:
     return min_max(lam * cam)
 
 
+@torch.no_grad()
 def multiscale_cam(
-    model: nn.Module,
+    model: Any,
     images: Tensor,
     scales: Sequence[float],
     straight: tuple[Tensor, Tensor] | None = None,
@@ -89,135 +93,144 @@ def multiscale_cam(
     Raises ``InputError`` without scales, for images of another shape, and for a scale at which
     less than one patch is left.
     """
-    side = model.patch_size
-    cam, aux_cam = _multiscale(model.cams, (True, True), side, images, scales, straight)
-    return cam, aux_cam
+    group = (tuple(scales), True)
+    merge = _Merge(images, [group])
+    for scale, views in merge.views(model.patch_size):
+        if scale == 1 and straight is not None:
+            mirrored = model.cams(views[len(images) :])
+            cam, aux_cam = (torch.cat(pair) for pair in zip(straight, mirrored, strict=True))
+        else:
+            cam, aux_cam = model.cams(views)
+        merge.add(scale, cam=cam, aux_cam=aux_cam)
+    maps = merge.results()[group]
+    return maps["cam"], maps["aux_cam"]
 
 
+@torch.no_grad()
 def multiscale_lam(
-    model: nn.Module, images: Tensor, scales: Sequence[float], similarity: str = "dot"
+    model: Any, images: Tensor, scales: Sequence[float], similarity: str = "dot"
 ) -> Tensor:
-    """LAM over scales and mirror images.
-
-    Made like ``multiscale_cam``, but what is negative stays: the zero of a CAM says that a patch
-    speaks neither for nor against a class, while the zero of a similarity means nothing.
+    """LAM over scales and mirror images, made like ``multiscale_cam``, but what is negative stays.
 
     model: ``model(images)`` returns ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D).
     Returns (B, C, H, W) in [0, 1]; raises what ``multiscale_cam`` raises (notebook 01).
     """
-
-    def raw_maps(views: Tensor) -> list[Tensor]:
+    group = (tuple(scales), True)
+    merge = _Merge(images, [group])
+    for scale, views in merge.views(model.patch_size):
         output = model(views)
-        return [lam(output.features, output.class_tokens, similarity)]
-
-    return _multiscale(raw_maps, (False,), model.patch_size, images, scales)[0]
+        merge.add(scale, lam=lam(output.features, output.class_tokens, similarity))
+    return merge.results()[group]["lam"]
 
 
 def multiscale_maps(
-    model: nn.Module,
+    model: Any,
     images: Tensor,
     scales: Sequence[float],
     similarity: str = "dot",
     flip: bool = True,
 ) -> MultiscaleMaps:
-    """All maps of one pass: CAM, auxiliary CAM, LAM and the last block's attention (notebook 06).
+    """``maps_of_views`` of one group: every map over ``scales``, mirrored too with ``flip``."""
+    group = (tuple(scales), flip)
+    return maps_of_views(model, images, [group], similarity)[group]
+
+
+@torch.no_grad()
+def maps_of_views(
+    model: Any, images: Tensor, groups: Sequence[Group], similarity: str = "dot"
+) -> dict[Group, MultiscaleMaps]:
+    """Every map the model can draw, for each group of views (notebook 06).
+
+    A view is the images at one scale, straight or mirrored. Each is run once for all groups, with
+    the mirror images in the same batch where a group of that scale wants them.
 
     model: ``model(images)`` returns raw ``cam``, ``aux_cam`` and ``attention_scores`` (B, C, h, w),
-    ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D). The CAMs are made like
-    ``multiscale_cam``, which also says what is raised, LAM and attention like ``multiscale_lam``.
-    Without ``flip`` the mirror images are left out.
+    ``features`` (B, D, h, w), ``class_tokens`` (B, C, D), ``seg_logits`` (B, C + 1, h, w) and
+    ``class_logits`` (B, C). The CAMs are made like ``multiscale_cam``, which also says what is
+    raised, LAM and attention like ``multiscale_lam``; ``decoder`` is the mean over the group's
+    views of the softmax of the upsampled logits. ``class_logits`` are the same for every group, and
+    None when no group has scale 1.
     """
-
-    def raw_maps(views: Tensor) -> list[Tensor]:
+    merge, class_logits = _Merge(images, groups), None
+    for scale, views in merge.views(model.patch_size):
         output = model(views)
-        token_map = lam(output.features, output.class_tokens, similarity)
-        return [output.cam, output.aux_cam, token_map, output.attention_scores]
-
-    rectified = (True, True, False, False)
-    side = model.patch_size
-    return MultiscaleMaps(*_multiscale(raw_maps, rectified, side, images, scales, flip=flip))
-
-
-@torch.no_grad()
-def multiscale_decoder(
-    model: nn.Module, images: Tensor, scales: Sequence[float], flip: bool = True
-) -> Tensor:
-    """The decoder's probabilities, their mean over scales and mirror images (notebook 06).
-
-    model: ``model(images)`` returns ``seg_logits`` (B, C + 1, h, w), which are upsampled before the
-    softmax. Returns (B, C + 1, H, W), background first; raises what ``multiscale_cam`` raises.
-    """
-    _check(images, scales)
-    total = 0
-    for scale in scales:
-        views = _image_and_mirror(images, scale, model.patch_size, flip)
-        logits = model(views).seg_logits.to(images.dtype)
-        straight, *mirrored = resized(logits, images.shape[-2:]).softmax(1).split(len(images))
-        total = total + sum((maps.flip(-1) for maps in mirrored), straight)
-    return total / (len(scales) * (1 + flip))
-
-
-@torch.no_grad()
-def _multiscale(
-    raw_maps: Callable[[Tensor], Sequence[Tensor]],
-    rectified: Sequence[bool],
-    patch_size: int,
-    images: Tensor,
-    scales: Sequence[float],
-    straight: Sequence[Tensor] | None = None,
-    flip: bool = True,
-) -> list[Tensor]:
-    """Merge each kind of raw map that ``raw_maps`` returns over scales and flips.
-
-    ``rectified`` says of each kind whether negative values are dropped before the sum. ``straight``
-    are the raw maps of the images as they are, where those need not be computed again.
-    """
-    _check(images, scales)
-    totals: list[Tensor] = []
-    for scale in scales:
-        views = _image_and_mirror(images, scale, patch_size, flip)
-        if scale == 1 and straight is not None:
-            mirrored = raw_maps(views[len(images) :])
-            raw = [torch.cat(pair) for pair in zip(straight, mirrored, strict=True)]
-        else:
-            raw = raw_maps(views)
-        size, count = images.shape[-2:], len(images)
-        merged = [_merge_mirror(maps.to(images.dtype), size, count) for maps in raw]
-        maps = [m.relu() if drop else m for m, drop in zip(merged, rectified, strict=True)]
-        totals = [a + b for a, b in zip(totals, maps, strict=True)] if totals else maps
-    return [min_max(total) for total in totals]
-
-
-def _check(images: Tensor, scales: Sequence[float]) -> None:
-    if images.ndim != 4 or not images.is_floating_point():
-        raise InputError(
-            f"images are {tuple(images.shape)} {images.dtype}; give (B, 3, H, W) floats"
+        merge.add(
+            scale,
+            cam=output.cam,
+            aux_cam=output.aux_cam,
+            lam=lam(output.features, output.class_tokens, similarity),
+            attention=output.attention_scores,
+            decoder=output.seg_logits,
         )
-    if len(scales) == 0:
-        raise InputError("scales is empty; give at least one, for instance (1.0,)")
+        if scale == 1:
+            class_logits = output.class_logits[: len(images)].to(images.dtype)
+    return {
+        group: MultiscaleMaps(**maps, class_logits=class_logits)
+        for group, maps in merge.results().items()
+    }
 
 
-def _image_and_mirror(images: Tensor, scale: float, patch_size: int, flip: bool = True) -> Tensor:
-    """(2B, 3, h, w): the resized images, then their mirror images if wanted, in whole patches.
+class _Merge:
+    """Raw maps of every view of some images, gathered into one map of each kind for each group."""
 
-    The cut comes after the flip, at right and bottom, where a patch convolution drops the rest.
-    """
-    height, width = (int(scale * side) for side in images.shape[-2:])
-    if min(height, width) < patch_size:
-        raise InputError(
-            f"scale {scale} makes the images {height}x{width}, less than one patch of "
-            f"{patch_size}; drop that scale or give larger images"
-        )
-    resized = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
-    rows, columns = height // patch_size * patch_size, width // patch_size * patch_size
-    views = torch.cat([resized, resized.flip(-1)]) if flip else resized
-    return views[..., :rows, :columns]
+    def __init__(self, images: Tensor, groups: Sequence[Group]) -> None:
+        check_shapes(images=(images, "B 3 H W"))
+        if not images.is_floating_point():
+            raise InputError(f"images are {images.dtype}; give floats, normalised")
+        if not all(scales for scales, _ in groups):
+            raise InputError("scales is empty; give at least one, for instance (1.0,)")
+        self.images = images
+        self.sums: dict[Group, dict[str, Tensor]] = {group: {} for group in groups}
+
+    def views(self, patch_size: int) -> Iterator[tuple[float, Tensor]]:
+        """Each scale of any group, and the images to run: (B or 2B, 3, h, w), mirrored ones last.
+
+        They are cut to whole patches after the flip, at right and bottom, where a patch convolution
+        drops the rest.
+        """
+        for scale in dict.fromkeys(scale for scales, _ in self.sums for scale in scales):
+            height, width = (int(scale * side) for side in self.images.shape[-2:])
+            if min(height, width) < patch_size:
+                raise InputError(
+                    f"scale {scale} makes the images {height}x{width}, less than one patch of "
+                    f"{patch_size}; drop that scale or give larger images"
+                )
+            views = F.interpolate(self.images, (height, width), mode="bilinear")
+            if any(flip for scales, flip in self.sums if scale in scales):
+                views = torch.cat([views, views.flip(-1)])
+            rows, columns = height // patch_size * patch_size, width // patch_size * patch_size
+            yield scale, views[..., :rows, :columns]
+
+    def add(self, scale: float, **raw: Tensor) -> None:
+        """Add the raw maps (B or 2B, K, h, w) of one scale's views to the groups that have it."""
+        for kind, maps in raw.items():
+            maps = resized(maps.to(self.images.dtype), self.images.shape[-2:])
+            if kind == "decoder":
+                maps = maps.softmax(1)
+            straight, *mirrored = maps.split(len(self.images))
+            for (scales, flip), sums in self.sums.items():
+                both = [straight, *(m.flip(-1) for m in mirrored if flip)]
+                merged = _one_scale(kind, both)
+                for _ in range(scales.count(scale)):
+                    sums[kind] = sums[kind] + merged if kind in sums else merged
+
+    def results(self) -> dict[Group, dict[str, Tensor]]:
+        """The maps (B, K, H, W) of every group, by kind."""
+        return {
+            group: {
+                kind: total / len(group[0]) if kind == "decoder" else min_max(total)
+                for kind, total in sums.items()
+            }
+            for group, sums in self.sums.items()
+        }
 
 
-def _merge_mirror(raw: Tensor, size: Sequence[int], num_images: int) -> Tensor:
-    """Raw maps of images and, behind them, mirror images to (B, C, H, W), the larger of both."""
-    straight, *mirrored = resized(raw, size).split(num_images)
-    return torch.maximum(straight, mirrored[0].flip(-1)) if mirrored else straight
+def _one_scale(kind: str, views: Sequence[Tensor]) -> Tensor:
+    """One map of what the views of one scale show: the mean of probabilities, else the larger."""
+    if kind == "decoder":
+        return sum(views[1:], views[0]) / len(views)
+    larger = reduce(torch.maximum, views)
+    return larger.relu() if kind in RECTIFIED else larger
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -225,3 +238,10 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
+
+
+def multiscale_decoder(
+    model: Any, images: Tensor, scales: Sequence[float], flip: bool = True
+) -> Tensor:
+    """The decoder's map of ``multiscale_maps``."""
+    return multiscale_maps(model, images, scales, flip=flip).decoder

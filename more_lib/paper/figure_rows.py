@@ -134,7 +134,8 @@ def localize(
         maps = multiscale_maps(
             model, images.to(place), recipe.evaluation.scales, recipe.masks.lam_similarity
         )
-    found = maps._asdict() | {"fused": fuse(maps.lam, maps.cam)}
+    found = {kind: getattr(maps, kind) for kind in ("cam", "aux_cam", "lam", "attention")}
+    found["fused"] = fuse(maps.lam, maps.cam)
     return {kind: each.cpu() for kind, each in found.items()}
 
 
