@@ -84,7 +84,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 def test_recipes_are_read_without_the_heavy_packages():
-    heavy = ("torch", "timm", "pooch", "pycocotools", "sklearn", "matplotlib")
+    heavy = ("torch", "numpy", "timm", "pooch", "pycocotools", "sklearn", "matplotlib")
     code = f"import sys, more_lib.recipes; print([n for n in {heavy} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from more_lib.method.localization import lam, min_max
+from more_lib.method.localization import lam, min_max, resized
 from more_lib.method.vit import ClassTokenViT
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32
+from more_lib.system.shapes import check_shapes
 
 AROUND = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
 
@@ -55,9 +56,7 @@ def mass_outside(maps: Tensor, masks: Tensor) -> Tensor:
     negative or non-finite maps, and masks that are not integer.
     """
     _check_maps(maps, masks)
-    maps = at_least_float32(maps)
-    if maps.shape[-2:] != masks.shape[-2:]:
-        maps = F.interpolate(maps, masks.shape[-2:], mode="bilinear", align_corners=False)
+    maps = resized(at_least_float32(maps), masks.shape[-2:])
     here, counted = _class_pixels(masks, maps.shape[1])
     total = (maps * counted[:, None]).sum((2, 3))
     outside = 1 - (maps * here).sum((2, 3)) / total  # 0/0 is nan, as documented
@@ -76,10 +75,7 @@ def class_share(masks: Tensor, num_classes: int, grid: tuple[int, int]) -> Tenso
     nan for a patch in which every pixel is 255. Raises ``InputError`` when the grid does not fit.
     """
     _check_masks(masks)
-    sides = list(zip(masks.shape[1:], grid, strict=True))
-    if any(cells < 1 or side % cells for side, cells in sides):
-        raise InputError(f"masks {tuple(masks.shape)} are not divided by a grid of {tuple(grid)}")
-    patch = [side // cells for side, cells in sides]
+    patch = _patch_size("masks", masks, grid)
     here, counted = _class_pixels(masks, num_classes)
     return F.avg_pool2d(here.float(), patch) / F.avg_pool2d(counted[:, None].float(), patch)
 
@@ -89,15 +85,14 @@ def artifact_patches(maps: Tensor, share: Tensor, threshold: float) -> Tensor:
 
     maps: (B, C, h, w). share: what ``class_share`` gives for the maps' grid.
     """
-    if maps.shape != share.shape:
-        raise InputError(f"maps {tuple(maps.shape)} and share {tuple(share.shape)} differ in shape")
+    check_shapes(maps=(maps, "B C h w"), share=(share, "B C h w"))
     return (maps > threshold) & (share == 0)
 
 
 def artifact_rate(maps: Tensor, share: Tensor, threshold: float) -> Tensor:
     """Artifacts among the activated patches: (B, C) in [0, 1], nan without any (notebook 02 §4)."""
-    found = artifact_patches(maps, share, threshold)
-    return found.sum((2, 3)) / (maps > threshold).sum((2, 3))
+    stray = artifact_patches(maps, share, threshold)
+    return stray.sum((2, 3)) / (maps > threshold).sum((2, 3))
 
 
 def isolated_patches(active: Tensor, fewer_than: int = 2) -> Tensor:
@@ -107,8 +102,9 @@ def isolated_patches(active: Tensor, fewer_than: int = 2) -> Tensor:
     activated. active: (..., h, w) bool. Returns the same shape, bool. Raises ``InputError`` for
     another dtype and a number outside 1..8.
     """
-    if active.dtype != torch.bool or active.ndim < 2:
-        raise InputError(f"active is {active.dtype} {tuple(active.shape)}; give (..., h, w) bool")
+    check_shapes(active=(active, "... h w"))
+    if active.dtype != torch.bool:
+        raise InputError(f"active is {active.dtype}; give bool")
     if not 1 <= fewer_than <= 8:
         raise InputError(f"fewer_than is {fewer_than}; a patch has 8 neighbours, give 1 to 8")
     one_channel = active.reshape(-1, 1, *active.shape[-2:]).float()
@@ -124,8 +120,7 @@ def isolated_rate(maps: Tensor, threshold: float, fewer_than: int = 2) -> Tensor
     (...) in [0, 1], nan for a map without activated patches.
     """
     active = maps > threshold
-    isolated = isolated_patches(active, fewer_than)
-    return isolated.sum((-2, -1)) / active.sum((-2, -1))
+    return isolated_patches(active, fewer_than).sum((-2, -1)) / active.sum((-2, -1))
 
 
 def pixel_deviation(images: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -134,15 +129,11 @@ def pixel_deviation(images: Tensor, grid: tuple[int, int]) -> Tensor:
     Standard deviation (over n) within the patch, root mean square over the channels.
     images: (B, 3, H, W) float, H and W multiples of the grid. Returns (B, h, w).
     """
-    if images.ndim != 4 or not images.is_floating_point():
-        raise InputError(
-            f"images are {tuple(images.shape)} {images.dtype}; give (B, 3, H, W) float"
-        )
-    sides = list(zip(images.shape[-2:], grid, strict=True))
-    if any(cells < 1 or side % cells for side, cells in sides):
-        raise InputError(f"images {tuple(images.shape)} are not divided by a grid of {tuple(grid)}")
-    (height, width), (h, w) = images.shape[-2:], grid
-    patches = images.reshape(*images.shape[:2], h, height // h, w, width // w)
+    check_shapes(images=(images, "B 3 H W"))
+    if not images.is_floating_point():
+        raise InputError(f"images are {images.dtype}; give floats")
+    height, width = _patch_size("images", images, grid)
+    patches = images.unflatten(3, (grid[1], width)).unflatten(2, (grid[0], height))
     return patches.var((3, 5), correction=0).mean(1).sqrt()
 
 
@@ -154,9 +145,8 @@ def low_information(deviation: Tensor, share: float = 0.25) -> Tensor:
     """
     if not 0 < share <= 1:
         raise InputError(f"share is {share}; it must be above 0 and at most 1")
-    flat = deviation.flatten(1)
-    count = max(int(share * flat.shape[1]), 1)
-    last = flat.kthvalue(count, dim=1).values
+    count = max(int(share * deviation[0].numel()), 1)
+    last = deviation.flatten(1).kthvalue(count, dim=1).values
     return deviation <= last[:, None, None]
 
 
@@ -179,13 +169,13 @@ def lift(chosen: Tensor, kind: Tensor) -> float:
     P(kind | chosen) / P(kind): 1 when the two have nothing to do with each other. chosen, kind:
     bool of one shape. nan when nothing is chosen or nothing is of the kind.
     """
-    if chosen.dtype != torch.bool or kind.dtype != torch.bool or chosen.shape != kind.shape:
+    if chosen.shape != kind.shape or {chosen.dtype, kind.dtype} != {torch.bool}:
         raise InputError(
             f"chosen {chosen.dtype} {tuple(chosen.shape)} and kind {kind.dtype} "
             f"{tuple(kind.shape)} must be bool and of one shape"
         )
-    both, first, second = ((a.sum().double()) for a in (chosen & kind, chosen, kind))
-    return float((both / first) / (second / chosen.numel()))
+    both, first, second = (each.double().mean() for each in (chosen & kind, chosen, kind))
+    return float(both / first / second)
 
 
 def patch_similarity(tokens: Tensor) -> Tensor:
@@ -195,7 +185,7 @@ def patch_similarity(tokens: Tensor) -> Tensor:
     one way. Costs N D, not N^2 D: the sum over all pairs is the squared length of the sum. Raises
     ``InputError`` for fewer than two patches.
     """
-    if tokens.ndim < 2 or tokens.shape[-2] < 2:
+    if check_shapes(tokens=(tokens, "... N D"))["N"] < 2:
         raise InputError(f"tokens are {tuple(tokens.shape)}; give (..., N, D) with N at least 2")
     unit, patches = F.normalize(at_least_float32(tokens), dim=-1), tokens.shape[-2]
     own = unit.square().sum((-2, -1))  # N, less where a patch is zero
@@ -209,9 +199,7 @@ def block_tokens(encoder: ClassTokenViT, images: Tensor) -> BlockTokens:
     Raises ``InputError`` when the patch does not divide the images.
     """
     left: list[Tensor] = []
-    hooks = [
-        block.register_forward_hook(lambda *call: left.append(call[2])) for block in encoder.blocks
-    ]
+    hooks = [b.register_forward_hook(lambda *call: left.append(call[2])) for b in encoder.blocks]
     try:
         patches = encoder(images).patch_tokens.shape[1]
     finally:
@@ -237,15 +225,13 @@ def survey(
     on the patch grid itself single patches can be counted. Raises ``InputError`` without batches.
     """
     home = next(model.parameters()).device
-    model.to(home if device is None else device)
+    place = home if device is None else device
+    model.to(place)
     parts = []
     for batch in batches:
-        images, masks, labels = (
-            batch[key].to(next(model.parameters()).device) for key in ("image", "mask", "labels")
-        )
-        parts.append(
-            [part.cpu() for part in _measured(model, images, masks, labels, threshold, similarity)]
-        )
+        images, masks, labels = (batch[key].to(place) for key in ("image", "mask", "labels"))
+        measured = _measured(model, images, masks, labels, threshold, similarity)
+        parts.append([part.cpu() for part in measured])
     model.to(home)
     if not parts:
         raise InputError("there are no images to survey; give at least one batch")
@@ -281,8 +267,7 @@ def _measured(
 
 def class_means(values: Tensor) -> Tensor:
     """Mean of (B, C) over the images in which the class has a value: (C,), nan without any."""
-    if values.ndim != 2:
-        raise InputError(f"values are {tuple(values.shape)}; give (B, C), one a class and image")
+    check_shapes(values=(values, "B C"))
     return values.nanmean(0)
 
 
@@ -296,23 +281,14 @@ def object_tokens(features: Tensor, share: Tensor) -> Tensor:
     features: (B, D, h, w). share: (B, C, h, w) from ``class_share``; nan counts nowhere. Returns
     (B, C, D). Raises ``InputError`` for shapes that do not fit.
     """
-    if (
-        features.ndim != 4
-        or share.ndim != 4
-        or (len(share), *share.shape[2:]) != (len(features), *features.shape[2:])
-    ):
-        raise InputError(
-            f"features {tuple(features.shape)} and share {tuple(share.shape)} "
-            "must be (B, D, h, w) and (B, C, h, w)"
-        )
+    check_shapes(features=(features, "B D h w"), share=(share, "B C h w"))
     features = at_least_float32(features)
-    on, off = share.nan_to_num(0), (1 - share).nan_to_num(0)
-    means = [
-        torch.einsum("bchw,bdhw->bcd", weight, features)
-        / weight.sum((2, 3)).clamp(min=1e-6)[..., None]
-        for weight in (on, off)
-    ]
-    return means[0] - means[1]
+
+    def mean(weight: Tensor) -> Tensor:
+        total = torch.einsum("bchw,bdhw->bcd", weight, features)
+        return total / weight.sum((2, 3)).clamp(min=1e-6)[..., None]
+
+    return mean(share.nan_to_num(0)) - mean((1 - share).nan_to_num(0))
 
 
 def _class_pixels(masks: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -321,17 +297,22 @@ def _class_pixels(masks: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     return masks[:, None] == numbers[:, None, None], masks != IGNORE_INDEX
 
 
+def _patch_size(name: str, values: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels of each of the ``grid``'s patches of ``values`` (..., H, W)."""
+    (height, width), (rows, columns) = values.shape[-2:], grid
+    if min(grid) < 1 or height % rows or width % columns:
+        raise InputError(f"{name} {tuple(values.shape)} are not divided by a grid of {grid}")
+    return height // rows, width // columns
+
+
 def _check_masks(masks: Tensor) -> None:
-    if masks.ndim != 3 or masks.is_floating_point() or masks.dtype == torch.bool:
-        raise InputError(f"masks are {tuple(masks.shape)} {masks.dtype}; give (B, H, W) integers")
+    check_shapes(masks=(masks, "B H W"))
+    if masks.is_floating_point() or masks.dtype == torch.bool:
+        raise InputError(f"masks are {masks.dtype}; give integers")
 
 
 def _check_maps(maps: Tensor, masks: Tensor) -> None:
+    check_shapes(maps=(maps, "B C h w"), masks=(masks, "B H W"))
     _check_masks(masks)
-    if maps.ndim != 4 or len(maps) != len(masks):
-        raise InputError(
-            f"maps {tuple(maps.shape)} and masks {tuple(masks.shape)} "
-            "must be (B, C, h, w) and (B, H, W) with the same B"
-        )
     if not (torch.isfinite(maps).all() and (maps >= 0).all()):
         raise InputError("maps hold negative or non-finite values; stretch them by min_max first")

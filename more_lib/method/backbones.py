@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 from huggingface_hub import try_to_load_from_cache
@@ -37,21 +38,17 @@ def mini_vit(width: int = 192) -> VisionTransformer:
     three heads share ``width``, a multiple of 12. Random weights; ``load_backbone("mini")`` brings
     the pretrained ones.
     """
-    stem = partial(
-        HybridEmbed,
-        backbone=ConvStem(channels=(width // 4, width // 2, width), norm_layer="layernorm2d"),
-        proj=False,
-    )
-    return VisionTransformer(
-        img_size=96,
-        patch_size=1,
-        embed_layer=stem,
-        embed_dim=width,
-        depth=6,
-        num_heads=3,
-        num_classes=0,
-        dynamic_img_size=True,
-    )
+    norm: Any = "layernorm2d"  # timm takes a layer's name too
+    convolutions = ConvStem(channels=(width // 4, width // 2, width), norm_layer=norm)
+    stem = partial(HybridEmbed, backbone=convolutions, proj=False)
+    sizes: dict[str, Any] = {
+        "img_size": 96,
+        "patch_size": 1,
+        "depth": 6,
+        "num_heads": 3,
+        "num_classes": 0,
+    }
+    return VisionTransformer(embed_layer=stem, embed_dim=width, dynamic_img_size=True, **sizes)
 
 
 def build_backbone(name: str) -> VisionTransformer:
@@ -63,7 +60,7 @@ def build_backbone(name: str) -> VisionTransformer:
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise InputError(f"backbone.name {name!r} is no timm model{hint}")
     try:
-        return timm.create_model(name, num_classes=0)
+        return cast(VisionTransformer, timm.create_model(name, num_classes=0))
     except RuntimeError as error:  # an unknown tag after the dot
         raise InputError(f"backbone.name {name!r}: {error}") from error
 
@@ -104,14 +101,13 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
     ``weights`` names a file in timm's key names. Never returns random weights: raises
     ``InputError`` when they cannot be had, and says what to do.
     """
-    file = backbone_file(name, weights)
-    vit = build_backbone(name)
+    file, vit = backbone_file(name, weights), build_backbone(name)
     if file is not None:
         load_weights(vit, file, ignored=CLASSIFIERS)
         return vit
     check_plain(vit)  # before anything is downloaded
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0)
+        return cast(VisionTransformer, timm.create_model(name, pretrained=True, num_classes=0))
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:120]
         raise InputError(
@@ -123,11 +119,11 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
 
 def check_plain(model: nn.Module) -> None:
     """Raise ``InputError`` unless ``ClassTokenViT`` can wrap this model."""
-    kind = type(model)
-    if kind not in (VisionTransformer, VisionTransformerDistilled):
+    plain = type(model) in (VisionTransformer, VisionTransformerDistilled)
+    if not (plain and isinstance(model, VisionTransformer)):
         raise InputError(
-            f"backbone is a {kind.__name__}; supported are timm's plain VisionTransformer models, "
-            "such as vit_*, deit_* and DINOv2 (vit_*_patch14_*dinov2)"
+            f"backbone is a {type(model).__name__}; supported are timm's plain VisionTransformer "
+            "models, such as vit_*, deit_* and DINOv2 (vit_*_patch14_*dinov2)"
         )
     if model.cls_token is None:
         raise InputError("backbone has no class token; take a ViT that was trained with one")

@@ -24,6 +24,7 @@ from more_lib.method.gaussian import bilateral_features, gaussian_sum
 from more_lib.method.lattice import lattice_mean_field
 from more_lib.system.errors import InputError
 from more_lib.system.precision import no_autocast
+from more_lib.system.shapes import check_shapes
 
 Array = Tensor | np.ndarray
 Method = Literal["auto", "exact", "lattice"]
@@ -62,10 +63,7 @@ class CrfParams:
 
 
 def dense_crf(
-    image: Array,
-    probabilities: Array,
-    params: CrfParams | None = None,
-    method: Method = "auto",
+    image: Array, probabilities: Array, params: CrfParams | None = None, method: Method = "auto"
 ) -> Tensor:
     """Mean field of a fully connected CRF: scores of classes that follow the image's edges.
 
@@ -83,14 +81,12 @@ def dense_crf(
     The normalisation, and that j = i counts, are pydensecrf's own defaults.
 
     method: "exact", "lattice" (extra ``crf``), or "auto" as ``choose_method`` says. From 64×96
-    pixels on they give 98 % or more of a photograph's pixels the same label: 98.3 to 99.6 % on four
-    photographs with two to five noisy classes, where CRF itself changes 4 to 32 %, and 99.4 % on
-    one of 167×250. At 48×64 it is 97.7 to 99.6 %.
-    What is left is the lattice's bilateral kernel; normalisation and rounding do the same to both.
-    Apart from a factor of 2, which normalisation cancels, it is right near the middle and too low
-    in the tails, less than half beyond a distance of 3. So more weight stays on the pixel itself,
-    0.26 instead of 0.23 on average at 48 pixels, and one with few others of its colour holds on to
-    its own label. tests/test_crf.py takes these apart.
+    pixels on they give 98.3 to 99.6 % of a photograph's pixels the same label (four photographs,
+    two to five noisy classes, where CRF itself changes 4 to 32 %), at 48×64 97.7 to 99.6 %.
+    What is left is the lattice's bilateral kernel, too low in the tails: less than half beyond a
+    distance of 3. So more weight stays on the pixel itself, 0.26 instead of 0.23 at 48 pixels, and
+    one with few others of its colour holds on to its label. tests/method/test_crf.py takes these
+    apart.
 
     Cost on one CPU thread: exact, 2.5 s for 64×96 pixels, growing with the square of their number
     (3.5e10 pairs an iteration for 375×500), in memory that is linear in it; the lattice, 0.02 s,
@@ -99,12 +95,7 @@ def dense_crf(
     Raises ``InputError`` when image and probabilities do not fit or hold other values, and when
     the lattice is wanted without pydensecrf2.
     """
-    image, probabilities = _checked(image, probabilities)
-    params = params or CrfParams()
-    if choose_method(*image.shape[:2], probabilities.device, method) == "exact":
-        return _exact(image.to(probabilities.device), probabilities, params)
-    result = lattice_mean_field(image.cpu().numpy(), probabilities.cpu().numpy(), **asdict(params))
-    return torch.from_numpy(result).to(probabilities.device)
+    return _start(image, probabilities, params or CrfParams(), method)()
 
 
 def dense_crf_many(
@@ -129,7 +120,7 @@ def dense_crf_many(
     waiting: deque[Callable[[], Tensor]] = deque()
     try:
         for image, probabilities in pairs:
-            waiting.append(_start(pool, image, probabilities, params, method))
+            waiting.append(_start(image, probabilities, params, method, pool))
             if len(waiting) == 2 * workers:
                 yield waiting.popleft()()
         while waiting:
@@ -167,8 +158,8 @@ def choose_method(
     if method not in ("auto", "exact", "lattice"):
         raise InputError(f"dense CRF's method {method!r} is unknown; give auto, exact or lattice")
     if method == "auto":
-        small = height * width <= EXACT_ON_CPU
-        method = "exact" if small or torch.device(device).type != "cpu" else "lattice"
+        exact = height * width <= EXACT_ON_CPU or torch.device(device).type != "cpu"
+        method = "exact" if exact else "lattice"
     if method == "lattice" and not has_lattice():
         raise InputError(
             f"dense CRF of {height}×{width} pixels by lattice needs pydensecrf2: "
@@ -178,16 +169,21 @@ def choose_method(
 
 
 def _start(
-    pool: ProcessPoolExecutor, image: Array, probabilities: Array, params: CrfParams, method: Method
+    image: Array,
+    probabilities: Array,
+    params: CrfParams,
+    method: Method,
+    pool: ProcessPoolExecutor | None = None,
 ) -> Callable[[], Tensor]:
-    """Start a lattice in the pool, leave an exact sum for later; returns what gives the result."""
+    """What gives the result; with a ``pool``, a lattice is under way there already."""
     image, probabilities = _checked(image, probabilities)
-    device = probabilities.device
-    if choose_method(*image.shape[:2], device, method) == "exact":
+    device, (height, width) = probabilities.device, image.shape[:2]
+    if choose_method(height, width, device, method) == "exact":
         return partial(_exact, image.to(device), probabilities, params)
     arrays = image.cpu().numpy(), probabilities.cpu().numpy()
-    future = pool.submit(lattice_mean_field, *arrays, **asdict(params))
-    return lambda: torch.from_numpy(future.result()).to(device)
+    lattice = partial(lattice_mean_field, *arrays, asdict(params))
+    result = pool.submit(lattice).result if pool else lattice
+    return lambda: torch.from_numpy(result()).to(device)
 
 
 def _exact(image: Tensor, probabilities: Tensor, params: CrfParams) -> Tensor:
@@ -225,15 +221,9 @@ def _checked(image: Array, probabilities: Array) -> tuple[Tensor, Tensor]:
         x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
         for x in (image, probabilities)
     )
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(
-            f"dense CRF's image is {tuple(image.shape)} {image.dtype}; give (H, W, 3) uint8"
-        )
-    if probabilities.ndim != 3 or probabilities.shape[1:] != image.shape[:2]:
-        raise InputError(
-            f"dense CRF's probabilities are {tuple(probabilities.shape)}; "
-            f"give (K, {image.shape[0]}, {image.shape[1]}), the size of the image"
-        )
+    check_shapes(image=(image, "H W 3"), probabilities=(probabilities, "K H W"))
+    if image.dtype != torch.uint8:
+        raise InputError(f"dense CRF's image is {image.dtype}; give uint8")
     probabilities = probabilities.float()
     within = (probabilities >= 0) & (probabilities <= 1.01)  # bf16 rounds a 1 by less
     if not probabilities.numel() or not within.all():

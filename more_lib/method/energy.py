@@ -9,6 +9,7 @@ from more_lib.method.gaussian import bilateral_features, gaussian_sum
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32
+from more_lib.system.shapes import check_shapes
 
 # What the released code's filter gives for 1 of the exact Gaussian sum. It filters on a
 # permutohedral lattice, whose output follows the exact sum (correlation 0.99) but is smaller: 1.64
@@ -63,16 +64,18 @@ class DenseEnergyLoss(nn.Module):
 
         Raises ``InputError`` when the shapes do not fit.
         """
-        _check_shapes(images, logits, mask, roi)
+        given = {"images": (images, "B 3 H W"), "logits": (logits, "B K h w")}
+        given |= {"mask": (mask, "B H W")} | ({} if roi is None else {"roi": (roi, "B H W")})
+        check_shapes(**given)
         logits = at_least_float32(logits)
         logits = F.interpolate(logits, mask.shape[1:], mode="bilinear", align_corners=False)
         probabilities = self._resize(logits.softmax(dim=1), mode="bilinear")
         # Nearest neighbours pass 255 and the classes' numbers on as they are, in any float.
         mask = self._resize(mask[:, None].to(logits.dtype))
-        roi = 1 if roi is None else self._resize(roi[:, None].to(logits.dtype))
+        inside = 1 if roi is None else self._resize(roi[:, None].to(logits.dtype))
         images = self._resize(images.to(logits.dtype))
 
-        gate = (roi - probabilities.detach().amax(dim=1, keepdim=True)).clamp(min=0)
+        gate = (inside - probabilities.detach().amax(dim=1, keepdim=True)).clamp(min=0)
         gate = gate.masked_fill(mask == IGNORE_INDEX, 1)
         features = bilateral_features(images, self.sigma_rgb, self.sigma_xy * self.scale)
         energy = _GatedEnergy.apply(_pixels(probabilities), _pixels(gate), features)
@@ -101,16 +104,3 @@ class _GatedEnergy(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         (filtered,) = ctx.saved_tensors
         return 2 * gradient * filtered, None, None
-
-
-def _check_shapes(images: Tensor, logits: Tensor, mask: Tensor, roi: Tensor | None) -> None:
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(f"images are {tuple(images.shape)}; give (B, 3, H, W) in 0..255")
-    if logits.ndim != 4 or len(logits) != len(images):
-        raise InputError(f"logits are {tuple(logits.shape)}; give ({len(images)}, K, h, w)")
-    expected = (len(images), *images.shape[2:])
-    for name, maps in (("mask", mask), ("roi", roi)):
-        if maps is not None and tuple(maps.shape) != expected:
-            raise InputError(
-                f"{name} is {tuple(maps.shape)}; give {expected}, the batch and size of the images"
-            )

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32, no_autocast
+from more_lib.system.shapes import check_shapes
 
 
 def gaussian_sum(features: Tensor, values: Tensor) -> Tensor:
@@ -28,11 +28,7 @@ def gaussian_sum(features: Tensor, values: Tensor) -> Tensor:
     mean: 2e-5 for colours over 15, 5e-4 for colours over 3.
     Raises ``InputError`` when the shapes do not fit.
     """
-    if features.ndim != 3 or values.ndim != 3 or features.shape[:2] != values.shape[:2]:
-        raise InputError(
-            f"features {tuple(features.shape)} and values {tuple(values.shape)} "
-            "must be (B, N, F) and (B, N, K) with the same B and N"
-        )
+    check_shapes(features=(features, "B N F"), values=(values, "B N K"))
     values = at_least_float32(values)
     dtype = torch.promote_types(values.dtype, features.dtype)
     return _GaussianSum.apply(values.to(dtype), features.detach().to(dtype))
@@ -83,7 +79,7 @@ def _chunked(features: Tensor, values: Tensor, pairs: int = 2**20) -> Tensor:
     sums = []
     for block in left.split(max(1, pairs // right.shape[::2].numel()), dim=1):
         exponent = (block @ right).to(values.dtype)
-        sums.append(F.threshold_(exponent, least, -math.inf).exp_() @ values)
+        sums.append(torch.threshold_(exponent, least, -math.inf).exp_() @ values)
     return torch.cat(sums, dim=1)
 
 

@@ -1,8 +1,16 @@
 """Graph Category Representation (GCR): class-patch attention read as a directed graph.
 
 Class tokens are heads, patches are tails; every head gathers from the few tails that suit it best
-(paper Eq. 1-5, notebook 03). The released code departs from the paper in several places: each is a
-switch of its own (``GraphSwitches``), and ``variant`` sets them all.
+(paper Eq. 1-5, notebook 03). The released code departs from the paper in four places, each a switch
+of its own in ``GraphRecipe``; ``VARIANTS`` holds both presets:
+
+tails: candidates for a head's neighbours, "patches" (paper), or "tokens_and_patches", the class
+    tokens together with patches that get no gradient (released).
+similarity: what ranks the tails, "cosine" (paper's text) or "scaled_dot", over sqrt(D).
+edge_weights: "sum_of_products" t . tanh(h + e) (Eq. 4) or "product_of_sums", the sum of t's
+    channels times the sum of tanh's (released).
+update: "plain" as Eq. 5, or "residual": what was gathered counts a tenth, is added to the class
+    tokens inside both maps, and a LayerNorm follows (released).
 """
 
 from typing import NamedTuple
@@ -11,33 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from more_lib.recipes.schema import GraphRecipe
 from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32, no_autocast
+from more_lib.system.shapes import check_shapes
 
 PAPER_NEIGHBORS = 392  # half of the 28 x 28 patches of a 448-pixel crop
 
 
-class GraphSwitches(NamedTuple):
-    """Where paper and released code differ; ``VARIANTS`` holds the two presets.
-
-    tails: candidates for a head's neighbours, "patches" (paper), or "tokens_and_patches", the class
-        tokens together with patches that get no gradient (released).
-    similarity: what ranks the tails, "cosine" (paper's text) or "scaled_dot", over sqrt(D).
-    edge_weights: "sum_of_products" t . tanh(h + e) (Eq. 4) or "product_of_sums", the sum of t's
-        channels times the sum of tanh's (released).
-    update: "plain" as Eq. 5, or "residual": what was gathered counts a tenth, is added to the
-        class tokens inside both maps, and a LayerNorm follows (released).
-    """
-
-    tails: str
-    similarity: str
-    edge_weights: str
-    update: str
-
-
 VARIANTS = {
-    "release": GraphSwitches("tokens_and_patches", "scaled_dot", "product_of_sums", "residual"),
-    "paper": GraphSwitches("patches", "cosine", "sum_of_products", "plain"),
+    "release": GraphRecipe(),
+    "paper": GraphRecipe(
+        tails="patches", similarity="cosine", edge_weights="sum_of_products", update="plain"
+    ),
 }
 
 
@@ -62,19 +56,21 @@ class GraphCategoryRepresentation(nn.Module):
         dim: width D of the tokens.
         num_neighbors: K, at most as many as there are tails. None takes the variant's own:
             int(C / 2) as released, 392 as in the paper.
-        variant: "release", "paper", or ``GraphSwitches`` of your own.
+        variant: "release", "paper", or a ``GraphRecipe`` of your own.
 
-    Raises ``InputError`` for an unknown variant or switch and for K below 1.
+    Raises ``InputError`` for an unknown variant and for K below 1.
     """
 
     def __init__(
-        self, dim: int, num_neighbors: int | None = None, variant: str | GraphSwitches = "release"
+        self, dim: int, num_neighbors: int | None = None, variant: str | GraphRecipe = "release"
     ) -> None:
         super().__init__()
         if num_neighbors is not None and num_neighbors < 1:
             raise InputError(f"num_neighbors is {num_neighbors}; give at least 1, or None")
-        self.switches = _resolve(variant)
-        self.num_neighbors = num_neighbors
+        if isinstance(variant, str) and variant not in VARIANTS:
+            raise InputError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}")
+        self.switches = VARIANTS[variant] if isinstance(variant, str) else variant
+        self.num_neighbors = num_neighbors or self.switches.num_neighbors
         self.head = nn.Linear(dim, dim)  # W_h
         self.tail = nn.Linear(dim, dim)  # W_t
         self.sum_map = nn.Linear(dim, dim)  # w1
@@ -86,8 +82,7 @@ class GraphCategoryRepresentation(nn.Module):
 
         Raises ``InputError`` when the shapes do not fit.
         """
-        _check_shapes(class_tokens, patch_tokens, self.head.in_features)
-        tokens, patches = at_least_float32(class_tokens), at_least_float32(patch_tokens)
+        tokens, patches = self._checked(class_tokens, patch_tokens)
         with no_autocast(tokens):
             heads, gathered, _ = self._gather(tokens, patches)
             summed, product = heads + gathered, heads * gathered
@@ -99,10 +94,16 @@ class GraphCategoryRepresentation(nn.Module):
     @torch.no_grad()
     def graph(self, class_tokens: Tensor, patch_tokens: Tensor) -> Graph:
         """The edges that ``forward`` gathers along; takes and raises the same."""
-        _check_shapes(class_tokens, patch_tokens, self.head.in_features)
-        tokens, patches = at_least_float32(class_tokens), at_least_float32(patch_tokens)
+        tokens, patches = self._checked(class_tokens, patch_tokens)
         with no_autocast(tokens):
             return self._gather(tokens, patches)[2]
+
+    def _checked(self, class_tokens: Tensor, patch_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Both in float32 at least, so that rounding chooses no neighbour."""
+        width = self.head.in_features
+        tokens, patches = (class_tokens, f"B C {width}"), (patch_tokens, f"B N {width}")
+        check_shapes(class_tokens=tokens, patch_tokens=patches)
+        return at_least_float32(class_tokens), at_least_float32(patch_tokens)
 
     def _gather(self, tokens: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Graph]:
         """Heads h (B, C, D), what each gathers a (B, C, D), and the graph: Eq. 1-4."""
@@ -110,8 +111,12 @@ class GraphCategoryRepresentation(nn.Module):
         if self.switches.tails == "tokens_and_patches":
             candidates = torch.cat((tokens, patches.detach()), 1)
         heads, tails = self.head(tokens), self.tail(candidates)
+        if self.switches.similarity == "cosine":
+            similarity = F.normalize(heads, dim=2) @ F.normalize(tails, dim=2).mT  # Eq. 1
+        else:
+            similarity = heads @ tails.mT * heads.shape[2] ** -0.5
         wanted = self.num_neighbors or self._variants_own_number(tokens.shape[1])
-        best, neighbors = self._similarity(heads, tails).topk(min(wanted, tails.shape[1]), dim=2)
+        best, neighbors = similarity.topk(min(wanted, tails.shape[1]), dim=2)
         closeness = best.softmax(2)
 
         images = torch.arange(len(tails), device=tails.device)[:, None, None]
@@ -126,38 +131,8 @@ class GraphCategoryRepresentation(nn.Module):
     def _variants_own_number(self, num_classes: int) -> int:
         return PAPER_NEIGHBORS if self.switches.tails == "patches" else max(num_classes // 2, 1)
 
-    def _similarity(self, heads: Tensor, tails: Tensor) -> Tensor:
-        """(B, C, number of tails), Eq. 1."""
-        if self.switches.similarity == "cosine":
-            return F.normalize(heads, dim=2) @ F.normalize(tails, dim=2).mT
-        return heads @ tails.mT * heads.shape[2] ** -0.5
-
     def _edge_scores(self, near: Tensor, turned: Tensor) -> Tensor:
         """(B, C, K) before the softmax of Eq. 4, from tails and tanh's (B, C, K, D)."""
         if self.switches.edge_weights == "sum_of_products":
             return (near * turned).sum(3)
         return near.sum(3) * turned.sum(3)
-
-
-def _resolve(variant: str | GraphSwitches) -> GraphSwitches:
-    if isinstance(variant, str):
-        if variant not in VARIANTS:
-            raise InputError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}")
-        return VARIANTS[variant]
-    for name, value in variant._asdict().items():
-        known = {getattr(preset, name) for preset in VARIANTS.values()}
-        if value not in known:
-            raise InputError(f"{name} is {value!r}; choose {' or '.join(sorted(known))}")
-    return variant
-
-
-def _check_shapes(class_tokens: Tensor, patch_tokens: Tensor, dim: int) -> None:
-    tokens, patches = tuple(class_tokens.shape), tuple(patch_tokens.shape)
-    if len(tokens) != 3 or len(patches) != 3 or tokens[0] != patches[0]:
-        raise InputError(
-            f"class_tokens {tokens} and patch_tokens {patches} must be (B, C, D) and (B, N, D)"
-        )
-    if not tokens[2] == patches[2] == dim:
-        raise InputError(
-            f"tokens are {tokens[2]} and patches {patches[2]} wide; this graph takes {dim}"
-        )

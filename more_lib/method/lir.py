@@ -5,43 +5,36 @@ surely show their class (confident relation, Eq. 7), and class tokens and patche
 and background (uncertain relation, Eq. 8-9). Notebook 04. Mask values: 0 background, 1..C the
 classes, 255 uncertain. In a distributed training "the batch" is that of all processes, and a loss
 averaged over them is the whole batch's.
-"""
 
-from typing import NamedTuple
+Where paper and released code differ in URE, ``LirRecipe`` has a switch (``UNCERTAIN_VARIANTS`` has
+both presets):
+
+form: "cosine" as Eq. 9, class tokens trained, or "absolute_cosine": both halves weighted 0.5,
+    denominators + 1, class tokens detached (released).
+token: the patch that stands for its window, its "centre" (paper) or its upper left "corner",
+    ``kernel_size // 2`` patches away (released).
+sampling: "all" patches that are kept (paper), or "some": ``num_tokens`` an image at random, and
+    filled up with a few confident foreground patches where fewer are kept (released).
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from more_lib.recipes.constants import IGNORE_INDEX
+from more_lib.recipes.schema import LirRecipe
 from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32, no_autocast
 from more_lib.system.processes import mean_over_batch, random_numbers
+from more_lib.system.shapes import check_shapes
 
 RELEASED_EPSILON = 1e-4
 
 
-class UncertainSwitches(NamedTuple):
-    """Where paper and released code differ in URE; ``UNCERTAIN_VARIANTS`` has both presets.
-
-    form: "cosine" as Eq. 9, class tokens trained, or "absolute_cosine": both halves weighted 0.5,
-        denominators + 1, class tokens detached (released).
-    token: the patch that stands for its window, its "centre" (paper) or its upper left "corner",
-        ``kernel_size // 2`` patches away (released).
-    sampling: "all" patches that are kept (paper), or "some": ``num_tokens`` an image at random,
-        and filled up with a few confident foreground patches where fewer are kept (released).
-    """
-
-    form: str
-    token: str
-    sampling: str
-
-
 UNCERTAIN_VARIANTS = {
-    "release": UncertainSwitches("absolute_cosine", "corner", "some"),
-    "paper": UncertainSwitches("cosine", "centre", "all"),
+    "release": LirRecipe(),
+    "paper": LirRecipe(form="cosine", token="centre", sampling="all"),
 }
-CONFIDENT_VARIANTS = ("release", "paper")
 
 
 def confident_relation_loss(
@@ -69,10 +62,7 @@ def confident_relation_loss(
     ``InputError`` for shapes that do not fit, another variant, and a temperature not above 0.
     """
     _check(class_tokens, features, mask, labels)
-    if variant not in CONFIDENT_VARIANTS:
-        raise InputError(
-            f"variant {variant!r} is unknown; choose {' or '.join(CONFIDENT_VARIANTS)}"
-        )
+    _check_variant(variant)
     if not temperature > 0:
         raise InputError(f"temperature is {temperature}; it must be positive")
     tokens, patches = _tokens_and_patches(class_tokens, features)
@@ -83,11 +73,13 @@ def confident_relation_loss(
         total = scores.logsumexp(2, keepdim=True)
         if variant == "release":
             total = torch.logaddexp(total, total.new_tensor(RELEASED_EPSILON).log())
-        pairs = _pairs(mask, labels).to(scores.dtype)  # (B, C, N)
-        surprise = (pairs * (total - scores)).sum(2)  # (B, C)
+        numbers = torch.arange(1, labels.shape[1] + 1, device=mask.device)[:, None]
+        pairs = (mask.flatten(1)[:, None] == numbers) & (labels[:, :, None] > 0)
+        pairs = pairs.to(scores.dtype)  # (B, C, N): class, and patch that surely shows it
+        cost = (pairs * (total - scores)).sum(2)  # (B, C)
         if variant == "release":
-            return (surprise / (pairs.sum(2) + RELEASED_EPSILON)).sum(1).mean()
-        return mean_over_batch(surprise.sum(), pairs.sum())
+            return (cost / (pairs.sum(2) + RELEASED_EPSILON)).sum(1).mean()
+        return mean_over_batch(cost.sum(), pairs.sum())
 
 
 def uncertain_relation_loss(
@@ -98,7 +90,7 @@ def uncertain_relation_loss(
     kernel_size: int = 6,
     phi: float = 1.2,
     num_tokens: int = 8,
-    variant: str | UncertainSwitches = "release",
+    variant: str | LirRecipe = "release",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw uncertain patches near foreground to the present classes, off the absent ones (Eq. 9).
@@ -107,8 +99,8 @@ def uncertain_relation_loss(
         class_tokens, features, mask, labels: as for ``confident_relation_loss``.
         kernel_size, phi: which uncertain patches are kept (Eq. 8); see ``uncertain_patches``.
         num_tokens: patches an image, under sampling "some".
-        variant: "release", "paper" or ``UncertainSwitches``; "paper" takes means over all pairs of
-            class and kept patch in the batch.
+        variant: "release", "paper", or a ``LirRecipe``, whose switches alone count; "paper" takes
+            means over all pairs of class and kept patch in the batch.
         generator: of the random choice; the device's default one without it.
 
     Returns a scalar in float32 at least, 0 when no patch is kept; 0.5 under "absolute_cosine" for
@@ -118,15 +110,17 @@ def uncertain_relation_loss(
     _check(class_tokens, features, mask, labels)
     if num_tokens < 1:
         raise InputError(f"num_tokens is {num_tokens}; give at least 1")
-    switches = _resolve(variant)
-    chosen = uncertain_patches(mask, kernel_size, phi, switches.token)
-    if switches.sampling == "some":
+    if isinstance(variant, str):
+        _check_variant(variant)
+        variant = UNCERTAIN_VARIANTS[variant]
+    chosen = uncertain_patches(mask, kernel_size, phi, variant.token)
+    if variant.sampling == "some":
         chosen = sample_patches(chosen, mask, num_tokens, generator)
     tokens, patches = _tokens_and_patches(class_tokens, features)
     with no_autocast(tokens):
         weight = chosen.flatten(1)[:, None].to(patches.dtype)  # (B, 1, N)
         present = labels[:, :, None].to(patches.dtype)  # (B, C, 1)
-        if switches.form == "absolute_cosine":
+        if variant.form == "absolute_cosine":
             cosine = (F.normalize(tokens.detach(), dim=2) @ F.normalize(patches, dim=2).mT).abs()
             near = (cosine * present).sum(1, keepdim=True) / (present.sum(1, keepdim=True) + 1)
             absent = 1 - present
@@ -178,31 +172,27 @@ def sample_patches(
 
     kept: (B, h, w) bool. mask: (B, h, w) int64, three-way. The choice is the rank of one random
     number a patch, so nothing waits for the device. Several processes choose what one would with
-    all of their images (``whole_batch.random_numbers``).
+    all of their images (``processes.random_numbers``).
     """
     shape, device = mask.shape, mask.device if generator is None else generator.device
-    luck = random_numbers(shape, generator, device)
-    luck = luck.to(mask.device, non_blocking=True).flatten(1)
+    draws = random_numbers(shape, generator, device)
+    draws = draws.to(mask.device, non_blocking=True).flatten(1)
     kept, mask = kept.flatten(1), mask.flatten(1)
     num_kept = kept.sum(1, keepdim=True)
     extra = (num_tokens - num_kept).clamp(min=0) // 4
     foreground = (mask > 0) & (mask != IGNORE_INDEX)
     foreground &= foreground.sum(1, keepdim=True) >= extra
-    rank = torch.where(kept, 2, foreground.long()) + luck
+    rank = torch.where(kept, 2, foreground.long()) + draws
     best = rank.topk(min(num_tokens, rank.shape[1]), dim=1).indices
     wanted = num_kept.clamp(max=num_tokens) + extra
     taken = torch.arange(best.shape[1], device=best.device) < wanted
     return torch.zeros_like(kept).scatter(1, best, taken).view(shape)
 
 
-def _resolve(variant: str | UncertainSwitches) -> UncertainSwitches:
-    if isinstance(variant, UncertainSwitches):
-        return variant
+def _check_variant(variant: str) -> None:
     if variant not in UNCERTAIN_VARIANTS:
-        raise InputError(
-            f"variant {variant!r} is unknown; choose {' or '.join(UNCERTAIN_VARIANTS)}"
-        )
-    return UNCERTAIN_VARIANTS[variant]
+        known = " or ".join(UNCERTAIN_VARIANTS)
+        raise InputError(f"variant {variant!r} is unknown; choose {known}")
 
 
 def _tokens_and_patches(class_tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,18 +200,10 @@ def _tokens_and_patches(class_tokens: Tensor, features: Tensor) -> tuple[Tensor,
     return at_least_float32(class_tokens), at_least_float32(features).flatten(2).mT
 
 
-def _pairs(mask: Tensor, labels: Tensor) -> Tensor:
-    """(B, C, N) bool: the patch is confident foreground of the class, and the class is present."""
-    numbers = torch.arange(1, labels.shape[1] + 1, device=mask.device)[:, None]
-    return (mask.flatten(1)[:, None] == numbers) & (labels[:, :, None] > 0)
-
-
 def _check(class_tokens: Tensor, features: Tensor, mask: Tensor, labels: Tensor) -> None:
-    shapes = [tuple(part.shape) for part in (class_tokens, features, mask, labels)]
-    if [len(shape) for shape in shapes] == [3, 4, 3, 2]:
-        (batch, classes, dim), (_, _, *grid) = shapes[:2]
-        if shapes[1:] == [(batch, dim, *grid), (batch, *grid), (batch, classes)]:
-            return
-    names = ("class_tokens", "features", "mask", "labels")
-    given = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
-    raise InputError(f"{given}: they must be (B, C, D), (B, D, h, w), (B, h, w) and (B, C)")
+    check_shapes(
+        class_tokens=(class_tokens, "B C D"),
+        features=(features, "B D h w"),
+        mask=(mask, "B h w"),
+        labels=(labels, "B C"),
+    )

@@ -7,11 +7,11 @@ several scales, each with its mirror image, then min-max.
 
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from more_lib.system.errors import InputError
 from more_lib.system.shapes import check_shapes
@@ -73,7 +73,7 @@ def fuse(lam: Tensor, cam: Tensor) -> Tensor:
 
 @torch.no_grad()
 def multiscale_cam(
-    model: nn.Module,
+    model: Any,
     images: Tensor,
     scales: Sequence[float],
     straight: tuple[Tensor, Tensor] | None = None,
@@ -108,7 +108,7 @@ def multiscale_cam(
 
 @torch.no_grad()
 def multiscale_lam(
-    model: nn.Module, images: Tensor, scales: Sequence[float], similarity: str = "dot"
+    model: Any, images: Tensor, scales: Sequence[float], similarity: str = "dot"
 ) -> Tensor:
     """LAM over scales and mirror images, made like ``multiscale_cam``, but what is negative stays.
 
@@ -124,7 +124,7 @@ def multiscale_lam(
 
 
 def multiscale_maps(
-    model: nn.Module,
+    model: Any,
     images: Tensor,
     scales: Sequence[float],
     similarity: str = "dot",
@@ -137,7 +137,7 @@ def multiscale_maps(
 
 @torch.no_grad()
 def maps_of_views(
-    model: nn.Module, images: Tensor, groups: Sequence[Group], similarity: str = "dot"
+    model: Any, images: Tensor, groups: Sequence[Group], similarity: str = "dot"
 ) -> dict[Group, MultiscaleMaps]:
     """Every map the model can draw, for each group of views (notebook 06).
 
@@ -241,7 +241,7 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def multiscale_decoder(
-    model: nn.Module, images: Tensor, scales: Sequence[float], flip: bool = True
+    model: Any, images: Tensor, scales: Sequence[float], flip: bool = True
 ) -> Tensor:
     """The decoder's map of ``multiscale_maps``."""
     return multiscale_maps(model, images, scales, flip=flip).decoder

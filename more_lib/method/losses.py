@@ -17,6 +17,7 @@ from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32, no_autocast
 from more_lib.system.processes import mean_over_batch
+from more_lib.system.shapes import check_shapes
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,10 +26,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     logits: (B, C). labels: (B, C) of 0 and 1, any dtype. Returns a scalar; ln 2 at zero logits.
     Raises ``InputError`` when the shapes differ.
     """
-    if logits.ndim != 2 or logits.shape != labels.shape:
-        raise InputError(
-            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must both be (B, C)"
-        )
+    check_shapes(logits=(logits, "B C"), labels=(labels, "B C"))
     logits = at_least_float32(logits)
     return F.multilabel_soft_margin_loss(logits, labels.to(logits.dtype))
 
@@ -40,7 +38,7 @@ def token_classification_loss(class_tokens: Tensor, labels: Tensor) -> Tensor:
     class_tokens: (B, C, D). labels: (B, C) of 0 and 1. Returns a scalar.
     Raises ``InputError`` when the shapes do not fit.
     """
-    _check_tokens(class_tokens)
+    check_shapes(class_tokens=(class_tokens, "B C D"))
     return classification_loss(at_least_float32(class_tokens).mean(dim=2), labels)
 
 
@@ -56,7 +54,7 @@ def token_discrepancy_loss(
     the two, though its VOC run gives no labels. Returns a scalar.
     Raises ``InputError`` when the shapes do not fit or the temperature is not positive.
     """
-    _check_tokens(class_tokens)
+    check_shapes(class_tokens=(class_tokens, "B C D"))
     if not temperature > 0:
         raise InputError(f"temperature is {temperature}; it must be positive")
     batch, classes, _ = class_tokens.shape
@@ -81,11 +79,7 @@ def patch_token_contrast_loss(features: Tensor, mask: Tensor) -> Tensor:
     patches are in no pair. Returns a scalar in [0, 1]; the gradient reaches the features.
     Raises ``InputError`` when the shapes do not fit.
     """
-    if features.ndim != 4 or mask.shape != (features.shape[0], *features.shape[2:]):
-        raise InputError(
-            f"features {tuple(features.shape)} and mask {tuple(mask.shape)} must be "
-            "(B, D, h, w) and (B, h, w); resize the mask (nearest) to the features' grid"
-        )
+    check_shapes(features=(features, "B D h w"), mask=(mask, "B h w"))
     with no_autocast(features):
         patches = F.normalize(at_least_float32(features).flatten(2).transpose(1, 2), dim=2)
         similarity = (patches @ patches.transpose(1, 2)).abs()
@@ -108,11 +102,7 @@ def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
     mask: (B, H, W) int64 in 0..C, or 255 where the class is not known. Returns a scalar.
     Raises ``InputError`` when the shapes do not fit or the mask is not int64.
     """
-    if logits.ndim != 4 or mask.ndim != 3 or len(logits) != len(mask):
-        raise InputError(
-            f"logits {tuple(logits.shape)} and mask {tuple(mask.shape)} "
-            "must be (B, C + 1, h, w) and (B, H, W) with the same B"
-        )
+    check_shapes(logits=(logits, "B K h w"), mask=(mask, "B H W"))
     if mask.dtype != torch.int64:
         raise InputError(f"mask is {mask.dtype}; give int64, for instance by mask.long()")
     size = tuple(mask.shape[1:])
@@ -126,8 +116,3 @@ def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
 def _mean_over(values: Tensor, chosen: Tensor, extra: float) -> Tensor:
     """Sum of the chosen values over their number + ``extra``, in the whole batch; 0 for none."""
     return mean_over_batch(torch.where(chosen, values, 0).sum(), chosen.sum(), extra)
-
-
-def _check_tokens(class_tokens: Tensor) -> None:
-    if class_tokens.ndim != 3:
-        raise InputError(f"class_tokens are {tuple(class_tokens.shape)}; give (B, C, D)")

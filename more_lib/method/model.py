@@ -3,14 +3,14 @@
 Notebook 01 §4 takes it apart; notebook 05 trains it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from more_lib.method.backbones import build_backbone, load_backbone
-from more_lib.method.gcr import GraphCategoryRepresentation, GraphSwitches
+from more_lib.method.gcr import GraphCategoryRepresentation
 from more_lib.method.vit import ClassTokenViT
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
@@ -70,21 +70,17 @@ class MoRe(nn.Module):
         ``pretrained=False`` leaves the backbone random, for weights that are loaded next. Raises
         ``InputError`` when the backbone is unsupported or its weights cannot be had.
         """
-        wanted = recipe.backbone
-        vit = (
-            load_backbone(wanted.name, wanted.weights)
-            if pretrained
-            else build_backbone(wanted.name)
-        )
-        encoder = ClassTokenViT(
-            _first_blocks(vit, wanted.depth),
-            len(recipe.data.classes),
-            wanted.num_registers,
-            wanted.aux_layer,
-        )
+        wanted, num_classes = recipe.backbone, len(recipe.data.classes)
+        if pretrained:
+            vit = load_backbone(wanted.name, wanted.weights)
+        else:
+            vit = build_backbone(wanted.name)
+        vit = _first_blocks(vit, wanted.depth)
+        encoder = ClassTokenViT(vit, num_classes, wanted.num_registers, wanted.aux_layer)
         model = cls(encoder, wanted.decoder_width)
         # Last, so that under one seed the heads begin alike with a graph and without.
-        model.graph = _graph(recipe, encoder.embed_dim)
+        if recipe.graph.use:
+            model.graph = GraphCategoryRepresentation(encoder.embed_dim, variant=recipe.graph)
         return model
 
     @property
@@ -136,7 +132,7 @@ class MoRe(nn.Module):
 
 def _first_blocks(vit: VisionTransformer, depth: int) -> VisionTransformer:
     """The backbone cut after its first ``depth`` blocks, its last norm kept; 0 leaves it whole."""
-    blocks = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
+    blocks: Any = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
     if depth > len(blocks) > 0:
         raise InputError(f"backbone.depth is {depth}, but there are {len(blocks)} blocks")
     if depth and len(blocks):
@@ -147,11 +143,3 @@ def _first_blocks(vit: VisionTransformer, depth: int) -> VisionTransformer:
 def image_logits(features: Tensor, classifier: nn.Conv2d) -> Tensor:
     """Image-level logits (B, C): each channel's maximum over the map, then the classifier."""
     return F.linear(features.amax((2, 3)), classifier.weight.flatten(1))
-
-
-def _graph(recipe: Recipe, dim: int) -> GraphCategoryRepresentation | None:
-    settings = recipe.graph
-    if not settings.use:
-        return None
-    switches = GraphSwitches(*(getattr(settings, name) for name in GraphSwitches._fields))
-    return GraphCategoryRepresentation(dim, settings.num_neighbors or None, switches)

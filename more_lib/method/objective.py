@@ -1,24 +1,24 @@
 """The whole objective of one iteration: masks mined from CAM, and every loss they feed.
 
-L = L_cls + L_mct + alpha L_cre + beta L_ure + gamma L_seg + L_ptc + L_reg (notebook 05). Which term
-counts from which iteration is data in the recipe, as are all thresholds.
+L = L_cls + L_mct + L_ptc + alpha L_cre + beta L_ure + gamma L_seg + L_reg (Eq. 10, notebook 05).
+Which term counts from which iteration is data in the recipe, as are all thresholds.
 
 Several processes average their losses and gradients, which are then those of one process with the
-summed batch: the terms that are means over images are so by themselves, and those that divide by
-what they count in the batch (segmentation: pixels; patch-token contrast and the paper's relations:
-pairs; the released uncertain relation: sampled patches) divide by what all processes count
-(``whole_batch``). The released code has every GPU take its own. Accumulated batches stay apart: the
-step's losses are the means of theirs.
+summed batch: means over images are so by themselves, and what is counted in the batch (pixels of
+the segmentation; pairs of patch-token contrast and the paper's relations; sampled patches of the
+released uncertain relation) is counted over all processes (``system.processes``). The released code
+has every GPU take its own. Accumulated batches stay apart: a step's losses are the means of theirs.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from more_lib.method.energy import LATTICE_CALIBRATION, DenseEnergyLoss
-from more_lib.method.lir import UncertainSwitches, confident_relation_loss, uncertain_relation_loss
+from more_lib.method.lir import confident_relation_loss, uncertain_relation_loss
 from more_lib.method.localization import lam, min_max, multiscale_cam
 from more_lib.method.losses import (
     classification_loss,
@@ -32,13 +32,23 @@ from more_lib.method.pseudo_labels import PixelAdaptiveRefinement, refine_cam, t
 from more_lib.recipes.constants import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.schema import Recipe
 
-MINED = (  # terms that learn from masks
+# Terms that learn from masks, and of them those that the decoder's pixel labels feed.
+MINED = (
     "patch_token_contrast",
     "confident_relation",
     "uncertain_relation",
     "segmentation",
     "dense_energy",
 )
+DECODED = {"segmentation", "dense_energy"}
+
+
+class Masks(NamedTuple):
+    """What CAM says of the patches, (B, h, w) int64 each: 0, 1..C, or 255 uncertain (Eq. 6)."""
+
+    contrast: Tensor  # for PTC; padding is uncertain
+    confident: Tensor  # for CRE; padding is background, as in the next
+    uncertain: Tensor  # for URE
 
 
 class Objective(nn.Module):
@@ -60,11 +70,8 @@ class Objective(nn.Module):
         for its counts.
         """
         loss, schedule = self.recipe.loss, self.recipe.schedule
-        return {
-            name
-            for name in MINED
-            if getattr(loss, name) > 0 and iteration >= getattr(schedule, name)
-        }
+        reached = (name for name in MINED if iteration >= getattr(schedule, name))
+        return {name for name in reached if getattr(loss, name) > 0}
 
     def forward(
         self,
@@ -85,109 +92,94 @@ class Objective(nn.Module):
         pictures: the images in [0, 1], whose edges the pixel labels follow; where they are not at
         hand, the normalisation of ``images`` is undone.
         """
-        if pictures is None:
-            mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-            pictures = (images * std + mean).clamp(0, 1)
+        present = labels.to(images.device, non_blocking=True)
+        losses, active = image_losses(output, present, self.recipe), self.active(iteration)
+        if not active:
+            return losses
+        pictures = _unnormalised(images) if pictures is None else pictures
         padding = None if box is None else padding_mask(box, images.shape[-2:])
-        counted, labels = labels, labels.to(images.device, non_blocking=True)
-        losses, active = image_losses(output, labels, self.recipe), self.active(iteration)
-        if active:
-            straight = (output.cam.detach(), output.aux_cam.detach())
-            cam, aux_cam = multiscale_cam(model, images, self.recipe.masks.scales, straight)
-            losses |= self._patch_losses(output, labels, cam, aux_cam, iteration, active, padding)
-        if active & {"segmentation", "dense_energy"}:
-            losses |= self._pixel_losses(output, counted, pictures, cam, active, box, padding)
+        tokens, features, lir = output.class_tokens, output.features, self.recipe.lir
+        straight = (output.cam.detach(), output.aux_cam.detach())
+        cams = multiscale_cam(model, images, self.recipe.masks.scales, straight)
+        masks = self._patch_masks(cams, present, features.shape[-2:], iteration, padding)
+
+        if "patch_token_contrast" in active:
+            losses["patch_token_contrast"] = patch_token_contrast_loss(features, masks.contrast)
+        if "confident_relation" in active:
+            losses["confident_relation"] = confident_relation_loss(
+                tokens, features, masks.confident, present, lir.temperature, lir.confident
+            )
+        if "uncertain_relation" in active:
+            sizes = (lir.kernel_size, lir.phi, lir.num_tokens)
+            losses["uncertain_relation"] = uncertain_relation_loss(
+                tokens, features, masks.uncertain, present, *sizes, lir
+            )
+        if active & DECODED:
+            pixels = self._pixel_labels(cams[0], labels, output, pictures, box)
+        if "segmentation" in active:
+            target = _where_padded(padding, IGNORE_INDEX, pixels)
+            losses["segmentation"] = segmentation_loss(output.seg_logits, target)
+        if "dense_energy" in active:
+            # A pixel of unknown label opens the energy's gate: padding must not be one.
+            known, roi = _where_padded(padding, 0, pixels), None if padding is None else ~padding
+            losses["dense_energy"] = self.energy(255 * pictures, output.seg_logits, known, roi)
         return losses
 
-    def _patch_losses(
+    def _patch_masks(
         self,
-        output: MoReOutput,
+        cams: tuple[Tensor, Tensor],
         labels: Tensor,
-        cam: Tensor,
-        aux_cam: Tensor,
+        grid: Sequence[int],
         iteration: int,
-        active: set[str],
         padding: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """PTC, CRE and URE, on masks of the patch grid (Eq. 6-9); padding is background to LIR."""
-        masks, lir, grid = self.recipe.masks, self.recipe.lir, output.features.shape[-2:]
-        cam, aux_cam = (F.interpolate(maps, grid, mode="bilinear") for maps in (cam, aux_cam))
-        late = iteration >= self.recipe.schedule.final_cam
+    ) -> Masks:
+        """Masks of PTC, CRE and URE on the patch ``grid`` (Eq. 6): from the auxiliary CAM, of both
+        relations from the final one as soon as the schedule trusts it."""
+        masks = self.recipe.masks
+        cam, aux_cam = (F.interpolate(maps, grid, mode="bilinear") for maps in cams)
         if padding is not None:
             padding = F.interpolate(padding[:, None].float(), grid, mode="nearest-exact")[:, 0] > 0
+        contrast = three_way_mask(aux_cam, labels, *masks.contrast)
+        if iteration >= self.recipe.schedule.final_cam:
+            confident = uncertain = three_way_mask(cam, labels, *masks.final)
+        else:
+            confident = three_way_mask(aux_cam, labels, *masks.confident)
+            uncertain = three_way_mask(aux_cam, labels, *masks.uncertain)
+        return Masks(
+            _where_padded(padding, IGNORE_INDEX, contrast),
+            _where_padded(padding, 0, confident),
+            _where_padded(padding, 0, uncertain),
+        )
 
-        def mask(early: tuple[float, float]) -> Tensor:
-            found = three_way_mask(
-                cam if late else aux_cam, labels, *(masks.final if late else early)
-            )
-            return _where_padded(padding, 0, found)
-
-        tokens, features = output.class_tokens, output.features
-        switches = UncertainSwitches(lir.form, lir.token, lir.sampling)
-        terms = {
-            "patch_token_contrast": lambda: patch_token_contrast_loss(
-                features,
-                _where_padded(
-                    padding, IGNORE_INDEX, three_way_mask(aux_cam, labels, *masks.contrast)
-                ),
-            ),
-            "confident_relation": lambda: confident_relation_loss(
-                tokens, features, mask(masks.confident), labels, lir.temperature, lir.confident
-            ),
-            "uncertain_relation": lambda: uncertain_relation_loss(
-                tokens,
-                features,
-                mask(masks.uncertain),
-                labels,
-                lir.kernel_size,
-                lir.phi,
-                lir.num_tokens,
-                switches,
-            ),
-        }
-        return {name: term() for name, term in terms.items() if name in active}
-
-    def _pixel_losses(
-        self,
-        output: MoReOutput,
-        labels: Tensor,
-        pictures: Tensor,
-        cam: Tensor,
-        active: set[str],
-        box: Tensor | None,
-        padding: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """The decoder's losses, on labels refined along the image's edges; none on padding."""
+    @torch.no_grad()
+    def _pixel_labels(
+        self, cam: Tensor, labels: Tensor, output: MoReOutput, pictures: Tensor, box: Tensor | None
+    ) -> Tensor:
+        """The decoder's labels (B, H, W), refined along the image's edges."""
         masks = self.recipe.masks
         if masks.decoder_map == "lam":
-            maps = lam(output.features.detach(), output.class_tokens.detach(), masks.lam_similarity)
+            maps = lam(output.features, output.class_tokens, masks.lam_similarity)
             cam = min_max(F.interpolate(maps.float(), pictures.shape[-2:], mode="bilinear"))
-        with torch.no_grad():
+        if box is not None:
             # Beyond its border a padded image goes on as its border, as it would without padding.
-            seen = (pictures, cam) if box is None else (_extended(m, box) for m in (pictures, cam))
-            target = refine_cam(self.refinement, *seen, labels, *masks.decoder)
-        # A pixel of unknown label opens the energy's gate: padding must not be one.
-        known, roi = _where_padded(padding, 0, target), None if padding is None else ~padding
-        target = _where_padded(padding, IGNORE_INDEX, target)
-        terms = {
-            "segmentation": lambda: segmentation_loss(output.seg_logits, target),
-            "dense_energy": lambda: self.energy(255 * pictures, output.seg_logits, known, roi),
-        }
-        return {name: term() for name, term in terms.items() if name in active}
+            pictures, cam = _extended(pictures, box), _extended(cam, box)
+        return refine_cam(self.refinement, pictures, cam, labels, *masks.decoder)
 
 
 def image_losses(output: MoReOutput, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     """The terms that image labels feed directly, those with a weight above 0, not yet weighted."""
-    loss = recipe.loss
-    terms = {
-        "classification": lambda: classification_loss(output.class_logits, labels),
-        "aux_classification": lambda: classification_loss(output.aux_logits, labels),
-        "token_classification": lambda: token_classification_loss(output.class_tokens, labels),
-        "token_discrepancy": lambda: token_discrepancy_loss(
+    loss, losses = recipe.loss, {}
+    if loss.classification > 0:
+        losses["classification"] = classification_loss(output.class_logits, labels)
+    if loss.aux_classification > 0:
+        losses["aux_classification"] = classification_loss(output.aux_logits, labels)
+    if loss.token_classification > 0:
+        losses["token_classification"] = token_classification_loss(output.class_tokens, labels)
+    if loss.token_discrepancy > 0:
+        losses["token_discrepancy"] = token_discrepancy_loss(
             output.class_tokens, temperature=loss.token_temperature
-        ),
-    }
-    return {name: term() for name, term in terms.items() if getattr(loss, name) > 0}
+        )
+    return losses
 
 
 def padding_mask(box: Tensor, size: Sequence[int]) -> Tensor:
@@ -199,6 +191,11 @@ def padding_mask(box: Tensor, size: Sequence[int]) -> Tensor:
     row, column = (torch.arange(side, device=box.device) for side in size)
     inside_rows, inside_columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
     return ~(inside_rows[:, :, None] & inside_columns[:, None, :])
+
+
+def _unnormalised(images: Tensor) -> Tensor:
+    mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images * std + mean).clamp(0, 1)
 
 
 def _where_padded(padding: Tensor | None, value: int, mask: Tensor) -> Tensor:

@@ -49,15 +49,14 @@ def token_chart(vit: VisionTransformer, pictures: Tensor) -> dict:
     """
     config = resolve_model_data_config(vit)
     encoder = ClassTokenViT(vit, num_classes=1, num_registers=0, aux_layer=-1).eval()
-    side = [
-        length // encoder.patch_size * encoder.patch_size for length in vit.patch_embed.img_size
-    ]
+    rows, columns = (length // encoder.patch_size for length in vit.patch_embed.img_size)
+    side = rows * encoder.patch_size, columns * encoder.patch_size
     pictures = F.interpolate(pictures, side, mode="bilinear", antialias=True).clamp(0, 1)
     images = normalize(pictures, list(config["mean"]), list(config["std"]))
     tokens = artifacts.block_tokens(encoder, images).patch_tokens[-1]
-    grid = tuple(length // encoder.patch_size for length in side)
     long, length = artifacts.norm_outliers(tokens), tokens.norm(dim=2)
-    flat = artifacts.low_information(artifacts.pixel_deviation(pictures, grid)).flatten(1)
+    deviation = artifacts.pixel_deviation(pictures, (rows, columns))
+    flat = artifacts.low_information(deviation).flatten(1)
     return {
         "blocks": len(encoder.blocks),
         "width": encoder.embed_dim,

@@ -4,6 +4,7 @@ Mask values: 0 background, 1..C the classes, 255 not known.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from more_lib.method.localization import resized
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32
+from more_lib.system.shapes import check_shapes
 
 
 def three_way_mask(
@@ -77,7 +79,8 @@ class PixelAdaptiveRefinement(nn.Module):
         normalised for the network do as well. maps: float, first resized bilinearly to (H, W).
         No gradient is kept. Raises ``InputError`` for other shapes and for integers.
         """
-        _check_images(images, maps)
+        check_shapes(images=(images, "B 3 H W"), maps=(maps, "B K h w"))
+        _check_floats(images=images, maps=maps)
         weights = self._weights(at_least_float32(images))
         maps = resized(at_least_float32(maps), images.shape[-2:])
         for _ in range(self.iterations):
@@ -92,7 +95,8 @@ class PixelAdaptiveRefinement(nn.Module):
         neighbours = self._neighbours(images)
         # Two passes: a pixel's neighbours can differ far less from each other than from zero.
         mean = sum(neighbours) / len(neighbours)
-        variance = sum((n - mean).square_() for n in neighbours) / (len(neighbours) - 1)
+        squares = ((n - mean).square_() for n in neighbours)
+        variance = reduce(torch.add, squares) / (len(neighbours) - 1)
         scale = 1 / (self.width * (variance.sqrt() + 1e-8))
         likeness = images.new_empty(len(images), len(neighbours), *images.shape[-2:])
         for n, neighbour in enumerate(neighbours):
@@ -136,8 +140,8 @@ def refine_cam(
     Raises ``InputError`` when the shapes do not fit or ``low`` exceeds ``high``.
     """
     _check_thresholds(high, low)
-    _check_maps(maps, labels)
-    _check_images(images, maps)
+    check_shapes(images=(images, "B 3 H W"), maps=(maps, "B C h w"), labels=(labels, "B C"))
+    _check_floats(images=images, maps=maps)
     size = images.shape[-2:]
     half_size = [max(side // 2, 1) for side in size]
     images, maps = (at_least_float32(t) for t in (images, maps))
@@ -175,7 +179,7 @@ def _against_background(scores: Tensor, level: float) -> Tensor:
 
 def _strongest_class(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Largest value over the classes present, and that class's number 1..C: (B, h, w) each."""
-    _check_maps(maps, labels)
+    check_shapes(maps=(maps, "B C h w"), labels=(labels, "B C"))
     value, index = (maps * labels[:, :, None, None]).max(dim=1)
     return value, index + 1
 
@@ -185,20 +189,7 @@ def _check_thresholds(high: float, low: float) -> None:
         raise InputError(f"low threshold {low} exceeds the high one {high}; swap them")
 
 
-def _check_maps(maps: Tensor, labels: Tensor) -> None:
-    if maps.ndim != 4 or maps.shape[:2] != labels.shape:
-        raise InputError(
-            f"maps {tuple(maps.shape)} and labels {tuple(labels.shape)} "
-            "must be (B, C, h, w) and (B, C) with the same B and C"
-        )
-
-
-def _check_images(images: Tensor, maps: Tensor) -> None:
-    if images.ndim != 4 or maps.ndim != 4 or len(images) != len(maps):
-        raise InputError(
-            f"images {tuple(images.shape)} and maps {tuple(maps.shape)} "
-            "must be (B, 3, H, W) and (B, K, h, w) with the same B"
-        )
-    for name, values in (("images", images), ("maps", maps)):
+def _check_floats(**given: Tensor) -> None:
+    for name, values in given.items():
         if not values.is_floating_point():
             raise InputError(f"{name} are {values.dtype}; give floats in [0, 1]")

@@ -1,7 +1,4 @@
-"""Checkpoints of the released code, read under its own names.
-
-Our own weights are safetensors (``weight_files``).
-"""
+"""Checkpoints of the released code, read under its own names; our own are ``system.weights``."""
 
 import pickle
 from collections.abc import Mapping

@@ -7,10 +7,10 @@ attention map.
 """
 
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,12 +51,11 @@ class ClassTokenViT(nn.Module):
         super().__init__()
         vit = build_backbone(backbone) if isinstance(backbone, str) else backbone
         check_plain(vit)
-        if not -len(vit.blocks) <= aux_layer < len(vit.blocks):
-            raise InputError(
-                f"backbone.aux_layer {aux_layer} is outside the {len(vit.blocks)} blocks of the ViT"
-            )
+        depth = len(vit.blocks)
+        if not -depth <= aux_layer < depth:
+            raise InputError(f"backbone.aux_layer {aux_layer} is outside the ViT's {depth} blocks")
         self.num_classes, self.num_registers = num_classes, num_registers
-        self.aux_block = aux_layer % len(vit.blocks)
+        self.aux_block = aux_layer % depth
         self.embed_dim = vit.embed_dim
         self.patch_size = vit.patch_embed.feat_ratio()
         self.grid_size = vit.patch_embed.grid_size
@@ -91,7 +90,8 @@ class ClassTokenViT(nn.Module):
     def feature_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Final and auxiliary patch tokens as maps (B, D, h, w), without the attention scores."""
         _, after, aux, grid = self._blocks(images)
-        return tuple(x[:, -prod(grid) :].mT.unflatten(2, grid) for x in (after, aux))
+        after, aux = (x[:, -prod(grid) :].mT.unflatten(2, grid) for x in (after, aux))
+        return after, aux
 
     def _blocks(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid."""
@@ -118,20 +118,18 @@ class ClassTokenViT(nn.Module):
         if patches.ndim == 4:  # (B, h, w, D), as timm's models for any image size embed
             patches = patches.flatten(1, 2)
         patches = patches + resize_position(self.patch_position, self.grid_size, grid)
-        prefix = [self.class_tokens, self.register_tokens]
-        if self.other_tokens is not None:
-            prefix.append(self.other_tokens)
-        prefix = torch.cat(prefix, 1).expand(len(images), -1, -1)
+        own = (self.class_tokens, self.register_tokens, self.other_tokens)
+        prefix = torch.cat([t for t in own if t is not None], 1).expand(len(images), -1, -1)
         return torch.cat((prefix.to(patches.dtype), patches), 1)
 
 
-def class_attention_scores(block: Block, x: Tensor, num_classes: int, num_patches: int) -> Tensor:
+def class_attention_scores(block: Any, x: Tensor, num_classes: int, num_patches: int) -> Tensor:
     """Query-key products of class tokens with patches in one block, summed over the heads.
 
-    ``x`` (B, L, D) enters the block; its first ``num_classes`` rows are the class tokens, its last
-    ``num_patches`` rows the patches. Returns (B, C, N): logits before the scaling and the softmax.
-    The block itself runs on fused attention, which never shows its scores; only these few rows are
-    computed again. Notebook 01 §2.
+    ``x`` (B, L, D) enters the block, one of timm's; its first ``num_classes`` rows are the class
+    tokens, its last ``num_patches`` rows the patches. Returns (B, C, N): logits before the scaling
+    and the softmax. The block itself runs on fused attention, which never shows its scores; only
+    these few rows are computed again. Notebook 01 §2.
     """
     attention, normed = block.attn, block.norm1(x)
     weight_q, weight_k, _ = attention.qkv.weight.chunk(3)
@@ -158,12 +156,9 @@ def resize_position(position: Tensor, old: tuple[int, int], new: tuple[int, int]
 
 def _split_prefix(vit: VisionTransformer) -> tuple[Tensor, Tensor, Tensor]:
     """Class token, other prefix tokens (positions added to both), and the patches' positions."""
-    others = [
-        token
-        for token in (getattr(vit, "dist_token", None), getattr(vit, "reg_token", None))
-        if token is not None
-    ]
-    prefix = torch.cat([vit.cls_token, *others], 1).detach()
+    assert vit.cls_token is not None and vit.pos_embed is not None  # ``check_plain`` said so
+    others = (getattr(vit, name, None) for name in ("dist_token", "reg_token"))
+    prefix = torch.cat([vit.cls_token, *(t for t in others if t is not None)], 1).detach()
     position = vit.pos_embed.detach()
     if not vit.no_embed_class:  # DeiT-3 and DINOv2 with registers give positions to patches alone
         prefix = prefix + position[:, : prefix.shape[1]]

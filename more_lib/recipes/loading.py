@@ -4,21 +4,22 @@ Values come from a profile, then a YAML file, then single overrides. Each is che
 section is built, so a recipe that exists is a valid one. Notebook 05 §1 reads one aloud.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from more_lib.recipes.profiles import PROFILES as PROFILES
-from more_lib.recipes.schema import DataRecipe as DataRecipe
-from more_lib.recipes.schema import Recipe, types_of
+from more_lib.recipes.profiles import PROFILES
+from more_lib.recipes.schema import Recipe
+from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
 
-_ADDED = {"data": ("crop",), "backbone": ("depth",), "optimizer": ("accumulate",)}
+_ADDED = (("data", "crop"), ("backbone", "depth"), ("optimizer", "accumulate"))
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
 
@@ -37,16 +38,16 @@ def load_recipe(
     type, a value out of range, and a file that cannot be read.
     """
     if profile not in PROFILES:
-        guess, there = _nearest(profile, PROFILES), ", ".join(PROFILES)
-        raise InputError(f"profile {profile!r} is unknown{guess} (profiles: {there})")
-    values = to_dict(PROFILES[profile])
+        guess, known = nearest(profile, PROFILES), ", ".join(PROFILES)
+        raise InputError(f"profile {profile!r} is unknown{guess} (profiles: {known})")
+    recipe = PROFILES[profile]
     if file is not None:
         changes = _read_yaml(Path(file).expanduser())
         try:
-            values = to_dict(from_dict(_merged(values, changes)))
+            recipe = _updated(recipe, [changes])
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
-    return changed(from_dict(values), overrides)
+    return changed(recipe, overrides)
 
 
 def saved_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -60,10 +61,7 @@ def saved_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def changed(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """The recipe with single values changed, by texts as ``load_recipe`` takes them."""
-    values = to_dict(recipe)
-    for override in overrides:
-        values = _merged(values, _parsed(override))
-    return from_dict(values)
+    return _updated(recipe, map(_parsed, overrides))
 
 
 def to_dict(recipe: Recipe) -> dict:
@@ -74,9 +72,12 @@ def to_dict(recipe: Recipe) -> dict:
 def from_dict(values: dict) -> Recipe:
     """The inverse of ``to_dict``: ``from_dict(to_dict(recipe)) == recipe``.
 
-    Raises ``InputError`` for a missing or unknown key, a wrong type or a value out of range.
+    Raises ``InputError`` for a missing or unknown key, a wrong type or a value out of range. Only a
+    key with a default in its section may be missing.
     """
-    return _built(Recipe, values)
+    if not isinstance(values, dict):
+        raise InputError(f"the recipe is {values!r}: it must be sections of keys and values")
+    return Recipe(**values)
 
 
 def fingerprint(value: object) -> str:
@@ -106,11 +107,10 @@ def training_values(recipe: Recipe) -> dict:
         del values["data"][name]
     for name in ("log_every", "checkpoint_every"):
         del values["optimizer"][name]
-    for section, names in _ADDED.items():
-        kind = types_of(Recipe)[section]
-        for name in names:
-            if values[section][name] == getattr(kind, name):  # a dataclass keeps defaults there
-                del values[section][name]
+    for section, name in _ADDED:
+        defaults = {field.name: field.default for field in fields(getattr(recipe, section))}
+        if values[section][name] == defaults[name]:
+            del values[section][name]
     return values
 
 
@@ -119,10 +119,9 @@ def _read_yaml(path: Path) -> dict:
         content = _yaml(path.read_bytes(), f"the recipe {path}")
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    content = {} if content is None else content
-    if not isinstance(content, dict):
+    if not isinstance(content, dict | None):
         raise InputError(f"the recipe {path} must hold sections such as 'optimizer:'")
-    return content
+    return content or {}
 
 
 def _parsed(override: str) -> dict:
@@ -131,57 +130,26 @@ def _parsed(override: str) -> dict:
     key = key.strip()
     if not equals or not key:
         raise InputError(f"the override {override!r} must read key=value, as optimizer.lr=1e-4")
-    value = _yaml(text, f"{key}={text}") if text.strip() else ""
+    value: Any = _yaml(text, f"{key}={text}") if text.strip() else ""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
 
 
-def _merged(values: dict, changes: dict, path: str = "") -> dict:
-    """``values`` with ``changes`` put in their places, all of which must exist."""
+def _updated(recipe: Recipe, changes: Iterable[dict]) -> Recipe:
+    """``recipe`` with each of the nested ``changes`` put in its place, checked at the end."""
+    updated = from_dict(reduce(_merged, changes, to_dict(recipe)))
+    if updated.profile != recipe.profile:
+        raise InputError(f"profile is {updated.profile!r}, but {recipe.profile!r} was asked for")
+    return updated
+
+
+def _merged(values: dict, changes: dict) -> dict:
     merged = dict(values)
     for name, value in changes.items():
-        key = f"{path}{name}"
-        if name not in values:
-            raise _unknown_key(key, path, values)
-        if isinstance(values[name], dict):
-            if not isinstance(value, dict):
-                raise InputError(f"{key} is a section of: {', '.join(values[name])}")
-            value = _merged(values[name], value, f"{key}.")
-        elif key == "profile" and value != values[name]:
-            raise InputError(f"profile is {value!r}, but {values[name]!r} was asked for")
-        merged[name] = value
+        inner = isinstance(value, dict) and isinstance(values.get(name), dict)
+        merged[str(name)] = _merged(values[name], value) if inner else value
     return merged
-
-
-def _unknown_key(key: str, path: str, values: dict) -> InputError:
-    sections = {name: kind for name, kind in types_of(Recipe).items() if is_dataclass(kind)}
-    every = [f"{name}.{inner}" for name, kind in sections.items() for inner in types_of(kind)]
-    same_name = [known for known in every if known.rpartition(".")[2] == key]
-    guess = f": did you mean {same_name[0]}?" if same_name else _nearest(key, [*every, *values])
-    there = ", ".join(f"{path}{name}" for name in values)
-    return InputError(f"recipe key {key!r} is unknown{guess} (here are: {there})")
-
-
-def _built(part: type, values: object, path: str = "") -> object:
-    """A recipe or section from a dictionary with exactly its keys; other values as they are."""
-    if not is_dataclass(part):
-        return values
-    if not isinstance(values, dict):
-        raise InputError(f"{path.rstrip('.') or 'the recipe'} must be a section of keys and values")
-    types = types_of(part)
-    for name in values:
-        if name not in types:
-            raise _unknown_key(f"{path}{name}", path, types)
-    missing = [f"{path}{name}" for name in types if name not in values]
-    if missing:
-        raise InputError(f"the recipe lacks {', '.join(missing)}: give a value")
-    return part(**{name: _built(types[name], values[name], f"{path}{name}.") for name in types})
-
-
-def _nearest(name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f": did you mean {close[0]}?" if close else ""
 
 
 def _yaml(text: str | bytes, source: str) -> object:

@@ -126,35 +126,27 @@ _VOC = Recipe(
 )
 
 # MS COCO 2014 on several GPUs, as in the released COCO script; what is not named is as for VOC.
-_COCO = Recipe(
+_COCO = replace(
+    _VOC,
     profile="coco",
-    seed=0,  # ours
-    data=DataRecipe(
+    data=replace(
+        _VOC.data,  # its color_jitter too is ours, for the script tells p alone
         dataset="coco",
         classes=COCO_CLASSES,
         train_split="train",  # 82,081 images with objects (paper Sec. 4.1, released)
         val_split="val",  # 40,137 images with objects (paper Sec. 4.1, released)
-        crop="padded",  # released
-        crop_size=448,  # released
-        crop_scale=(0.32, 1.0),  # released: factor on the image's sides
-        color_jitter=(0.4, 0.4, 0.2, 0.1),  # ours: VOC's, for the script tells p alone
+        crop="padded",  # released; crop_scale is then a factor on the image's sides
         jitter_probability=0.8,  # released
-        workers=8,  # ours
     ),
-    backbone=BackboneRecipe(name="vit_base_patch16_224.orig_in21k_ft_in1k"),  # released
-    graph=GraphRecipe(),  # released: K = int(C / 2) = 40
     lir=LirRecipe(temperature=0.1),  # released
     masks=MasksRecipe(
         scales=(1.0, 0.5, 0.75, 1.25, 1.5),  # released
         decoder=(0.65, 0.25),  # released
         contrast=(0.65, 0.25),  # released: the same thresholds
-        # confident, uncertain and final: released, as for VOC
     ),
-    energy=EnergyRecipe(),
     loss=LossRecipe(
         confident_relation=0.1,  # alpha, released script
         uncertain_relation=0.01,  # beta, released script
-        segmentation=0.12,  # gamma, released
     ),
     schedule=ScheduleRecipe(  # released, in four stages
         patch_token_contrast=8_000,
@@ -164,18 +156,16 @@ _COCO = Recipe(
         dense_energy=16_000,
         final_cam=50_000,
     ),
-    optimizer=OptimizerRecipe(
+    optimizer=replace(
+        _VOC.optimizer,
         iterations=80_000,  # released
         batch_size=2,  # released script, per GPU
-        lr=6e-5,  # released
-        warmup_iterations=1_500,  # released
-        log_every=50,  # ours
         checkpoint_every=2_000,  # ours
     ),
-    evaluation=EvaluationRecipe(
+    evaluation=replace(
+        _VOC.evaluation,
         scales=(1.0, 0.5, 0.75, 1.25, 1.5),  # released
         threshold=0.45,  # released
-        batch_size=1,  # ours: the images differ in size
     ),
 )
 
@@ -193,26 +183,19 @@ _COCO_LOG = replace(
 
 # Oxford-IIIT Pet, 37 breeds, meant for one consumer GPU in under an hour. Every value is ours, by
 # what the mini profile's trials taught, and was not run here; what is not named is as for VOC.
-_PETS = Recipe(
+_PETS = replace(
+    _VOC,
     profile="pets",
-    seed=0,
-    data=DataRecipe(
+    data=replace(
+        _VOC.data,
         dataset="pets",
         classes=PET_BREEDS,
         train_split="trainval",  # 3,680 images, the data set's own lists
         val_split="test",  # 3,669 images
         crop_size=320,  # 20×20 patches
         crop_scale=(0.5, 1.0),  # a breed shows in the head, which must survive the crop
-        color_jitter=(0.4, 0.4, 0.2, 0.1),
-        jitter_probability=0.5,
-        workers=8,
     ),
-    backbone=BackboneRecipe(
-        name="vit_small_patch16_224.augreg_in21k_ft_in1k",
-        decoder_width=256,
-    ),
-    graph=GraphRecipe(),
-    lir=LirRecipe(),
+    backbone=BackboneRecipe(name="vit_small_patch16_224.augreg_in21k_ft_in1k", decoder_width=256),
     masks=MasksRecipe(scales=(1.0, 0.75), dilations=(1, 2, 4, 8, 12)),
     # The same share of the side as on VOC, and a weight that makes up for the fewer pairs.
     energy=EnergyRecipe(weight=4e-7, sigma_xy=71.0),
@@ -225,17 +208,17 @@ _PETS = Recipe(
         dense_energy=400,
         final_cam=4_000,  # never, as mini
     ),
-    optimizer=OptimizerRecipe(
+    optimizer=replace(
+        _VOC.optimizer,
         iterations=4_000,  # 17 epochs
         batch_size=16,
-        lr=6e-5,
         token_lr_factor=20.0,  # as mini: else the class tokens part after the end
         warmup_iterations=200,
         precision="auto",
         log_every=20,
         checkpoint_every=500,
     ),
-    evaluation=EvaluationRecipe(scales=(1.0, 0.75), threshold=0.5, batch_size=1),
+    evaluation=replace(_VOC.evaluation, scales=(1.0, 0.75)),
 )
 
 PROFILES: dict[str, Recipe] = {

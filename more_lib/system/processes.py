@@ -10,7 +10,7 @@ processes of ``torch.distributed`` nothing is exchanged and no result differs by
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -70,12 +70,10 @@ class Shards:
     def __init__(self) -> None:
         state = _state()
         self.index, self.count = state.process_index, state.num_processes
-        # A group of its own: NCCL would send over the GPUs, and gives up on a slower process.
-        patience = timedelta(days=2)
-        several = self.count > 1
-        self._group = (
-            torch.distributed.new_group(backend="gloo", timeout=patience) if several else None
-        )
+        self._group: Any = None
+        if self.count > 1:
+            # A group of its own: NCCL would send over the GPUs, and gives up on a slower process.
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=2))
 
     @property
     def is_main(self) -> bool:

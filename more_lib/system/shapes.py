@@ -24,18 +24,16 @@ def check_shapes(**given: tuple[Shaped, str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     if all(_fits(tuple(tensor.shape), text.split(), sizes) for tensor, text in given.values()):
         return sizes
-    there = ", ".join(f"{name} {tuple(tensor.shape)}" for name, (tensor, _) in given.items())
+    shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, (tensor, _) in given.items())
     wanted = ", ".join(f"({', '.join(text.split())})" for _, text in given.values())
-    raise InputError(f"{there} must be {wanted}")
+    raise InputError(f"{shapes} must be {wanted}")
 
 
 def _fits(shape: tuple[int, ...], names: list[str], sizes: dict[str, int]) -> bool:
     if names[0] == "...":
         names = names[1:]
-        shape = shape[len(shape) - len(names) :] if len(shape) >= len(names) else shape
-    if len(shape) != len(names):
-        return False
-    for size, name in zip(shape, names, strict=True):
-        if size != (int(name) if name.isdigit() else sizes.setdefault(name, size)):
-            return False
-    return True
+        shape = shape[max(len(shape) - len(names), 0) :]
+    return len(shape) == len(names) and all(
+        size == (int(name) if name.isdigit() else sizes.setdefault(name, size))
+        for size, name in zip(shape, names, strict=True)
+    )

@@ -27,8 +27,8 @@ def save_weights(
 
     Raises ``InputError`` when the path cannot be written or the disk is full.
     """
-    is_module = isinstance(module_or_state, nn.Module)
-    state = module_or_state.state_dict() if is_module else module_or_state
+    given = module_or_state
+    state = given.state_dict() if isinstance(given, nn.Module) else given
     # Cloning separates tied tensors, which the format does not allow to share memory.
     tensors = {
         key: tensor.to("cpu", dtype if tensor.is_floating_point() else None).clone(
@@ -50,11 +50,10 @@ def load_weights(module: nn.Module, path: str | Path, ignored: tuple[str, ...] =
     Raises ``InputError`` when the file is missing, is not safetensors or does not fit; the message
     names the file and up to five keys of each kind.
     """
-    found = {
-        key: value for key, value in read_weights(Path(path)).items() if not key.startswith(ignored)
-    }
-    check_fit(module, found, str(path), "load it into the model it was saved from")
-    module.load_state_dict(found)
+    stored = read_weights(Path(path))
+    state = {key: value for key, value in stored.items() if not key.startswith(ignored)}
+    check_fit(module, state, str(path), "load it into the model it was saved from")
+    module.load_state_dict(state)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -74,20 +73,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def check_fit(module: nn.Module, found: Mapping[str, Tensor], source: str, cure: str) -> None:
-    """Raise ``InputError`` unless ``found`` has the module's very keys, shapes and kinds."""
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str, cure: str) -> None:
+    """Raise ``InputError`` unless ``state`` has the module's very keys, shapes and kinds."""
     expected = module.state_dict()
+    kinds = {key: (_kind(state[key]), _kind(expected[key])) for key in expected if key in state}
+    others = [f"{key} ({one} for {other})" for key, (one, other) in kinds.items() if one != other]
     complaints = [
-        _list_up("missing", [key for key in expected if key not in found]),
-        _list_up("unexpected", [key for key in found if key not in expected]),
-        _list_up(
-            "of another kind",
-            [
-                f"{key} ({_kind(found[key])} for {_kind(tensor)})"
-                for key, tensor in expected.items()
-                if key in found and _kind(found[key]) != _kind(tensor)
-            ],
-        ),
+        _list_up("missing", [key for key in expected if key not in state]),
+        _list_up("unexpected", [key for key in state if key not in expected]),
+        _list_up("of another kind", others),
     ]
     if any(complaints):
         wrong = "; ".join(filter(None, complaints))

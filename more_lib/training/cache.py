@@ -6,30 +6,34 @@ decides the weights.
 
 import contextlib
 import json
-import platform
 from dataclasses import dataclass
 from pathlib import Path
+from platform import machine, python_version
 
-import timm
 import torch
 import yaml
-from accelerate import Accelerator
 from accelerate.utils import set_seed
+from timm import __version__ as timm_version
 
 from more_lib.data import open_tree
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
 from more_lib.method.backbones import backbone_identity
 from more_lib.method.model import MoRe
+from more_lib.method.released import load_released
 from more_lib.recipes.loading import fingerprint, to_dict, training_fingerprint, training_values
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import peak_memory, precision_of, say, start_accelerator
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file, data_folder, sha256
+from more_lib.system.files import atomic_file, data_folder, sha256, write_json
 from more_lib.system.weights import load_weights, save_weights
 from more_lib.training.log import TrainingLog
-from more_lib.training.loop import fit
-from more_lib.training.resume import checkpoints, newest_checkpoint
+from more_lib.training.loop import fit, start
+from more_lib.training.resume import RunState, checkpoints, newest_checkpoint
+
+TRAINING_VERSION = 2
+"""Part of the key of every kept network and of checkpoints: raise it when the same recipe and data
+give other weights."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Trained:
     """A trained network with the folder that holds it.
 
     ``record`` is the content of ``record.json``: the recipe, hashes, time and hardware of the
-    training. ``loaded`` tells a checkpoint that was already there from one trained just now.
+    training. ``loaded`` tells a network that was already there from one trained just now.
     """
 
     model: MoRe
@@ -88,12 +92,9 @@ def train(
         tree.require_readable(recipe.data.train_split)
         dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
         model = MoRe.from_recipe(recipe)
-    origin = {
-        **training_values(recipe),
-        **provenance(recipe),
-        "precision": precision_of(accelerator),
-        "processes": accelerator.num_processes,
-    }
+    hardware = {"precision": precision_of(accelerator), "processes": accelerator.num_processes}
+    sources = {**provenance(recipe), "training_version": TRAINING_VERSION, **hardware}
+    origin = training_values(recipe) | sources
     checkpoint = _checkpoint(folder, origin) if resume else None
     if accelerator.is_main_process:
         with atomic_file(folder / "recipe.yaml") as temporary:
@@ -102,13 +103,15 @@ def train(
     begin = checkpoint["iteration"] if checkpoint else 0
     log = TrainingLog(folder, recipe, accelerator, begin, tensorboard)
     with contextlib.closing(log):
-        seconds = fit(accelerator, model, dataset, recipe, folder, log, origin, checkpoint)
-    record = _record(recipe, accelerator, seconds)
+        run = start(accelerator, model, recipe, log)
+        if checkpoint:
+            run.restore(checkpoint)
+        fit(run, dataset, recipe, folder, origin)
+    record = _record(recipe, run, sources)
     if accelerator.is_main_process:
         save_weights(model, folder / "model.safetensors")
         record["weights_sha256"] = sha256(folder / "model.safetensors")
-        with atomic_file(folder / "record.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(record, folder / "record.json")
     accelerator.wait_for_everyone()
     return Trained(model, recipe, folder, record, loaded=False)
 
@@ -117,8 +120,8 @@ def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = Fals
     """The trained network of this recipe: from the cache, or trained now and kept there.
 
     The cache key covers everything that decides the weights: the recipe (evaluation settings
-    aside), the data and the backbone. A training that was interrupted is resumed, asked for or
-    not. Prints one line that says whether the network was trained or loaded.
+    aside), the data, the backbone and ``TRAINING_VERSION``. A training that was interrupted is
+    resumed, asked for or not. Prints one line that says whether it was trained or loaded.
     """
     folder = cached_folder(recipe)
     if (folder / "record.json").exists():
@@ -133,7 +136,7 @@ def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = Fals
 
 def cached_folder(recipe: Recipe) -> Path:
     """Where ``train_or_load`` keeps this recipe's network, whether or not it is there yet."""
-    key = fingerprint([training_fingerprint(recipe), provenance(recipe)])
+    key = fingerprint([training_fingerprint(recipe), provenance(recipe), TRAINING_VERSION])
     return data_folder() / "trained" / f"{recipe.profile}-{key}"
 
 
@@ -160,6 +163,28 @@ def load_trained(folder: str | Path, recipe: Recipe) -> Trained:
     return Trained(model, recipe, folder, record, loaded=True)
 
 
+def released_network(file: str | Path, recipe: Recipe) -> Trained:
+    """The authors' checkpoint as a trained network, ready to evaluate under ``recipe``.
+
+    Args:
+        file: a checkpoint of the released code, as ``load_released`` takes it.
+        recipe: of the profile whose classes it was trained on, voc or coco.
+
+    Its folder is in the cache, named by the file's digest, and is made when an evaluation is kept
+    there; it has no log. Raises ``InputError`` for a file that cannot be read, or of other classes.
+    """
+    file, classes = Path(file).expanduser(), len(recipe.data.classes)
+    try:
+        model = load_released(file, classes)
+    except InputError as error:
+        raise InputError(
+            f"{error} (read for the {classes} classes of profile {recipe.profile})"
+        ) from error
+    digest = sha256(file)
+    record = {"weights_sha256": digest, "released": file.name}
+    return Trained(model, recipe, data_folder() / "released" / digest[:12], record, loaded=True)
+
+
 def provenance(recipe: Recipe) -> dict[str, str]:
     """Hashes of what a training starts from: the data set and the pretrained backbone."""
     splits = (recipe.data.train_split,)
@@ -179,27 +204,20 @@ def _checkpoint(folder: Path, origin: dict) -> dict | None:
     return checkpoint
 
 
-def _record(recipe: Recipe, accelerator: Accelerator, seconds: float) -> dict:
-    device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    settings, processes = recipe.optimizer, accelerator.num_processes
-    images = settings.iterations * settings.accumulate * settings.batch_size * processes
+def _record(recipe: Recipe, run: RunState, sources: dict) -> dict:
+    device, settings = run.accelerator.device, recipe.optimizer
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
+    batches = settings.iterations * settings.accumulate * run.accelerator.num_processes
     return {
         "profile": recipe.profile,
         "training_fingerprint": training_fingerprint(recipe),
-        **provenance(recipe),
+        **sources,
         "seed": recipe.seed,
-        "iterations": recipe.optimizer.iterations,
-        "precision": precision_of(accelerator),
+        "iterations": settings.iterations,
         "device": f"{device.type} ({name})",
-        "processes": processes,
         "threads": torch.get_num_threads(),
-        "seconds": round(seconds, 1),
-        "images_per_second": round(images / seconds, 1),
+        "seconds": round(run.seconds, 1),
+        "images_per_second": round(batches * settings.batch_size / run.seconds, 1),
         "peak_memory_gb": peak_memory(device),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-        },
+        "versions": {"python": python_version(), "torch": torch.__version__, "timm": timm_version},
     }

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ class TrainingLog:
         total = self.iterations if self.file else 0
         self.bar = progress_bar(total=total, description="training")
         self.bar.update(start)
-        self.since, self.steps_since = time.perf_counter(), 0
+        self.since, self.steps = time.perf_counter(), 0
 
     def write(self, step: int, lr: float, losses: dict[str, Tensor]) -> None:
         """Take in iteration ``step`` (from 0); write a line when one is due."""
@@ -51,21 +52,19 @@ class TrainingLog:
             sum_, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (sum_ + loss, count + 1)
         self.bar.update()
-        self.steps_since += 1
+        self.steps += 1
         if (step + 1) % self.every and step + 1 != self.iterations:
             return
         # A loss that sets in between two lines is averaged over the iterations it counted in.
         sums = torch.stack([sum_ for sum_, _ in self.sums.values()])
         sums = self.accelerator.reduce(sums, "mean").tolist()
-        counts = [count for _, count in self.sums.values()]
-        means = {
-            name: round(sum_ / count, 6)
-            for name, sum_, count in zip(self.sums, sums, counts, strict=True)
-        }
-        rate = self.steps_since * self.images / (time.perf_counter() - self.since)
+        line = {"iteration": step + 1, "lr": lr}
+        for (name, (_, count)), sum_ in zip(self.sums.items(), sums, strict=True):
+            line[name] = round(sum_ / count, 6)
+        speed = self.steps * self.images / (time.perf_counter() - self.since)
         if self.file:
-            self._write({"iteration": step + 1, "lr": lr, **means, "images_per_second": rate})
-        self.sums, self.since, self.steps_since = {}, time.perf_counter(), 0
+            self._write(line | {"images_per_second": round(speed, 1)})
+        self.sums, self.since, self.steps = {}, time.perf_counter(), 0
 
     def state_dict(self) -> dict:
         """What the next line already holds."""
@@ -81,7 +80,6 @@ class TrainingLog:
                 open_.close()
 
     def _write(self, line: dict) -> None:
-        line["images_per_second"] = round(line["images_per_second"], 1)
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         self.bar.set_postfix(loss=f"{line['total']:.3f}", lr=f"{line['lr']:.1e}")
@@ -95,12 +93,9 @@ def _continued(path: Path, start: int):
     """The log, open for its next line, with no line after iteration ``start``."""
     kept = []
     if start and path.exists():
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                wanted = json.loads(line)["iteration"] <= start
-            except (ValueError, KeyError, TypeError):
-                wanted = False  # cut short when the run was killed
-            kept += [line + "\n"] if wanted else []
+        for line in path.read_text(errors="replace").splitlines(keepends=True):
+            with suppress(ValueError, KeyError, TypeError):  # cut short when the run was killed
+                kept += [line] if json.loads(line)["iteration"] <= start else []
     with atomic_file(path) as temporary:
         temporary.write_text("".join(kept))
     return path.open("a")

@@ -1,21 +1,21 @@
-"""The training loop: image-level labels in, a checkpoint and a log out.
+"""The training loop: image-level labels in, a trained network, checkpoints and a log out.
 
-``_fit`` shows the step. It runs on a CPU, on one GPU, or on many: ``accelerate launch -m more_lib
-train`` or ``torchrun --nproc-per-node gpu -m more_lib train`` (without GPUs ``torchrun
---nproc-per-node 2``: ``accelerate launch --cpu`` starts one process and leaves more to MPI).
-Notebook 05 walks through it.
+``fit`` is the loop, block by block; notebook 05 walks through it. It runs on a CPU, on one GPU, or
+on many: ``accelerate launch -m more_lib train`` or ``torchrun --nproc-per-node gpu -m more_lib
+train`` (without GPUs ``torchrun --nproc-per-node 2``: ``accelerate launch --cpu`` starts one
+process and leaves more to MPI).
 """
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,7 +25,7 @@ from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
 from more_lib.recipes.schema import OptimizerRecipe, Recipe
 from more_lib.system.weights import save_weights
-from more_lib.training.batches import Batches
+from more_lib.training.batches import batches
 from more_lib.training.log import TrainingLog
 from more_lib.training.resume import RunState
 
@@ -37,17 +37,8 @@ def learning_rate_factor(step: int, optimizer: OptimizerRecipe) -> float:
     return (1 - step / optimizer.iterations) ** optimizer.power
 
 
-def fit(
-    accelerator: Accelerator,
-    model: MoRe,
-    dataset: VocImages,
-    recipe: Recipe,
-    folder: Path,
-    log: TrainingLog,
-    origin: dict,
-    checkpoint: dict | None,
-) -> float:
-    """Run the iterations that are left; returns the seconds all took. ``model`` ends on the CPU."""
+def start(accelerator: Accelerator, model: MoRe, recipe: Recipe, log: TrainingLog) -> RunState:
+    """The state before the first iteration, on the accelerator's device."""
     settings = recipe.optimizer
     optimizer = AdamW(
         model.parameter_groups(settings.lr, settings.head_lr_factor, settings.token_lr_factor),
@@ -57,62 +48,66 @@ def fit(
     model.train().to(memory_format=torch.channels_last)  # convolutions are faster so
     network, optimizer = accelerator.prepare(model, optimizer)
     schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
+    return RunState(accelerator, model, network, optimizer, schedule, log)
+
+
+def fit(run: RunState, dataset: VocImages, recipe: Recipe, folder: Path, origin: Mapping) -> None:
+    """Run the iterations that are left; the network ends on the CPU, ready to evaluate.
+
+    Checkpoints, which say that they come from ``origin``, go to ``folder``. Raises
+    ``RuntimeError`` in every process when a loss is no longer finite in any.
+    """
+    settings, accelerator = recipe.optimizer, run.accelerator
+    rank, processes = accelerator.process_index, accelerator.num_processes
     objective = Objective(recipe).to(accelerator.device)
-    run = RunState(accelerator, model, optimizer, schedule, log, origin)
-    begin, seconds_before = 0, 0.0
-    if checkpoint:
-        begin, seconds_before = checkpoint["iteration"], checkpoint["seconds"]
-    batches = Batches(
-        dataset,
-        recipe,
-        accelerator.process_index,
-        accelerator.num_processes,
-        begin * settings.accumulate,
-        checkpoint["random"][accelerator.process_index]["ahead"] if checkpoint else None,
-    )
-    if checkpoint:
-        run.restore(checkpoint)
-    started = time.perf_counter() - seconds_before
-    for step in range(begin, settings.iterations):
+    loader = iter(batches(dataset, recipe, rank, processes, run.iteration * settings.accumulate))
+    started = time.perf_counter() - run.seconds
+    while run.iteration < settings.iterations:
         means: dict[str, Tensor] = {}
         for part in range(1, settings.accumulate + 1):
-            batch = next(batches)
+            # A batch: images and what they show, never where.
+            batch = next(loader)
+
+            # Forward and backward; processes average their gradients with the last part.
             last = part == settings.accumulate
-            with contextlib.nullcontext() if last else accelerator.no_sync(network):
-                losses = _losses(accelerator, network, model, objective, batch, step)
+            with contextlib.nullcontext() if last else accelerator.no_sync(run.network):
+                losses = _losses(run, objective, batch)
                 bad = _not_finite(accelerator, losses)
                 accelerator.backward(losses["total"] / settings.accumulate)
+
+            # Finite? Else every process stops, before the weights are spoilt.
             if any(bad()):
-                _stop(accelerator, model, losses, step, batch["id"], folder)
+                _stop(run, losses, batch["id"], folder)
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach() / settings.accumulate
-        optimizer.step()
-        optimizer.zero_grad()
-        log.write(step, schedule.get_last_lr()[0], means)
-        schedule.step()
-        every = settings.checkpoint_every
-        if every and (step + 1) % every == 0 and step + 1 < settings.iterations:
-            seconds = time.perf_counter() - started
-            run.save(folder / "checkpoints", step + 1, seconds, batches.random_state)
-    model.to("cpu").eval()
-    return time.perf_counter() - started
+
+        # The step of AdamW.
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+
+        # The log, then the learning rate of the next iteration.
+        run.log.write(run.iteration, run.schedule.get_last_lr()[0], means)
+        run.schedule.step()
+        run.iteration += 1
+        run.seconds = time.perf_counter() - started
+
+        # A checkpoint, from which the next iteration can be entered.
+        every, left = settings.checkpoint_every, settings.iterations - run.iteration
+        if every and left and run.iteration % every == 0:
+            run.save(folder / "checkpoints", origin)
+    run.model.to("cpu").eval()
 
 
-def _losses(
-    accelerator: Accelerator,
-    network: nn.Module,
-    model: MoRe,
-    objective: Objective,
-    batch: dict,
-    step: int,
-) -> dict[str, Tensor]:
-    """Every term that counts at ``step``, and their weighted sum as "total"."""
-    device = accelerator.device
+def _losses(run: RunState, objective: Objective, batch: dict) -> dict[str, Tensor]:
+    """Every term that counts in this iteration, and their weighted sum as "total"."""
+    device = run.accelerator.device
     images = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
     box = batch["box"].to(device, non_blocking=True) if "box" in batch else None
-    output = network(images)
-    with accelerator.autocast():
-        losses = objective(model, images, batch["labels"], output, step, box, denormalize(images))
+    output = run.network(images)
+    with run.accelerator.autocast():
+        losses = objective(
+            run.model, images, batch["labels"], output, run.iteration, box, denormalize(images)
+        )
     weights = objective.recipe.loss
     total = sum(getattr(weights, name) * loss for name, loss in losses.items())
     return {**losses, "total": total}
@@ -138,23 +133,16 @@ def _not_finite(accelerator: Accelerator, losses: dict[str, Tensor]) -> Callable
     return wait
 
 
-def _stop(
-    accelerator: Accelerator,
-    model: MoRe,
-    losses: dict[str, Tensor],
-    step: int,
-    ids: list[str],
-    folder: Path,
-) -> NoReturn:
+def _stop(run: RunState, losses: dict[str, Tensor], ids: list[str], folder: Path) -> NoReturn:
     """End a run whose loss is no number: which term, when, on what; the weights are kept."""
     kept = folder / "stopped.safetensors"
-    if accelerator.is_main_process:
-        save_weights(model, kept)
+    if run.accelerator.is_main_process:
+        save_weights(run.model, kept)
     bad = {name: loss.item() for name, loss in losses.items() if not torch.isfinite(loss)}
     reports = [report for report in gather_object([(bad, ids if bad else [])]) if report[0]]
-    bad = {name: value for found, _ in reports for name, value in found.items()}
+    bad = {name: value for values, _ in reports for name, value in values.items()}
     images = [name for _, names in reports for name in names]
     raise RuntimeError(
-        f"losses {bad} at iteration {step + 1}; images: {', '.join(images)}; the weights before "
-        f"that iteration are in {kept}"
+        f"losses {bad} at iteration {run.iteration + 1}; images: {', '.join(images)}; the weights "
+        f"before that iteration are in {kept}"
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from more_lib.method.model import MoRe
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_folder, sha256
 from more_lib.training.log import TrainingLog
@@ -30,54 +31,47 @@ KEPT = 2
 class RunState:
     """All that a training changes as it goes, saved and restored together.
 
-    ``origin`` says what the training comes from, in nested dictionaries; it must be the same when
-    it is resumed.
+    ``model`` holds the weights; ``network`` is what is called, in several processes a wrapper that
+    averages their gradients. ``iteration`` and ``seconds`` count what is done.
     """
 
     accelerator: Accelerator
-    model: nn.Module
+    model: MoRe
+    network: nn.Module
     optimizer: Optimizer
     schedule: LRScheduler
     log: TrainingLog
-    origin: dict
+    iteration: int = 0
+    seconds: float = 0.0
 
-    def save(self, folder: Path, iteration: int, seconds: float, ahead: Tensor) -> None:
-        """Write a checkpoint after ``iteration`` iterations and drop all but the last ``KEPT``.
+    def save(self, folder: Path, origin: Mapping) -> None:
+        """Write a checkpoint into ``folder`` and drop all but the last ``KEPT``.
 
-        seconds: that the training has taken so far. ahead: state of torch's CPU generator before
-        the batch that lies ready was loaded. Every process has to call this.
+        origin: what the training comes from, in nested dictionaries. Every process has to call it.
         """
-        random = gather_object([_random_states(self.accelerator.device) | {"ahead": ahead}])
+        random = gather_object([_random_states(self.accelerator.device)])
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            _write(
-                folder / f"iteration_{iteration:08d}",
-                {
-                    "iteration": iteration,
-                    "seconds": seconds,
-                    "origin": self.origin,
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "schedule": self.schedule.state_dict(),
-                    "scaler": scaler.state_dict() if scaler else None,
-                    "log": self.log.state_dict(),
-                    "random": random,
-                },
-            )
+            state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+            state |= {"iteration": self.iteration, "seconds": self.seconds, "random": random}
+            state |= {"origin": origin, "scaler": scaler.state_dict() if scaler else None}
+            _write(folder / f"iteration_{self.iteration:08d}", state)
         self.accelerator.wait_for_everyone()
 
     def restore(self, checkpoint: Mapping) -> None:
         """Take over a checkpoint that ``newest_checkpoint`` returned."""
-        self.model.load_state_dict(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.schedule.load_state_dict(checkpoint["schedule"])
+        self.iteration, self.seconds = checkpoint["iteration"], checkpoint["seconds"]
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(checkpoint[name])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(checkpoint["scaler"])
-        self.log.load_state_dict(checkpoint["log"])
         random = checkpoint["random"][self.accelerator.process_index]
         torch.set_rng_state(random["cpu"])
         if "device" in random:
             torch.get_device_module(self.accelerator.device).set_rng_state(random["device"])
+
+
+_STATEFUL = ("model", "optimizer", "schedule", "log")
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
@@ -100,12 +94,12 @@ def newest_checkpoint(folder: str | Path, origin: Mapping) -> dict | None:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             warnings.warn(f"the checkpoint {path} is damaged ({reason}): skipped", stacklevel=2)
             continue
-        there, here = _flat(state["origin"]), _flat(origin)
-        differing = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
+        theirs, ours = _flat(state["origin"]), _flat(origin)
+        differing = [key for key in sorted(theirs | ours) if theirs.get(key) != ours.get(key)]
         if differing:
             unset = "the default"
             shown = "; ".join(
-                f"{key} {there.get(key, unset)!s:.60} there, {here.get(key, unset)!s:.60} here"
+                f"{key} {theirs.get(key, unset)!s:.60} there, {ours.get(key, unset)!s:.60} here"
                 for key in differing[:5]
             )
             raise InputError(
@@ -128,7 +122,7 @@ def _write(path: Path, state: dict) -> None:
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """Of torch's generators that a training draws from on this device."""
+    """Of torch's generators that the objective draws from on this device."""
     states = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         states["device"] = torch.get_device_module(device).get_rng_state()

@@ -4,8 +4,10 @@ Synthetic images and random weights: time and memory depend on sizes alone. The 
 945 ms and 12.1 GB for a step of four 448-pixel images on one RTX 3090.
 """
 
+import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -53,24 +55,16 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     images = torch.randn(size, 3, side, side).clamp(-1.8, 2.1).to(device)
     labels = (torch.rand(size, C) < LABELS_PER_IMAGE / C).float()
     labels[:, 0] = 1  # every image shows something
-    objectives = [
-        Objective(each).to(device) for each in (recipe, changed(recipe, ["loss.dense_energy=0"]))
-    ]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     rounds = [
-        _one_step(model, optimizer, objectives, images, labels, AUTOCAST[precision])
+        _one_step(model, optimizer, recipe, images, labels, AUTOCAST[precision])
         for _ in range(1 + repeats)
     ][1:]  # the first one warms up
-    milliseconds = {
-        part: 1000 * torch.tensor([each[part] for each in rounds]).median().item()
-        for part in rounds[0]
-    }
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     return StepCost(
         precision,
-        name,
-        milliseconds,
+        torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        {part: 1000 * statistics.median(each[part] for each in rounds) for part in rounds[0]},
         peak_memory(device),
         operations(model, recipe),
         least_bytes(model, recipe),
@@ -119,84 +113,72 @@ def least_bytes(model: MoRe, recipe: Recipe) -> float:
 
 def format_step(costs: list[StepCost]) -> str:
     """A column for each precision: parts with their share, memory, and the rates reached."""
-    lines = [f"one step on {costs[0].device}", f"{'':26}" + _row(c.precision for c in costs)]
+
+    def row(title: str, cells: Iterable[str]) -> str:
+        return f"{title:26}" + "".join(f"{cell:>18}" for cell in cells)
+
+    whole = [cost.milliseconds["whole step"] for cost in costs]
+    lines = [f"one step on {costs[0].device}", row("", (cost.precision for cost in costs))]
     for part in costs[0].milliseconds:
-        cells = (
-            f"{c.milliseconds[part]:.1f} ms {_share(c.milliseconds, part):4.0%}" for c in costs
-        )
-        lines.append(f"{part:26}" + _row(cells))
-    lines.append(f"{'peak memory':26}" + _row(f"{c.memory_gb or 0:.1f} GB" for c in costs))
-    seconds = [c.milliseconds["whole step"] / 1000 for c in costs]
+        times = [cost.milliseconds[part] for cost in costs]
+        shares = zip(times, whole, strict=True)
+        lines.append(row(part, (f"{time:.1f} ms {time / all_:4.0%}" for time, all_ in shares)))
+    lines.append(row("peak memory", (f"{cost.memory_gb or 0:.1f} GB" for cost in costs)))
     for name, unit, amount in (
         ("operations", "TFLOP", costs[0].operations / 1e12),
         ("bytes at least", "GB", costs[0].bytes / 1e9),
     ):
-        rates = (f"{amount / s:.1f} {unit}/s" for s in seconds)
-        lines.append(f"{f'{name}: {amount:.2f} {unit}':26}" + _row(rates))
+        rates = (f"{1000 * amount / time:.1f} {unit}/s" for time in whole)
+        lines.append(row(f"{name}: {amount:.2f} {unit}", rates))
     return "\n".join(lines)
-
-
-def _share(milliseconds: dict[str, float], part: str) -> float:
-    return milliseconds[part] / milliseconds["whole step"]
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "".join(f"{cell:>18}" for cell in cells)
 
 
 def _one_step(
     model: MoRe,
     optimizer: AdamW,
-    objectives: list[Objective],
+    recipe: Recipe,
     images: Tensor,
     labels: Tensor,
     dtype: torch.dtype | None,
 ) -> dict[str, float]:
-    """Seconds of each part of one step."""
-    recipe = objectives[0].recipe
-    last = recipe.optimizer.iterations - 1
-
-    def autocast():
-        return torch.autocast(images.device.type, dtype, enabled=dtype is not None)
-
-    def losses(objective: Objective) -> dict[str, Tensor]:
-        with autocast():
-            return objective(model, images, labels, output, last)
-
-    def cam() -> None:
-        straight = (output.cam.detach(), output.aux_cam.detach())
-        with autocast():
-            multiscale_cam(model, images, recipe.masks.scales, straight)
-
-    def forward():
-        with autocast():
-            return model(images)
-
+    """Seconds of each part of the last iteration."""
+    device, last = images.device, recipe.optimizer.iterations - 1
+    without_energy = changed(recipe, ["loss.dense_energy=0"])
+    objective, cheaper = (Objective(each).to(device) for each in (recipe, without_energy))
+    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+    took: dict[str, float] = {}
     optimizer.zero_grad()
-    output, forward_seconds = _timed(forward, images)
-    _, cam_seconds = _timed(cam, images)
-    _, others = _timed(lambda: losses(objectives[1]), images)
-    found, with_energy = _timed(lambda: losses(objectives[0]), images)
-    total = sum(getattr(recipe.loss, name) * loss for name, loss in found.items())
-    _, backward_seconds = _timed(total.backward, images)
-    _, optimizer_seconds = _timed(optimizer.step, images)
+    with _timed(took, "forward", device), autocast:
+        output = model(images)
+    straight = (output.cam.detach(), output.aux_cam.detach())
+    with _timed(took, "cam", device), autocast:
+        multiscale_cam(model, images, recipe.masks.scales, straight)
+    with _timed(took, "without energy", device), autocast:
+        cheaper(model, images, labels, output, last)
+    with _timed(took, "losses", device), autocast:
+        losses = objective(model, images, labels, output, last)
+    total = sum(getattr(recipe.loss, name) * loss for name, loss in losses.items())
+    with _timed(took, "backward", device):
+        total.backward()
+    with _timed(took, "optimizer", device):
+        optimizer.step()
     return {
-        "forward": forward_seconds,
-        "multi-scale CAM": cam_seconds,
-        "masks and losses": max(others - cam_seconds, 0.0),
-        "dense energy": max(with_energy - others, 0.0),
-        "backward": backward_seconds,
-        "optimizer": optimizer_seconds,
-        "whole step": forward_seconds + with_energy + backward_seconds + optimizer_seconds,
+        "forward": took["forward"],
+        "multi-scale CAM": took["cam"],
+        "masks and losses": max(took["without energy"] - took["cam"], 0.0),
+        "dense energy": max(took["losses"] - took["without energy"], 0.0),
+        "backward": took["backward"],
+        "optimizer": took["optimizer"],
+        "whole step": sum(took[part] for part in ("forward", "losses", "backward", "optimizer")),
     }
 
 
-def _timed(call: Callable, images: Tensor) -> tuple:
-    """What ``call`` returns, and the seconds until it is done."""
-    if images.is_cuda:
-        torch.cuda.synchronize()
+@contextmanager
+def _timed(took: dict[str, float], part: str, device: torch.device) -> Iterator[None]:
+    """Note under ``part`` the seconds until what happens inside is done, on the GPU too."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     started = time.perf_counter()
-    found = call()
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return found, time.perf_counter() - started
+    yield
+    wait()
+    took[part] = time.perf_counter() - started

@@ -1,16 +1,68 @@
-"""Golden values: outputs of the released implementation, and their inputs remade from seeds.
+"""What several tests of the method need: golden values, random inputs, renumbered classes.
 
-Only outputs are stored, in ``golden/``. They were computed once, in float32 on a CPU.
+Golden values are outputs of the released implementation, computed once in float32 on a CPU. Only
+they are stored, in ``golden/``; their inputs are remade from seeds.
 """
 
 import json
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from more_lib.system.errors import InputError
+
+
+def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Normal numbers of a seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def renumbering(order: Sequence[int]) -> Tensor:
+    """(256,) what a mask's numbers become when the classes are put in ``order``; 0 and 255 stay."""
+    number = torch.arange(256)
+    number[torch.tensor(order) + 1] = torch.arange(1, len(order) + 1)
+    return number
+
+
+def randomized(vit: nn.Module) -> nn.Module:
+    """Redraw all weights: timm starts class tokens and layer scales so small that a test would
+    not notice them missing."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in vit.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim == 1:
+            centre = 0.0 if name.endswith("bias") else 1.0
+            parameter.data = centre + 0.1 * noise
+        elif name.endswith(("token", "pos_embed")):
+            parameter.data = noise
+        else:
+            parameter.data = noise * parameter[0].numel() ** -0.5
+    return vit.eval()
+
+
+def refusal(call, *args, **kwargs) -> str:
+    """The one line of the ``InputError`` that the call must raise."""
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@contextmanager
+def nothing_waits_for_the_gpu() -> Iterator[None]:
+    """Let the block fail where the host waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def golden(name: str) -> dict[str, np.ndarray]:

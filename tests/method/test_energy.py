@@ -24,6 +24,9 @@ def random_input(batch=2, classes=3, size=(8, 8), grid=(4, 4), seed=0):
     return images, logits.requires_grad_(), mask, roi
 
 
+UNIT = DenseEnergyLoss(1.0, 15, 100, 0.5)
+
+
 def unknown(mask):
     return torch.full_like(mask, 255)
 
@@ -34,31 +37,8 @@ def value_and_gradient(loss, images, logits, mask, roi=None):
     return value.detach(), gradient
 
 
-def by_loops(s, images, mask, roi, weight, sigma_rgb, sigma_xy):
-    """The formula and its gradient to s, pixel by pixel, all at the size of s (B, K, h, w)."""
-    batch, classes, height, width = s.shape
-    energy, gradient = 0.0, torch.zeros_like(s)
-    pixels = [(y, x) for y in range(height) for x in range(width)]
-    for b in range(batch):
-        for i in pixels:
-            gate = max(roi[b][i].item() - s[b, :, *i].max().item(), 0)
-            if mask[b][i] == 255:
-                gate = 1
-            for j in pixels:
-                distance = ((i[0] - j[0]) ** 2 + (i[1] - j[1]) ** 2) / sigma_xy**2
-                for colour in range(3):
-                    difference = images[b, colour, *i] - images[b, colour, *j]
-                    distance += difference.item() ** 2 / sigma_rgb**2
-                kernel = math.exp(-distance / 2)
-                for k in range(classes):
-                    s_i, s_j = s[b, k, *i].item(), s[b, k, *j].item()
-                    energy -= weight / batch * s_i * kernel * gate * s_j
-                    gradient[b, k, *i] -= 2 * weight / batch * gate * kernel * s_j
-    return energy, gradient
-
-
 def brute_force(s, images, mask, roi, weight, sigma_rgb, sigma_xy):
-    """The same, with all pairs in one matrix."""
+    """The formula and its released gradient to s (B, K, h, w), with all pairs in one matrix."""
     height, width = s.shape[2:]
     gate = (roi - s.amax(1)).clamp(min=0).masked_fill(mask == 255, 1).flatten(1)[:, :, None]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -72,26 +52,6 @@ def brute_force(s, images, mask, roi, weight, sigma_rgb, sigma_xy):
     return -weight / len(s) * (rows * filtered).sum(), gradient
 
 
-def probabilities(logits, size):
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False).softmax(1)
-
-
-def halved(images, mask, roi):
-    """The nearest neighbour of a pixel at half the size is the upper left of its four."""
-    return images[..., ::2, ::2], mask[..., ::2, ::2], roi[..., ::2, ::2]
-
-
-def test_equals_its_formula_and_the_released_gradient():
-    images, logits, mask, roi = random_input()
-    # At half the size, a probability is the mean of four.
-    s = F.avg_pool2d(probabilities(logits, (8, 8)), 2)
-    energy, gradient = by_loops(s.detach(), *halved(images, mask, roi), 0.3, 15, 6 * 0.5)
-    (expected,) = torch.autograd.grad(s, logits, gradient)
-    value, result = value_and_gradient(DenseEnergyLoss(0.3, 15, 6, 0.5), images, logits, mask, roi)
-    assert value.item() == pytest.approx(energy, rel=1e-10)
-    torch.testing.assert_close(result, expected)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "shape",
@@ -103,15 +63,17 @@ def test_equals_its_formula_and_the_released_gradient():
 )
 def test_equals_float64_brute_force(dtype, shape):
     images, logits, mask, roi = random_input(**shape)
-    size = shape["size"]
-    for scale in (1, 0.5):
-        s, small = probabilities(logits, size), (images, mask, roi)
-        if scale == 0.5:
-            s, small = F.avg_pool2d(s, 2), halved(*small)
-        energy, gradient = brute_force(s.detach(), *small, 1e-7, 15, 100 * scale)
+    for scale, sigma in ((1, 100), (0.5, 100), (0.5, 6)):
+        s, small = (
+            F.interpolate(logits, shape["size"], mode="bilinear").softmax(1),
+            (images, mask, roi),
+        )
+        if scale == 0.5:  # a probability is the mean of four, the rest the upper left of the four
+            s, small = F.avg_pool2d(s, 2), [x[..., ::2, ::2] for x in small]
+        energy, gradient = brute_force(s.detach(), *small, 1e-7, 15, sigma * scale)
         (expected,) = torch.autograd.grad(s, logits, gradient)
         given = logits.detach().to(dtype).requires_grad_()
-        loss = DenseEnergyLoss(1e-7, 15, 100, scale)
+        loss = DenseEnergyLoss(1e-7, 15, sigma, scale)
         value, result = value_and_gradient(loss, images.to(dtype), given, mask, roi)
         assert value.dtype == result.dtype == dtype
         assert value.item() == pytest.approx(energy.item(), rel=1e-4)
@@ -141,60 +103,45 @@ def test_gradient_is_the_energys_own_where_all_gates_are_one(scale):
     assert torch.autograd.gradcheck(lambda given: loss(images, given, unknown(mask)), logits)
 
 
-def test_an_ignored_crop_stays_finite():
-    images, logits, mask, _ = random_input()
+def test_an_ignored_crop_stays_finite_and_an_empty_region_with_known_labels_is_zero():
+    images, logits, mask, roi = random_input()
     loss = DenseEnergyLoss(1e-7, 15, 100, 0.5)
     for given in (logits, (1e4 * logits).detach().requires_grad_()):
         value, gradient = value_and_gradient(loss, images, given, unknown(mask))
         assert value.isfinite() and value < 0 and gradient.isfinite().all()
+    value, gradient = value_and_gradient(UNIT, images, logits, mask.clamp(max=1), 0 * roi)
+    assert value == 0 and not gradient.any()
 
 
-def test_an_empty_region_with_known_labels_is_zero():
+def test_without_a_region_all_counts_and_of_the_mask_only_255():
     images, logits, mask, roi = random_input()
-    loss = DenseEnergyLoss(1.0, 15, 100, 0.5)
-    value, gradient = value_and_gradient(loss, images, logits, mask.clamp(max=1), 0 * roi)
-    assert value == 0 and gradient.count_nonzero() == 0
-
-
-def test_without_a_region_all_of_the_image_counts():
-    images, logits, mask, roi = random_input()
-    loss = DenseEnergyLoss(1.0, 15, 100, 0.5)
     everything = torch.ones_like(mask)  # integers will do
-    assert torch.equal(loss(images, logits, mask), loss(images, logits, mask, everything))
-    assert loss(images, logits, mask) < loss(images, logits, mask, roi)
-
-
-def test_of_the_mask_only_255_matters():
-    images, logits, mask, _ = random_input()
-    loss = DenseEnergyLoss(1.0, 15, 100, 0.5)
+    assert torch.equal(UNIT(images, logits, mask), UNIT(images, logits, mask, everything))
+    assert UNIT(images, logits, mask) < UNIT(images, logits, mask, roi)
     relabelled = torch.where(mask == 255, 255, 254)
-    assert torch.equal(loss(images, logits, mask), loss(images, logits, relabelled))
-
-
-def test_batch_is_averaged():
-    images, logits, mask, roi = random_input()
-    loss = DenseEnergyLoss(1.0, 15, 100, 0.5)
-    single = [loss(*(x[b : b + 1] for x in (images, logits, mask, roi))) for b in range(2)]
-    torch.testing.assert_close(loss(images, logits, mask, roi), torch.stack(single).mean())
+    assert torch.equal(UNIT(images, logits, mask), UNIT(images, logits, relabelled))
 
 
 def test_a_segmentation_along_the_edge_of_colour_has_less_energy():
     images = torch.zeros(1, 3, 16, 16)
     images[..., 8:] = 200
-    loss = DenseEnergyLoss(1.0, 15, 100, 0.5)
     energies = []
     for edge in (4, 8, 12):
         left = (torch.arange(16) < edge).float().expand(1, 1, 16, 16)
         logits = 5 * torch.cat([left, 1 - left], dim=1)
-        energies.append(loss(images, logits, torch.full((1, 16, 16), 255)).item())
+        energies.append(UNIT(images, logits, torch.full((1, 16, 16), 255)).item())
     assert min(energies) == energies[1]
 
 
-def test_descent_lowers_the_energy():
-    images, logits, mask, _ = random_input()
-    loss = DenseEnergyLoss(1.0, 15, 100, 0.5)
-    before, gradient = value_and_gradient(loss, images, logits, mask)
-    assert loss(images, logits - 0.01 * gradient, mask) < before
+def test_the_batch_is_averaged_and_descent_lowers_the_energy():
+    images, logits, mask, roi = random_input()
+    single = [
+        UNIT(*image)
+        for image in zip(*(x.split(1) for x in (images, logits, mask, roi)), strict=True)
+    ]
+    torch.testing.assert_close(UNIT(images, logits, mask, roi), torch.stack(single).mean())
+    before, gradient = value_and_gradient(UNIT, images, logits, mask)
+    assert UNIT(images, logits - 0.01 * gradient, mask) < before
 
 
 def test_mixed_precision_computes_in_float32():
@@ -213,18 +160,18 @@ def test_mixed_precision_computes_in_float32():
 
 def test_bad_input_is_refused():
     images, logits, mask, roi = random_input()
-    loss = DenseEnergyLoss(1e-7, 15, 100, 0.5)
-    for name, wrong in (
-        ("images", (images[:, :1], logits, mask, roi)),
-        ("images", (images[0], logits, mask, roi)),
-        ("logits", (images, logits[:1], mask, roi)),
-        ("logits", (images, logits[:, 0], mask, roi)),
-        ("mask", (images, logits, mask[:, None], roi)),
-        ("mask", (images, logits, mask[:, ::2, ::2], roi)),
-        ("roi", (images, logits, mask, roi[:, None])),
+    wanted = r"must be \(B, 3, H, W\), \(B, K, h, w\), \(B, H, W\), \(B, H, W\)"
+    for wrong in (
+        (images[:, :1], logits, mask, roi),
+        (images[0], logits, mask, roi),
+        (images, logits[:1], mask, roi),
+        (images, logits[:, 0], mask, roi),
+        (images, logits, mask[:, None], roi),
+        (images, logits, mask[:, ::2, ::2], roi),
+        (images, logits, mask, roi[:, None]),
     ):
-        with pytest.raises(InputError, match=name):
-            loss(*wrong)
+        with pytest.raises(InputError, match=wanted):
+            UNIT(*wrong)
     for name, arguments in (
         ("sigma_rgb", (1, 0, 1, 1)),
         ("sigma_xy", (1, 1, -1, 1)),

@@ -6,16 +6,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from more_lib.method.gaussian import _chunked, _fused, bilateral_features, gaussian_sum
 from more_lib.system.errors import InputError
+from tests.method.helpers import drawn
 
 PATHS = pytest.mark.parametrize("path", [gaussian_sum, _chunked, _fused])
 
 
-def random_input(batch=2, pixels=30, features=5, channels=3, spread=1.0, seed=0):
+def random_input(batch=2, pixels=30, features=5, channels=3, seed=0):
     """float64 features (B, N, F) and values (B, N, K) of both signs."""
-    generator = torch.Generator().manual_seed(seed)
-    where = torch.randn(batch, pixels, features, generator=generator, dtype=torch.float64)
-    values = torch.randn(batch, pixels, channels, generator=generator, dtype=torch.float64)
-    return spread * where, values
+    where = drawn(batch, pixels, features, seed=seed)
+    return where, drawn(batch, pixels, channels, seed=seed + 100)
 
 
 def colourful_pixels(side=32, sigma_rgb=15):
@@ -121,19 +120,14 @@ def test_chunk_size_does_not_matter(pairs):
 
 
 @PATHS
-def test_order_and_origin_do_not_matter(path):
+def test_order_and_origin_do_not_matter_and_images_do_not_mix(path):
     features, values = random_input()
     expected = path(features, values)
     order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(path(features[:, order], values[:, order]), expected[:, order])
     torch.testing.assert_close(path(features + 1000, values), expected)
-
-
-@PATHS
-def test_images_do_not_mix(path):
-    features, values = random_input()
-    single = [path(features[b : b + 1], values[b : b + 1]) for b in range(len(values))]
-    torch.testing.assert_close(path(features, values), torch.cat(single))
+    single = [path(*image) for image in zip(features.split(1), values.split(1), strict=True)]
+    torch.testing.assert_close(expected, torch.cat(single))
 
 
 @pytest.mark.parametrize("path", [_chunked, _fused])
@@ -153,16 +147,15 @@ def test_backward_holds_no_pairs_either():
     assert largest.numel <= 2**20
 
 
-def test_gradient_equals_brute_force():
+def test_gradients_of_first_and_second_order():
     features, values = random_input()
     values.requires_grad_()
-    weights = torch.randn(values.shape, generator=torch.Generator().manual_seed(1))
-    (gradient,) = torch.autograd.grad((gaussian_sum(features, values) * weights).sum(), values)
-    (expected,) = torch.autograd.grad((brute_force(features, values) * weights).sum(), values)
+    weights = drawn(*values.shape, seed=1)
+    (gradient,), (expected,) = (
+        torch.autograd.grad((path(features, values) * weights).sum(), values)
+        for path in (gaussian_sum, brute_force)
+    )
     torch.testing.assert_close(gradient, expected)
-
-
-def test_gradients_of_first_and_second_order():
     features, values = random_input(2, 6, 3, 2)
     values.requires_grad_()
 
@@ -175,8 +168,7 @@ def test_gradients_of_first_and_second_order():
 
 def test_features_are_constants():
     features, values = random_input()
-    features.requires_grad_()
-    assert not gaussian_sum(features, values).requires_grad
+    assert not gaussian_sum(features.requires_grad_(), values).requires_grad
 
 
 def test_mixed_precision_computes_in_float32():
@@ -197,8 +189,8 @@ def test_bilateral_features_by_hand():
     image = torch.arange(18.0).view(1, 3, 2, 3)  # row 1, column 2 holds 5, 11, 17
     features = bilateral_features(image, sigma_rgb=2, sigma_xy=10)
     assert features.shape == (1, 6, 5)
-    torch.testing.assert_close(features[0, 5], torch.tensor([0.2, 0.1, 2.5, 5.5, 8.5]))
-    torch.testing.assert_close(features[0, 0], torch.tensor([0.0, 0.0, 0.0, 3.0, 6.0]))
+    expected = [[0.0, 0.0, 0.0, 3.0, 6.0], [0.2, 0.1, 2.5, 5.5, 8.5]]
+    torch.testing.assert_close(features[0, [0, 5]], torch.tensor(expected))
 
 
 def test_bad_input_is_refused():

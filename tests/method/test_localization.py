@@ -16,6 +16,7 @@ from more_lib.method.localization import (
     multiscale_maps,
 )
 from more_lib.system.errors import InputError
+from tests.method.helpers import drawn
 
 CLASSES, WIDTH, PATCH = 3, 5, 4
 SCALES = (1.0, 0.5, 1.5)
@@ -38,15 +39,10 @@ class SmallModel(nn.Module):
 
     def __init__(self):
         super().__init__()
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape):
-            values = torch.randn(shape, generator=generator, dtype=torch.float64)
-            return nn.Parameter(values)
-
-        self.stem = draw(WIDTH, 3, PATCH, PATCH)
-        self.classifier, self.aux_classifier = draw(CLASSES, WIDTH), draw(CLASSES, WIDTH)
-        self.tokens, self.decoder = draw(CLASSES, WIDTH), draw(CLASSES + 1, WIDTH)
+        self.stem = nn.Parameter(drawn(WIDTH, 3, PATCH, PATCH))
+        self.classifier, self.aux_classifier, self.tokens, self.decoder = (
+            nn.Parameter(drawn(CLASSES + (seed == 4), WIDTH, seed=seed)) for seed in (1, 2, 3, 4)
+        )
         self.batches = []
 
     def cams(self, images):
@@ -68,8 +64,7 @@ class SmallModel(nn.Module):
 
 
 def random_images(height=16, width=24, batch=2) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64)
+    return drawn(batch, 3, height, width, seed=3)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -106,18 +101,13 @@ def test_min_max_by_hand():
     expected = torch.tensor([[[0.0, 2.0], [1.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]]) / 4.00001
     torch.testing.assert_close(min_max(maps), expected)
     assert maps[0, 0, 0] == 1  # the argument is left alone
-
-
-def test_min_max_forgets_offset_and_scale_up_to_its_small_constant():
-    maps = random_images()
+    maps = random_images()  # offset and scale are forgotten up to the small constant
     torch.testing.assert_close(min_max(100 * maps + 7), min_max(maps), rtol=1e-4, atol=1e-5)
     assert min_max(maps).min() == 0 and 0.9999 < min_max(maps).max() < 1
 
 
 def test_lam_equals_one_product_at_a_time():
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(2, 4, 3, 2, generator=generator)
-    tokens = torch.randn(2, 5, 4, generator=generator)
+    features, tokens = drawn(2, 4, 3, 2), drawn(2, 5, 4, seed=1)
     dot, cosine = lam(features, tokens), lam(features, tokens, similarity="cosine")
     assert dot.shape == cosine.shape == (2, 5, 3, 2)
     for b, c, y, x in np.ndindex(2, 5, 3, 2):
@@ -129,9 +119,7 @@ def test_lam_equals_one_product_at_a_time():
 
 
 def test_lam_gradients():
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(1, 3, 2, 2, generator=generator, dtype=torch.float64).requires_grad_()
-    tokens = torch.randn(1, 2, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    features, tokens = drawn(1, 3, 2, 2).requires_grad_(), drawn(1, 2, 3, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lam, (features, tokens))
     assert torch.autograd.gradcheck(lambda f, t: lam(f, t, "cosine"), (features, tokens))
 
@@ -153,27 +141,27 @@ def test_fuse_by_hand():
     assert not fuse(a, torch.zeros_like(b)).any()
 
 
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("size", [(16, 24), (13, 18)])
-def test_multiscale_equals_the_literal_transcription(size):
+def test_multiscale_equals_the_literal_transcription(size, similarity):
     model, images = SmallModel(), random_images(*size)
-    maps = multiscale_maps(model, images, SCALES)
+    maps = multiscale_maps(model, images, SCALES, similarity)
+
+    def raw_lam(image):
+        return lam(model(image).features, model(image).class_tokens, similarity)
+
     raw_maps = {
         "cam": lambda image: model(image).cam,
         "aux_cam": lambda image: model(image).aux_cam,
-        "lam": lambda image: lam(model(image).features, model(image).class_tokens),
+        "lam": raw_lam,
         "attention": lambda image: model(image).attention_scores,
     }
     for name, raw_map in raw_maps.items():
         expected = literal_multiscale(raw_map, images, SCALES, rectified="cam" in name)
         np.testing.assert_allclose(getattr(maps, name), expected, atol=1e-12, err_msg=name)
-
-
-def test_cam_and_lam_alone_equal_those_of_the_common_pass():
-    model, images = SmallModel(), random_images(13, 18)
-    maps = multiscale_maps(model, images, SCALES)
-    cam, aux_cam = multiscale_cam(model, images, SCALES)
+    cam, aux_cam = multiscale_cam(model, images, SCALES)  # alone as in the common pass
     assert torch.equal(cam, maps.cam) and torch.equal(aux_cam, maps.aux_cam)
-    assert torch.equal(multiscale_lam(model, images, SCALES), maps.lam)
+    assert torch.equal(multiscale_lam(model, images, SCALES, similarity), maps.lam)
 
 
 def test_maps_lie_between_0_and_1_at_the_images_size():
@@ -206,29 +194,16 @@ def test_a_cam_that_is_known_already_is_not_run_again_and_changes_nothing():
     model.batches.clear()
     for ours, theirs in zip(multiscale_cam(model, images, SCALES, straight), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert [len(images), *(shape[0] for shape in views[1:])] == [b[0] for b in model.batches]
-
-
-def test_cosine_lam_over_scales_is_that_of_its_raw_maps():
-    model, images = SmallModel(), random_images()
-
-    def raw(image):
-        output = model(image)
-        return lam(output.features, output.class_tokens, "cosine")
-
-    expected = torch.from_numpy(literal_multiscale(raw, images, SCALES, rectified=False))
-    torch.testing.assert_close(multiscale_lam(model, images, SCALES, "cosine"), expected)
-    torch.testing.assert_close(multiscale_maps(model, images, SCALES, "cosine").lam, expected)
-    assert not torch.allclose(multiscale_lam(model, images, SCALES), expected, atol=1e-2)
+    assert views == [(4, 3, 16, 24), (4, 3, 8, 12), (4, 3, 24, 36)]  # with the mirror images
+    assert model.batches == [(2, 3, 16, 24), *views[1:]]
 
 
 def test_a_similarity_keeps_its_order_where_it_is_negative():
     model, images = SmallModel(), random_images()
-    straight = multiscale_maps(model, images, (1.0,))
-    model_forward = model.forward
+    straight, forward = multiscale_maps(model, images, (1.0,)), model.forward
 
     def shifted(views):
-        output = model_forward(views)
+        output = forward(views)
         return output._replace(attention_scores=output.attention_scores - 1000)
 
     model.forward = shifted
@@ -236,26 +211,14 @@ def test_a_similarity_keeps_its_order_where_it_is_negative():
     torch.testing.assert_close(lower.attention, straight.attention, rtol=0, atol=1e-9)
 
 
-def test_flipped_images_give_flipped_maps():
-    model, images = SmallModel(), random_images()
-    straight = multiscale_maps(model, images, SCALES)
-    flipped = multiscale_maps(model, images.flip(-1), SCALES)
-    for a, b in zip(straight[:5], flipped[:5], strict=True):
-        torch.testing.assert_close(b, a.flip(-1))
-
-
-def test_images_do_not_influence_each_other():
+def test_flipped_images_give_flipped_maps_and_images_do_not_influence_each_other():
     model, images = SmallModel(), random_images(batch=3)
-    together = multiscale_maps(model, images, SCALES)
+    maps = multiscale_maps(model, images, SCALES)
+    flipped = multiscale_maps(model, images.flip(-1), SCALES)
     alone = multiscale_maps(model, images[1:2], SCALES)
-    for a, b in zip(together, alone, strict=True):
-        torch.testing.assert_close(a[1:2], b)
-
-
-def test_image_and_mirror_run_as_one_batch_cut_to_whole_patches():
-    model = SmallModel()
-    multiscale_cam(model, random_images(13, 18), SCALES)
-    assert model.batches == [(4, 3, 12, 16), (4, 3, 4, 8), (4, 3, 16, 24)]
+    for together, mirrored, single in list(zip(maps, flipped, alone, strict=True))[:5]:
+        torch.testing.assert_close(mirrored, together.flip(-1))
+        torch.testing.assert_close(single, together[1:2])
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -311,12 +274,9 @@ def test_groups_of_views_share_what_is_run_and_equal_each_alone():
         alone = multiscale_maps(model, images, scales, "cosine", flip)
         for ours, expected in zip(maps[:5], alone[:5], strict=True):
             torch.testing.assert_close(ours, expected)
-
-
-def test_mirror_images_are_run_only_at_the_scales_that_want_them():
-    model = SmallModel()
-    maps_of_views(model, random_images(), [((1.0, 0.5), False), ((0.5,), True)])
-    assert model.batches == [(2, 3, 16, 24), (4, 3, 8, 12)]
+    model.batches.clear()
+    maps_of_views(model, images, [((1.0, 0.5), False), ((0.5,), True)])
+    assert model.batches == [(2, 3, 12, 16), (4, 3, 4, 8)]  # mirrored where a group asks for it
 
 
 def test_class_logits_are_those_of_the_straight_images_at_scale_1():

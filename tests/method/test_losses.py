@@ -14,11 +14,25 @@ from more_lib.method.losses import (
 )
 from more_lib.system.errors import InputError
 from tests.method import transcriptions
-from tests.method.helpers import golden, tokens_and_features
+from tests.method.helpers import drawn, golden, renumbering, tokens_and_features
 
 
 def random_tokens(shape=(2, 4, 6), dtype=torch.float64, seed=0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return drawn(*shape, seed=seed, dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def golden_case():
+    """Golden values, and the tokens, features, labels and mask that they were computed from."""
+    expected = golden("losses_101")
+    labels, mask = (torch.from_numpy(expected[name]) for name in ("labels", "mask"))
+    shape = (*labels.shape, int(expected["D"]))
+    return (
+        expected,
+        *tokens_and_features(int(expected["seed"]), shape, mask.shape[1:]),
+        labels,
+        mask,
+    )
 
 
 LABELS = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]])
@@ -34,11 +48,8 @@ def test_classification_equals_its_formula():
     assert classification_loss(logits, LABELS).item() == pytest.approx(expected)
 
 
-def test_classification_of_zero_logits_is_ln_2():
+def test_classification_of_zero_logits_is_ln_2_and_of_huge_ones_finite_in_half_precision():
     assert classification_loss(torch.zeros(2, 4), LABELS).item() == pytest.approx(math.log(2))
-
-
-def test_classification_stays_finite_for_huge_half_precision_logits():
     logits = torch.tensor([[6e4, -6e4]], dtype=torch.float16)
     loss = classification_loss(logits, torch.tensor([[0, 1]]))
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(6e4, rel=1e-2)
@@ -80,18 +91,14 @@ def test_discrepancy_of_orthogonal_and_of_opposite_tokens():
     )
 
 
-def test_discrepancy_ignores_length_and_order_of_the_tokens():
+def test_discrepancy_ignores_length_and_order_of_the_tokens_and_averages_over_images():
     tokens = random_tokens()
     expected = token_discrepancy_loss(tokens)
     length = torch.tensor([0.1, 1.0, 7.0, 100.0], dtype=torch.float64)[:, None]
     torch.testing.assert_close(token_discrepancy_loss(tokens * length), expected)
     torch.testing.assert_close(token_discrepancy_loss(tokens[:, [3, 1, 0, 2]]), expected)
-
-
-def test_discrepancy_is_the_mean_over_images():
-    tokens = random_tokens()
     single = [token_discrepancy_loss(image.unsqueeze(0)) for image in tokens]
-    torch.testing.assert_close(token_discrepancy_loss(tokens), torch.stack(single).mean())
+    torch.testing.assert_close(torch.stack(single).mean(), expected)
 
 
 def test_labels_average_in_the_classification_by_normalised_tokens():
@@ -101,14 +108,25 @@ def test_labels_average_in_the_classification_by_normalised_tokens():
     torch.testing.assert_close(token_discrepancy_loss(tokens, LABELS), expected)
 
 
-def test_descending_the_discrepancy_separates_the_tokens():
-    tokens = random_tokens((1, 3, 8)) * 0.01 + 1
-    tokens.requires_grad_()
-    before = token_discrepancy_loss(tokens)
-    for _ in range(20):
-        (gradient,) = torch.autograd.grad(token_discrepancy_loss(tokens), tokens)
-        tokens = (tokens - 0.5 * gradient).detach().requires_grad_()
-    assert token_discrepancy_loss(tokens) < 0.5 * before
+@pytest.mark.parametrize(
+    ("loss", "values", "rate", "steps"),
+    [
+        (token_discrepancy_loss, random_tokens((1, 3, 8)) * 0.01 + 1, 0.5, 20),
+        (
+            lambda features: patch_token_contrast_loss(features, random_mask((1, 4, 4))),
+            random_tokens((1, 8, 4, 4)),
+            20,
+            30,
+        ),
+    ],
+)
+def test_descending_separates_tokens_and_gathers_like_patches(loss, values, rate, steps):
+    before = loss(values)
+    for _ in range(steps):
+        values.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(values), values)
+        values = (values - rate * gradient).detach()
+    assert loss(values) < 0.5 * before
 
 
 def test_gradients():
@@ -129,11 +147,8 @@ def test_discrepancy_keeps_its_precision_under_autocast():
     torch.testing.assert_close(mixed, token_discrepancy_loss(tokens, LABELS))
 
 
-def test_golden_discrepancy():
-    expected = golden("losses_101")
-    labels = torch.from_numpy(expected["labels"])
-    shape = (*labels.shape, int(expected["D"]))
-    tokens, _ = tokens_and_features(int(expected["seed"]), shape, expected["mask"].shape[1:])
+def test_golden_discrepancy(golden_case):
+    expected, tokens, _, labels, _ = golden_case
     torch.testing.assert_close(
         tokens[..., :1], torch.from_numpy(expected["class_tokens_every1"]), rtol=0, atol=0
     )
@@ -159,9 +174,6 @@ def test_bad_input_is_refused():
         token_discrepancy_loss(tokens, temperature=0)
 
 
-# Patch-token contrast
-
-
 def random_mask(shape, classes=3, seed=0) -> Tensor:
     """0..classes, and 255 for about a fifth of the pixels."""
     generator = torch.Generator().manual_seed(seed)
@@ -169,13 +181,8 @@ def random_mask(shape, classes=3, seed=0) -> Tensor:
     return mask.masked_fill(torch.rand(shape, generator=generator) < 0.2, 255)
 
 
-def test_golden_contrast():
-    expected = golden("losses_101")
-    shape, mask = (
-        (*expected["labels"].shape, int(expected["D"])),
-        torch.from_numpy(expected["mask"]),
-    )
-    _, features = tokens_and_features(int(expected["seed"]), shape, mask.shape[1:])
+def test_golden_contrast(golden_case):
+    expected, _, features, _, mask = golden_case
     # Tighter than 1e-4: random features are nearly orthogonal, so any such loss is almost 1/2.
     assert patch_token_contrast_loss(features, mask).item() == pytest.approx(
         float(expected["patch_token_contrast"]), abs=2e-7
@@ -184,17 +191,24 @@ def test_golden_contrast():
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    ("shape", "classes"), [((3, 6, 4, 5), 2), ((2, 16, 9, 7), 80), ((1, 3, 1, 1), 1)]
+    ("loss", "shape", "size", "classes"),
+    [
+        (patch_token_contrast_loss, (3, 6, 4, 5), (4, 5), 2),
+        (patch_token_contrast_loss, (2, 16, 9, 7), (9, 7), 80),
+        (patch_token_contrast_loss, (1, 3, 1, 1), (1, 1), 1),
+        (segmentation_loss, (2, 21, 5, 6), (5, 6), 20),
+        (segmentation_loss, (3, 81, 4, 3), (17, 9), 80),
+        (segmentation_loss, (1, 2, 8, 8), (3, 5), 1),
+    ],
 )
-def test_contrast_equals_its_transcription(seed, shape, classes):
-    features = random_tokens(shape, seed=seed).requires_grad_()
-    mask = random_mask((shape[0], *shape[2:]), classes, seed)
-    loss = patch_token_contrast_loss(features, mask)
-    expected = transcriptions.patch_token_contrast_loss(features, mask)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(value, features)[0] for value in (loss, expected))
-    )
+def test_mask_losses_and_their_gradients_equal_their_transcriptions(
+    seed, loss, shape, size, classes
+):
+    values = random_tokens(shape, seed=seed).requires_grad_()
+    mask = random_mask((shape[0], *size), classes, seed)
+    ours, literal = loss(values, mask), getattr(transcriptions, loss.__name__)(values, mask)
+    torch.testing.assert_close(ours, literal)
+    torch.testing.assert_close(*(torch.autograd.grad(each, values)[0] for each in (ours, literal)))
 
 
 def test_contrast_by_hand():
@@ -231,69 +245,35 @@ def test_contrast_pairs_patches_within_an_image_only():
     )
 
 
-def test_contrast_leaves_unknown_patches_out():
-    features, mask = random_tokens((2, 5, 3, 4)).requires_grad_(), random_mask((2, 3, 4))
-    loss = patch_token_contrast_loss(features, mask)
-    (gradient,) = torch.autograd.grad(loss, features)
-    unknown = (mask == 255)[:, None].expand_as(features)
+@pytest.mark.parametrize("loss", [patch_token_contrast_loss, segmentation_loss])
+def test_mask_losses_leave_unknown_places_out(loss):
+    values, mask = random_tokens((2, 5, 3, 4)).requires_grad_(), random_mask((2, 3, 4))
+    (gradient,) = torch.autograd.grad(loss(values, mask), values)
+    unknown = (mask == 255)[:, None].expand_as(values)
     assert unknown.any() and not gradient[unknown].any() and gradient[~unknown].any()
-    changed = torch.where(unknown, random_tokens((2, 5, 3, 4), seed=1), features)
-    torch.testing.assert_close(patch_token_contrast_loss(changed, mask), loss)
+    changed = torch.where(unknown, random_tokens((2, 5, 3, 4), seed=1), values)
+    torch.testing.assert_close(loss(changed, mask), loss(values, mask))
 
 
-@pytest.mark.parametrize("known", [0, 1])
-def test_contrast_without_pairs_is_a_half_and_has_no_gradient(known):
-    features = random_tokens((1, 5, 2, 3)).requires_grad_()
-    mask = torch.full((1, 2, 3), 255)
-    mask.flatten()[:known] = 2
-    loss = patch_token_contrast_loss(features, mask)
-    loss.backward()
-    assert loss.item() == 0.5 and not features.grad.any()
-
-
-def test_contrast_of_features_that_are_zero_is_finite():
-    features = torch.zeros(1, 5, 2, 3, requires_grad=True)
-    loss = patch_token_contrast_loss(features, torch.tensor([[[0, 0, 1], [1, 2, 2]]]))
+@pytest.mark.parametrize(
+    ("size", "numbers"), [(1, [255] * 6), (1, [2, *[255] * 5]), (0, [0, 0, 1, 1, 2, 2])]
+)
+def test_contrast_without_pairs_or_lengths_is_a_half_and_has_no_gradient(size, numbers):
+    features = (size * random_tokens((1, 5, 2, 3))).requires_grad_()
+    loss = patch_token_contrast_loss(features, torch.tensor(numbers).view(1, 2, 3))
     loss.backward()
     assert loss.item() == 0.5 and features.grad.isfinite().all()
+    assert size == 0 or not features.grad.any()
 
 
-def test_descending_the_contrast_gathers_like_patches():
-    features, mask = random_tokens((1, 8, 4, 4)), random_mask((1, 4, 4))
-    before = patch_token_contrast_loss(features, mask)
-    for _ in range(30):
-        features.requires_grad_()
-        (gradient,) = torch.autograd.grad(patch_token_contrast_loss(features, mask), features)
-        features = (features - 20 * gradient).detach()
-    assert patch_token_contrast_loss(features, mask) < 0.5 * before
-
-
-# Segmentation
-
-
-def test_golden_segmentation():
-    expected = golden("losses_101")
-    logits, mask = (torch.from_numpy(expected[key]) for key in ("seg_logits", "mask"))
+def test_golden_segmentation(golden_case):
+    expected, *_, mask = golden_case
+    logits = torch.from_numpy(expected["seg_logits"])
     assert segmentation_loss(logits, mask).item() == pytest.approx(
         float(expected["segmentation"]), rel=1e-6
     )
     unknown = segmentation_loss(logits, torch.full_like(mask, 255))
     assert unknown.item() == float(expected["segmentation_all_ignored"]) == 0
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
-    ("shape", "size"), [((2, 21, 5, 6), (5, 6)), ((3, 81, 4, 3), (17, 9)), ((1, 2, 8, 8), (3, 5))]
-)
-def test_segmentation_equals_its_transcription(seed, shape, size):
-    logits = random_tokens(shape, torch.float32, seed).requires_grad_()
-    mask = random_mask((shape[0], *size), shape[1] - 1, seed)
-    loss = segmentation_loss(logits, mask)
-    expected = transcriptions.segmentation_loss(logits, mask)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(value, logits)[0] for value in (loss, expected))
-    )
 
 
 def test_segmentation_by_hand():
@@ -329,28 +309,21 @@ def test_segmentation_follows_reordered_classes_images_and_mirrors():
     torch.testing.assert_close(
         segmentation_loss(logits.flip(0, 2, 3), mask.flip(0, 1, 2)), expected
     )
-    number = torch.arange(256)
-    number[:4] = torch.tensor([0, 2, 3, 1])
-    reordered = logits[:, number[:4].argsort()]
+    reordered, number = logits[:, [0, 3, 1, 2]], renumbering([2, 0, 1])
     torch.testing.assert_close(segmentation_loss(reordered, number[mask]), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_segmentation_of_a_mask_without_known_pixels_is_zero(dtype):
+def test_segmentation_is_zero_without_known_pixels_and_finite_for_huge_logits(dtype):
     logits = (random_tokens((2, 4, 3, 3)) * 1e4).to(dtype).requires_grad_()
     loss = segmentation_loss(logits, torch.full((2, 9, 9), 255))
     loss.backward()
     assert loss.item() == 0 and not logits.grad.any()
-
-
-def test_segmentation_gives_unknown_pixels_no_gradient():
-    logits, mask = random_tokens((2, 4, 6, 5)).requires_grad_(), random_mask((2, 6, 5))
-    (gradient,) = torch.autograd.grad(segmentation_loss(logits, mask), logits)
-    unknown = (mask == 255)[:, None].expand_as(logits)
-    assert unknown.any() and not gradient[unknown].any() and gradient[~unknown].all()
-
-
-# Both
+    huge = torch.tensor([6e4, -6e4]).to(dtype).view(1, 2, 1, 1).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = segmentation_loss(huge, torch.ones(1, 4, 4, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == pytest.approx(6e4, rel=1e-2) and huge.grad.isfinite().all()
 
 
 def test_mask_losses_have_right_gradients():
@@ -378,22 +351,18 @@ def test_mask_losses_keep_their_precision_under_autocast(loss, size, dtype):
     assert rounded.grad.isfinite().all() and rounded.grad.any()
 
 
-def test_segmentation_stays_finite_for_huge_half_precision_logits():
-    logits = torch.tensor([6e4, -6e4], dtype=torch.float16).view(1, 2, 1, 1).requires_grad_()
-    with torch.autocast("cpu", dtype=torch.float16):
-        loss = segmentation_loss(logits, torch.ones(1, 4, 4, dtype=torch.int64))
-    loss.backward()
-    assert loss.item() == pytest.approx(6e4, rel=1e-2) and logits.grad.isfinite().all()
-
-
 def test_mask_losses_refuse_bad_input():
     values, mask = random_tokens((2, 4, 6, 5)), random_mask((2, 6, 5))
     for bad_values, bad_mask in ((values[0], mask), (values[:1], mask), (values, mask[0])):
-        with pytest.raises(InputError, match="features .* and mask .* must be"):
+        with pytest.raises(
+            InputError, match=r"features .*, mask .* must be \(B, D, h, w\), \(B, h, w\)"
+        ):
             patch_token_contrast_loss(bad_values, bad_mask)
-        with pytest.raises(InputError, match="logits .* and mask .* must be"):
+        with pytest.raises(
+            InputError, match=r"logits .*, mask .* must be \(B, K, h, w\), \(B, H, W\)"
+        ):
             segmentation_loss(bad_values, bad_mask)
-    with pytest.raises(InputError, match="resize the mask"):
+    with pytest.raises(InputError, match=r"mask \(2, 12, 10\) must be"):
         patch_token_contrast_loss(values, random_mask((2, 12, 10)))
     with pytest.raises(InputError, match="mask is torch.uint8; give int64"):
         segmentation_loss(values, mask.byte())

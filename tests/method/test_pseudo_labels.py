@@ -14,7 +14,7 @@ from more_lib.method.pseudo_labels import (
 )
 from more_lib.system.errors import InputError
 from tests.method import transcriptions
-from tests.method.helpers import cams_and_images, golden
+from tests.method.helpers import cams_and_images, golden, nothing_waits_for_the_gpu, renumbering
 
 
 def random_case(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -29,11 +29,8 @@ def test_three_way_by_hand():
     mask = three_way_mask(maps[None], torch.tensor([[1, 1, 0]]), high=0.7, low=0.25)
     assert mask.dtype == torch.int64
     assert mask.tolist() == [[[1, 255, 0, 2]]]
-
-
-def test_both_thresholds_themselves_are_uncertain():
-    maps = torch.tensor([0.25, 0.75]).view(1, 1, 1, 2)
-    mask = three_way_mask(maps, torch.ones(1, 1), high=0.75, low=0.25, ignore_index=9)
+    edges = torch.tensor([0.25, 0.75]).view(1, 1, 1, 2)  # the thresholds themselves are uncertain
+    mask = three_way_mask(edges, torch.ones(1, 1), high=0.75, low=0.25, ignore_index=9)
     assert mask.flatten().tolist() == [9, 9]
 
 
@@ -72,17 +69,22 @@ def test_reordering_classes_and_images_reorders_the_masks():
     mask = three_way_mask(maps, labels, 0.7, 0.4)
     order = [2, 0, 3, 1]
     reordered = three_way_mask(maps[:, order], labels[:, order], 0.7, 0.4)
-    new_number = torch.arange(256)
-    new_number[torch.tensor(order) + 1] = torch.arange(1, 5)
-    assert torch.equal(reordered, new_number[mask])
+    assert torch.equal(reordered, renumbering(order)[mask])
     assert torch.equal(three_way_mask(maps[1:2], labels[1:2], 0.7, 0.4), mask[1:2])
 
 
-def test_golden_masks():
+@pytest.fixture(scope="module")
+def golden_case():
+    """Golden values, and the CAMs, images and labels that they were computed from."""
     expected = golden("pseudo_labels_201")
-    maps, _ = cams_and_images(int(expected["seed"]), tuple(expected["shape"].tolist()))
+    maps, images = cams_and_images(int(expected["seed"]), tuple(expected["shape"].tolist()))
     np.testing.assert_allclose(maps[..., ::8, ::8], expected["cam_every8"], atol=1e-6)
-    labels = torch.from_numpy(expected["labels"])
+    np.testing.assert_allclose(images[..., ::8, ::8], expected["image_every8"], atol=1e-6)
+    return expected, maps, images, torch.from_numpy(expected["labels"])
+
+
+def test_golden_masks(golden_case):
+    expected, maps, _, labels = golden_case
     three_way = three_way_mask(maps, labels, high=0.7, low=0.25).numpy()
     foreground = foreground_mask(maps, labels, threshold=0.5).numpy()
     assert np.mean(three_way != expected["three_way"]) <= 1e-3
@@ -94,15 +96,14 @@ def test_masks_refuse_bad_input():
     with pytest.raises(InputError, match="low threshold 0.7 exceeds"):
         three_way_mask(maps, labels, high=0.25, low=0.7)
     for bad_maps, bad_labels in ((maps, labels[:, :3]), (maps[0], labels), (maps, labels[:1])):
-        with pytest.raises(InputError, match="maps .* labels"):
-            three_way_mask(bad_maps, bad_labels, 0.7, 0.25)
-        with pytest.raises(InputError, match="maps .* labels"):
-            foreground_mask(bad_maps, bad_labels, 0.5)
+        for mask in (three_way_mask, foreground_mask):
+            with pytest.raises(InputError, match="maps .* labels"):
+                mask(bad_maps, bad_labels, 0.7, *([0.25] if mask is three_way_mask else []))
 
 
-# Pixel-adaptive refinement
-
+RELEASED = ((1, 2, 4, 8, 12, 24), 10)
 SMALL = ((1, 2), 3)  # dilations and iterations
+PAR = PixelAdaptiveRefinement(*SMALL)
 
 
 def pictures(seed: int = 0, batch: int = 2, size: tuple[int, int] = (20, 24)) -> Tensor:
@@ -117,11 +118,9 @@ def random_maps(seed: int = 0, shape: tuple[int, ...] = (2, 3, 20, 24)) -> Tenso
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed + 100))
 
 
-def test_golden_par():
-    expected = golden("pseudo_labels_201")
-    maps, images = cams_and_images(int(expected["seed"]), tuple(expected["shape"].tolist()))
-    np.testing.assert_allclose(images[..., ::8, ::8], expected["image_every8"], atol=1e-6)
-    valid = maps * torch.from_numpy(expected["labels"])[:, :, None, None]
+def test_golden_par(golden_case):
+    expected, maps, images, labels = golden_case
+    valid = maps * labels[:, :, None, None]
     refined = PixelAdaptiveRefinement()(images, valid[:, :4])
     np.testing.assert_allclose(refined[..., ::4, ::4], expected["par_every4"], rtol=1e-4, atol=1e-6)
 
@@ -130,9 +129,12 @@ def test_golden_par():
 @pytest.mark.parametrize(
     ("settings", "size", "classes", "grid"),
     [
-        (((1, 2, 4, 8, 12, 24), 10), (33, 40), 2, (33, 40)),
+        (RELEASED, (33, 40), 2, (33, 40)),
         (SMALL, (20, 24), 80, (5, 6)),
         (((3,), 1), (7, 5), 1, (14, 9)),
+        *(
+            (RELEASED, small, 2, small) for small in ((1, 1), (1, 9), (3, 2))
+        ),  # less than it reaches
     ],
 )
 def test_par_equals_its_transcription(seed, settings, size, classes, grid):
@@ -170,37 +172,19 @@ def test_par_of_a_constant_map_is_constant_and_grows_by_one_percent():
     torch.testing.assert_close(refined, expected, rtol=1e-5, atol=0)
 
 
-def test_par_is_linear_in_the_maps():
-    images, first, second = pictures(), random_maps(1), random_maps(2)
-    par = PixelAdaptiveRefinement(*SMALL)
-    expected = 2 * par(images, first) - 3 * par(images, second)
-    torch.testing.assert_close(par(images, 2 * first - 3 * second), expected)
-
-
-def test_par_treats_every_image_and_map_alike():
-    images, maps = pictures(0, 3), random_maps(0, (3, 4, 20, 24))
-    par = PixelAdaptiveRefinement(*SMALL)
-    refined = par(images, maps)
-    assert torch.equal(par(images[[2, 0]], maps[[2, 0]]), refined[[2, 0]])
-    assert torch.equal(par(images, maps[:, [3, 1]]), refined[:, [3, 1]])
-
-
-@pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
-def test_par_of_mirrored_images_is_mirrored(axes):
-    images, maps = pictures(), random_maps()
-    par = PixelAdaptiveRefinement(*SMALL)
-    torch.testing.assert_close(
-        par(images.flip(axes), maps.flip(axes)), par(images, maps).flip(axes)
-    )
-
-
-def test_par_does_not_care_how_colours_are_normalised():
-    images, maps = pictures(), random_maps()
-    par = PixelAdaptiveRefinement(*SMALL)
+def test_par_is_linear_and_treats_images_maps_mirrors_and_normalised_colours_alike():
+    shape = (3, 4, 20, 24)
+    images, maps, other = pictures(0, 3), random_maps(0, shape), random_maps(1, shape)
+    refined = PAR(images, maps)
+    assert torch.equal(PAR(images[[2, 0]], maps[[2, 0]]), refined[[2, 0]])
+    assert torch.equal(PAR(images, maps[:, [3, 1]]), refined[:, [3, 1]])
+    for axes in ((-1,), (-2,), (-2, -1)):
+        mirrored = PAR(images.flip(axes), maps.flip(axes))
+        torch.testing.assert_close(mirrored, refined.flip(axes))
+    expected = 2 * refined - 3 * PAR(images, other)
+    torch.testing.assert_close(PAR(images, 2 * maps - 3 * other), expected)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.4, 0.5, 0.6], [0.2, 0.25, 0.004]))
-    torch.testing.assert_close(
-        par((images - mean) / std, maps), par(images, maps), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(PAR((images - mean) / std, maps), refined, rtol=1e-4, atol=1e-5)
 
 
 def test_par_smooths_within_an_edge_and_not_across():
@@ -225,56 +209,43 @@ def test_par_of_an_image_without_colours_is_a_mean(value):
     assert refined[0, 0, 1, 1].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2)])
-def test_par_of_images_smaller_than_its_reach(size):
-    images, maps = pictures(0, 2, size), random_maps(0, (2, 2, *size))
-    refined = PixelAdaptiveRefinement()(images, maps)
-    expected = transcriptions.pixel_adaptive_refinement(images, maps)
-    torch.testing.assert_close(refined, expected, rtol=1e-4, atol=1e-5)
-
-
 def test_par_without_iterations_only_resizes():
     maps = random_maps(0, (2, 3, 5, 6))
     expected = F.interpolate(maps, (20, 24), mode="bilinear", align_corners=False)
     assert torch.equal(PixelAdaptiveRefinement(iterations=0)(pictures(), maps), expected)
 
 
-def test_par_leaves_its_inputs_alone_and_keeps_no_gradient():
+def test_par_leaves_its_inputs_alone_keeps_no_gradient_and_its_precision_under_autocast():
     images, maps = pictures().requires_grad_(), random_maps().requires_grad_()
     before = images.detach().clone(), maps.detach().clone()
-    refined = PixelAdaptiveRefinement(*SMALL)(images, maps)
+    refined = PAR(images, maps)
     assert not refined.requires_grad
     assert torch.equal(images, before[0]) and torch.equal(maps, before[1])
-
-
-def test_par_keeps_its_precision_under_autocast():
-    images, maps = pictures(), random_maps()
-    par = PixelAdaptiveRefinement(*SMALL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = par(images, maps)
-    assert torch.equal(mixed, par(images, maps))
-    half = par(images.bfloat16(), maps.half())
-    assert torch.equal(half, par(images.bfloat16().float(), maps.half().float()))
+        assert torch.equal(PAR(images, maps), refined)
+    half = PAR(images.bfloat16(), maps.half())
+    assert torch.equal(half, PAR(images.bfloat16().float(), maps.half().float()))
 
 
 def test_par_refuses_bad_input():
-    with pytest.raises(InputError, match=r"dilations are \(\); give positive"):
-        PixelAdaptiveRefinement(())
-    with pytest.raises(InputError, match=r"dilations are \(2, 0\)"):
-        PixelAdaptiveRefinement((2, 0))
-    with pytest.raises(InputError, match="iterations is -1; give 0 or more"):
-        PixelAdaptiveRefinement(iterations=-1)
-    par, images, maps = PixelAdaptiveRefinement(), pictures(), random_maps()
+    for settings, message in (
+        ([()], r"dilations are \(\); give positive"),
+        ([(2, 0)], r"dilations are \(2, 0\)"),
+        ([(1,), -1], "iterations is -1; give 0 or more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PixelAdaptiveRefinement(*settings)
+    images, maps = pictures(), random_maps()
     for bad_images, bad_maps in ((images[0], maps), (images[:1], maps), (images, maps[0])):
-        with pytest.raises(InputError, match="images .* and maps .* same B"):
-            par(bad_images, bad_maps)
+        with pytest.raises(
+            InputError, match=r"images .*, maps .* must be \(B, 3, H, W\), \(B, K, h, w\)"
+        ):
+            PAR(bad_images, bad_maps)
     with pytest.raises(InputError, match=r"images are torch.uint8; give floats in \[0, 1\]"):
-        par((255 * images).byte(), maps)
+        PAR((255 * images).byte(), maps)
     with pytest.raises(InputError, match="maps are torch.int64"):
-        par(images, maps.long())
+        PAR(images, maps.long())
 
-
-# The decoder's labels
 
 LABELS = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
 
@@ -290,10 +261,8 @@ def unrefined(images: Tensor, maps: Tensor) -> Tensor:
     return maps
 
 
-def test_golden_decoder_labels():
-    expected = golden("pseudo_labels_201")
-    maps, images = cams_and_images(int(expected["seed"]), tuple(expected["shape"].tolist()))
-    labels = torch.from_numpy(expected["labels"])
+def test_golden_decoder_labels(golden_case):
+    expected, maps, images, labels = golden_case
     mask = refine_cam(PixelAdaptiveRefinement(), images, maps, labels, high=0.7, low=0.25)
     assert mask.dtype == torch.int64
     assert np.mean(mask.numpy() != expected["refined"]) <= 1e-3
@@ -309,7 +278,7 @@ def test_decoder_labels_equal_their_transcription(seed, classes, size, grid):
     images, maps = pictures(seed, 4, size), random_maps(seed, (4, classes, *grid))
     labels = (torch.rand(4, classes, generator=generator) < 2 / classes).float()
     labels[0, -1], labels[2] = 1, 0
-    mask = refine_cam(PixelAdaptiveRefinement(*SMALL), images, maps, labels, 0.6, 0.3)
+    mask = refine_cam(PAR, images, maps, labels, 0.6, 0.3)
     expected = transcriptions.refine_cam(images, maps, labels, 0.6, 0.3, *SMALL)
     assert mask.shape == (4, *size)
     assert torch.mean((mask != expected).double()) <= 1e-3
@@ -331,21 +300,20 @@ def test_decoder_labels_by_hand():
 
 def test_decoder_labels_of_a_single_pixel():
     maps = torch.tensor([0.9, 0.1]).view(1, 2, 1, 1)
-    par = PixelAdaptiveRefinement(*SMALL)
     for labels, expected in (([[1, 1]], 1), ([[0, 1]], 0)):
-        mask = refine_cam(par, torch.ones(1, 3, 1, 1), maps, torch.tensor(labels), 0.7, 0.25)
+        mask = refine_cam(PAR, torch.ones(1, 3, 1, 1), maps, torch.tensor(labels), 0.7, 0.25)
         assert mask.tolist() == [[[expected]]]
 
 
 def test_par_sees_half_size_images_and_probabilities_of_both_passes():
     seen = []
 
-    def par(images, maps):
+    def spy(images, maps):
         seen.extend((images, maps))
         return maps
 
     images, maps = decoder_case()
-    refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    refine_cam(spy, images, maps, LABELS, 0.7, 0.25)
     small, probabilities = seen
     assert torch.equal(small, F.interpolate(images, (16, 20), mode="bilinear"))
     assert probabilities.shape == (4, 2 * (1 + 4), 16, 20)
@@ -360,83 +328,59 @@ def test_par_sees_half_size_images_and_probabilities_of_both_passes():
 @pytest.mark.parametrize("noise", [1e4, torch.inf, torch.nan])
 def test_absent_classes_are_as_if_they_did_not_exist(noise):
     images, maps = decoder_case()
-    par = PixelAdaptiveRefinement(*SMALL)
-    mask = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    mask = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25)
     absent = LABELS[:, :, None, None] == 0
     assert torch.equal(
-        refine_cam(par, images, maps.masked_fill(absent, noise), LABELS, 0.7, 0.25), mask
+        refine_cam(PAR, images, maps.masked_fill(absent, noise), LABELS, 0.7, 0.25), mask
     )
     for image, labels in enumerate(LABELS):
         present = labels.nonzero().flatten()
         assert set(mask[image].unique().tolist()) <= {0, 255, *(present + 1).tolist()}
-        alone = (
-            refine_cam(
-                par, images[[image]], maps[[image]][:, present], labels[None, present], 0.7, 0.25
-            )
-            if len(present)
-            else torch.zeros_like(mask[:1])
-        )
-        number = torch.arange(256)
-        number[1 : len(present) + 1] = present + 1
-        assert torch.equal(number[alone[0]], mask[image])
+        if len(present):
+            chosen = maps[[image]][:, present], labels[None, present]
+            alone = refine_cam(PAR, images[[image]], *chosen, 0.7, 0.25)[0]
+            number = torch.arange(256)
+            number[1 : len(present) + 1] = present + 1
+            assert torch.equal(number[alone], mask[image])
+        else:
+            assert not mask[image].any()
 
 
-def test_decoder_labels_have_all_three_kinds_of_pixels():
+def test_decoder_labels_follow_reordered_classes_images_and_mirrors():
     images, maps = decoder_case()
-    mask = refine_cam(PixelAdaptiveRefinement(*SMALL), images, maps, LABELS, 0.6, 0.4)
-    assert set(mask[0].unique().tolist()) == {0, 1, 3, 255}
-    assert not mask[3].any()
-
-
-def test_reordering_classes_and_images_reorders_the_decoder_labels():
-    images, maps = decoder_case()
-    par, order, chosen = PixelAdaptiveRefinement(*SMALL), [2, 0, 3, 1], [3, 1, 0]
-    mask = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
-    reordered = refine_cam(par, images, maps[:, order], LABELS[:, order], 0.7, 0.25)
-    new_number = torch.arange(256)
-    new_number[torch.tensor(order) + 1] = torch.arange(1, 5)
-    assert torch.mean((reordered != new_number[mask]).double()) <= 1e-3
-    fewer = refine_cam(par, images[chosen], maps[chosen], LABELS[chosen], 0.7, 0.25)
+    order, chosen = [2, 0, 3, 1], [3, 1, 0]
+    mask = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25)
+    reordered = refine_cam(PAR, images, maps[:, order], LABELS[:, order], 0.7, 0.25)
+    assert torch.mean((reordered != renumbering(order)[mask]).double()) <= 1e-3
+    fewer = refine_cam(PAR, images[chosen], maps[chosen], LABELS[chosen], 0.7, 0.25)
     assert torch.equal(fewer, mask[chosen])
-
-
-@pytest.mark.parametrize("axis", [-1, -2])
-def test_decoder_labels_of_mirrored_images_are_mirrored(axis):
-    images, maps = decoder_case()
-    par = PixelAdaptiveRefinement(*SMALL)
-    mask = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
-    mirrored = refine_cam(par, images.flip(axis), maps.flip(axis), LABELS, 0.7, 0.25)
-    assert torch.mean((mirrored != mask.flip(axis)).double()) <= 1e-3
+    for axis in (-1, -2):
+        mirrored = refine_cam(PAR, images.flip(axis), maps.flip(axis), LABELS, 0.7, 0.25)
+        assert torch.mean((mirrored != mask.flip(axis)).double()) <= 1e-3
 
 
 def test_wider_thresholds_leave_more_pixels_unknown():
     images, maps = decoder_case()
-    par = PixelAdaptiveRefinement(*SMALL)
-    narrow = refine_cam(par, images, maps, LABELS, 0.5, 0.5)
-    wide = refine_cam(par, images, maps, LABELS, 0.8, 0.2)
+    mask = refine_cam(PAR, images, maps, LABELS, 0.6, 0.4)
+    assert set(mask[0].unique().tolist()) == {0, 1, 3, 255} and not mask[3].any()
+    narrow = refine_cam(PAR, images, maps, LABELS, 0.5, 0.5)
+    wide = refine_cam(PAR, images, maps, LABELS, 0.8, 0.2)
     assert not (narrow == 255).any() and (wide == 255).any()
     known = wide != 255
     assert torch.equal(wide[known], narrow[known])
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.bfloat16])
-def test_decoder_labels_take_image_labels_of_any_type(dtype):
+def test_decoder_labels_take_labels_of_any_type_and_keep_their_precision_under_autocast():
     images, maps = decoder_case()
-    par = PixelAdaptiveRefinement(*SMALL)
-    expected = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
-    assert torch.equal(refine_cam(par, images, maps, LABELS.to(dtype), 0.7, 0.25), expected)
-
-
-def test_decoder_labels_keep_their_precision_under_autocast():
-    images, maps = decoder_case()
-    par = PixelAdaptiveRefinement(*SMALL)
-    expected = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
+    expected = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25)
+    for dtype in (torch.bool, torch.uint8, torch.float32, torch.bfloat16):
+        assert torch.equal(refine_cam(PAR, images, maps, LABELS.to(dtype), 0.7, 0.25), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = refine_cam(par, images, maps.requires_grad_(), LABELS, 0.7, 0.25)
+        mixed = refine_cam(PAR, images, maps.requires_grad_(), LABELS, 0.7, 0.25)
     assert torch.equal(mixed, expected)
     rounded = maps.detach().bfloat16()
-    expected = refine_cam(par, images, rounded.float(), LABELS, 0.7, 0.25)
-    assert torch.equal(refine_cam(par, images, rounded, LABELS, 0.7, 0.25), expected)
+    expected = refine_cam(PAR, images, rounded.float(), LABELS, 0.7, 0.25)
+    assert torch.equal(refine_cam(PAR, images, rounded, LABELS, 0.7, 0.25), expected)
 
 
 def test_labels_on_a_device_are_never_waited_for():
@@ -453,23 +397,19 @@ def test_refinement_on_a_gpu_equals_the_cpu():
     par = PixelAdaptiveRefinement()
     expected = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
     images, maps, labels = images.cuda(), maps.cuda(), LABELS.cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits_for_the_gpu():
         masks = [refine_cam(par, images, maps, given, 0.7, 0.25) for given in (labels, LABELS)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for mask in masks:
         assert torch.mean((mask.cpu() != expected).double()) <= 1e-3
 
 
 def test_decoder_labels_refuse_bad_input():
     images, maps = decoder_case()
-    par = PixelAdaptiveRefinement(*SMALL)
     with pytest.raises(InputError, match="low threshold 0.7 exceeds the high one 0.25; swap"):
-        refine_cam(par, images, maps, LABELS, high=0.25, low=0.7)
-    with pytest.raises(InputError, match="maps .* and labels"):
-        refine_cam(par, images, maps, LABELS[:, :3], 0.7, 0.25)
-    with pytest.raises(InputError, match="images .* and maps"):
-        refine_cam(par, images[:2], maps, LABELS, 0.7, 0.25)
+        refine_cam(PAR, images, maps, LABELS, high=0.25, low=0.7)
+    with pytest.raises(InputError, match="maps .*, labels"):
+        refine_cam(PAR, images, maps, LABELS[:, :3], 0.7, 0.25)
+    with pytest.raises(InputError, match="images .*, maps"):
+        refine_cam(PAR, images[:2], maps, LABELS, 0.7, 0.25)
     with pytest.raises(InputError, match="images are torch.uint8"):
-        refine_cam(par, images.byte(), maps, LABELS, 0.7, 0.25)
+        refine_cam(PAR, images.byte(), maps, LABELS, 0.7, 0.25)

@@ -1,30 +1,16 @@
 """The class-token ViT against timm's own forward and slow transcriptions, and what it refuses."""
 
-import hashlib
-import json
-import socket
 from functools import cache, partial
 
-import huggingface_hub
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 
-from more_lib.method.backbones import (
-    MINI_WIDTHS,
-    backbone_identity,
-    build_backbone,
-    downloaded_weights,
-    load_backbone,
-    mini_vit,
-    mini_weights,
-)
+from more_lib.method.backbones import mini_vit
 from more_lib.method.vit import ClassTokenViT, resize_position
-from more_lib.system.errors import InputError
-from more_lib.system.files import sha256
+from tests.method.helpers import drawn, randomized, refusal
 
 MODELS = {  # patch size, and how many tokens of its own the model has beside the class token
     "vit_tiny_patch16_224": (16, 0),
@@ -35,25 +21,9 @@ MODELS = {  # patch size, and how many tokens of its own the model has beside th
 }
 GRID = (3, 4)
 CLASSES, REGISTERS = 5, 2
-TINY = "vit_tiny_patch16_224"
+KINDS = ("class_tokens", "patch_tokens", "aux_patch_tokens", "attention_scores")
 
 assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
-
-
-def randomized(vit: VisionTransformer) -> VisionTransformer:
-    """Redraw all weights: timm starts class tokens and layer scales so small that a test would
-    not notice them missing."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in vit.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim == 1:
-            centre = 0.0 if name.endswith("bias") else 1.0
-            parameter.data = centre + 0.1 * noise
-        elif name.endswith(("token", "pos_embed")):
-            parameter.data = noise
-        else:
-            parameter.data = noise * parameter[0].numel() ** -0.5
-    return vit.eval()
 
 
 @cache
@@ -76,7 +46,7 @@ def small_encoder(num_classes: int = CLASSES, num_registers: int = REGISTERS, **
 
 
 def random_images(height: int, width: int, count: int = 2) -> torch.Tensor:
-    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+    return drawn(count, 3, height, width, seed=1, dtype=torch.float32)
 
 
 def watched(encoder: ClassTokenViT, images: torch.Tensor):
@@ -92,21 +62,6 @@ def watched(encoder: ClassTokenViT, images: torch.Tensor):
             return encoder(images), *seen["last block"]
     finally:
         handle.remove()
-
-
-@pytest.fixture
-def offline(tmp_path, monkeypatch):
-    """No network and an empty download cache; returns the attempts to connect."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    attempts = []
-
-    def refuse(self, address):
-        attempts.append(address)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    return attempts
 
 
 def own_tokens(vit: VisionTransformer) -> list[torch.Tensor]:
@@ -125,9 +80,6 @@ def literal_resize(position: torch.Tensor, old, new) -> torch.Tensor:
             plane = F.interpolate(plane, scale_factor=scale, mode="bicubic")
         channels.append(plane.flatten())
     return torch.stack(channels, 1)[None]
-
-
-# --- the whole encoder ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*MODELS, "mini"])
@@ -190,14 +142,10 @@ def test_the_models_other_tokens_take_part(name):
         for index in range(num_others):
             encoder.other_tokens[:, index] *= -1
             after = encoder(images)
-            for kind in ("class_tokens", "patch_tokens", "aux_patch_tokens", "attention_scores"):
+            for kind in KINDS:
                 change = (getattr(after, kind) - getattr(before, kind)).abs().max()
                 assert change > 1e-3, (index, kind)
             before = after
-
-
-def test_a_plain_model_has_no_other_tokens():
-    assert small_encoder().other_tokens is None
 
 
 @pytest.mark.parametrize("aux_layer, block", [(0, 0), (1, 1), (-3, 0), (-1, 2)])
@@ -211,18 +159,16 @@ def test_the_auxiliary_map_is_that_blocks_output_without_norm(aux_layer, block):
     assert_close(output.aux_patch_tokens, expected)
 
 
-def test_encoder_leaves_the_backbones_values_alone():
+def test_encoder_of_a_plain_model_has_no_other_tokens_and_leaves_its_values_alone():
     vit = small_vit()
     before = {key: value.clone() for key, value in vit.state_dict().items()}
     encoder = ClassTokenViT(vit, CLASSES)
+    assert encoder.other_tokens is None
     with torch.no_grad():
         for token in (encoder.class_tokens, encoder.register_tokens, encoder.patch_position):
             token.zero_()
     for key, value in vit.state_dict().items():
         assert torch.equal(value, before[key]), key
-
-
-# --- class tokens --------------------------------------------------------------------------------
 
 
 def test_class_tokens_start_identical_and_registers_do_not():
@@ -253,8 +199,7 @@ def test_the_class_token_has_no_position_where_the_model_gives_it_none():
 def test_permuting_the_class_tokens_permutes_what_belongs_to_them():
     encoder, images = small_encoder(), random_images(32, 48)
     order = torch.tensor([3, 0, 4, 1, 2])
-    generator = torch.Generator().manual_seed(2)
-    values = torch.randn(encoder.class_tokens.shape, generator=generator)
+    values = drawn(*encoder.class_tokens.shape, seed=2, dtype=torch.float32)
     with torch.no_grad():
         encoder.class_tokens.copy_(values)
         straight = encoder(images)
@@ -273,11 +218,8 @@ def test_images_of_a_batch_do_not_see_each_other():
         together = encoder(images)
         for index in range(3):
             alone = encoder(images[index : index + 1])
-            for kind in ("class_tokens", "patch_tokens", "aux_patch_tokens", "attention_scores"):
+            for kind in KINDS:
                 assert_close(getattr(together, kind)[index], getattr(alone, kind)[0])
-
-
-# --- attention -----------------------------------------------------------------------------------
 
 
 def literal_attention(attention, x: torch.Tensor):
@@ -301,9 +243,7 @@ def literal_attention(attention, x: torch.Tensor):
 def test_fused_and_explicit_attention_agree(options):
     encoder = ClassTokenViT(small_vit(**options), CLASSES, REGISTERS).eval()
     with torch.no_grad():  # else all rows of the scores are the same
-        encoder.class_tokens += torch.randn(
-            encoder.class_tokens.shape, generator=torch.Generator().manual_seed(3)
-        )
+        encoder.class_tokens += drawn(*encoder.class_tokens.shape, seed=3)
     grid = (3, 5)
     output, before, after = watched(encoder, random_images(24, 40))
     block = encoder.blocks[-1]
@@ -340,27 +280,20 @@ def test_scores_pass_gradients_to_queries_and_keys():
     assert query.abs().max() > 0 and key.abs().max() > 0 and value.abs().max() == 0
 
 
-# --- position embeddings -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("old, new", [((4, 4), (7, 7)), ((6, 6), (3, 9)), ((3, 5), (5, 3))])
 def test_resized_positions_are_the_literal_ones(old, new):
-    position = torch.randn(1, old[0] * old[1], 3, generator=torch.Generator().manual_seed(4))
+    position = drawn(1, old[0] * old[1], 3, dtype=torch.float32)
     resized = resize_position(position, old, new)
     assert resized.shape == (1, new[0] * new[1], 3)
     assert_close(resized, literal_resize(position, old, new))
 
 
-def test_positions_of_the_same_grid_are_untouched():
+def test_positions_of_the_same_grid_are_untouched_and_every_grid_size_is_hit():
     position = torch.randn(1, 12, 3)
     assert torch.equal(resize_position(position, (3, 4), (3, 4)), position)
     # Twelve patches in another arrangement are another grid.
     assert not torch.equal(resize_position(position, (3, 4), (4, 3)), position)
-
-
-def test_every_grid_size_is_hit():
-    """The +0.1 keeps rounding from losing a row."""
-    for old in (12, 14, 24, 37):
+    for old in (12, 14, 24, 37):  # the +0.1 keeps rounding from losing a row
         position = torch.zeros(1, old, 1)
         for new in range(1, 80):
             assert resize_position(position, (old, 1), (new, 1)).shape[1] == new, (old, new)
@@ -373,29 +306,6 @@ def test_rows_stay_rows_and_dtype_stays():
     resized = resized.float().view(8, 3)
     assert_close(resized, resized[:, :1].expand(-1, 3))
     assert (resized.diff(dim=0) > 0).any() and resized[-1, 0] - resized[0, 0] > 2.5
-
-
-# --- refusals ------------------------------------------------------------------------------------
-
-
-def refusal(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "name, reason",
-    [
-        ("vit_small_patch16_dinov3", "Eva"),
-        ("swin_tiny_patch4_window7_224", "SwinTransformer"),
-        ("vit_base_patch16_siglip_224", "no class token"),
-    ],
-)
-def test_other_architectures_are_refused_before_their_weights_are_fetched(name, reason, offline):
-    assert reason in refusal(load_backbone, name)
-    assert offline == []
 
 
 @pytest.mark.parametrize(
@@ -418,18 +328,6 @@ def test_the_refusal_says_what_is_supported():
     assert "supported" in message and "deit" in message and "dinov2" in message
 
 
-@pytest.mark.parametrize("build", [build_backbone, load_backbone])
-@pytest.mark.parametrize("typo", ["vit_tiny_patch16", "vit_tny_patch16_224"])
-def test_an_unknown_name_gets_a_suggestion(build, typo):
-    message = refusal(build, typo)
-    assert repr(typo) in message and "vit_tiny_patch16_224" in message
-
-
-def test_an_unknown_tag_of_a_known_model_is_refused():
-    for build in (build_backbone, load_backbone):
-        assert "no_such_tag" in refusal(build, f"{TINY}.no_such_tag")
-
-
 @pytest.mark.parametrize("aux_layer", [-4, 3])
 def test_an_auxiliary_layer_outside_the_blocks_is_refused(aux_layer):
     message = refusal(small_encoder, aux_layer=aux_layer)
@@ -440,146 +338,3 @@ def test_an_auxiliary_layer_outside_the_blocks_is_refused(aux_layer):
 def test_an_image_that_the_patch_does_not_divide_is_refused(height, width):
     message = refusal(small_encoder(), torch.zeros(1, 3, height, width))
     assert f"{height}x{width}" in message and "8x8" in message
-
-
-# --- pretrained weights --------------------------------------------------------------------------
-
-
-@cache
-def tiny_state() -> dict[str, torch.Tensor]:
-    """Weights of a 1000-class ``vit_tiny_patch16_224``, as timm publishes them."""
-    return randomized(timm.create_model(TINY)).state_dict()
-
-
-def assert_is_tiny(vit: VisionTransformer) -> None:
-    expected = {key: value for key, value in tiny_state().items() if not key.startswith("head.")}
-    state = vit.state_dict()
-    assert state.keys() == expected.keys()
-    for key, value in expected.items():
-        assert torch.equal(state[key], value), key
-
-
-def test_missing_weights_offline_are_an_error_that_says_what_to_do(offline):
-    message = refusal(load_backbone, TINY)
-    assert TINY in message and "network" in message and "backbone.weights" in message
-    assert offline == []
-    assert downloaded_weights(TINY) is None
-
-
-def test_a_model_that_timm_has_no_weights_for_is_never_random(offline):
-    name = "vit_small_patch16_36x1_224"
-    assert timm.get_pretrained_cfg(name) is None or not timm.is_model_pretrained(name)
-    assert name in refusal(load_backbone, name)
-
-
-def test_weights_downloaded_before_load_offline(offline, tmp_path):
-    repository = timm.get_pretrained_cfg(TINY).hf_hub_id
-    folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
-    file = folder / "snapshots" / ("0" * 40) / "model.safetensors"
-    for parent in (folder / "refs", file.parent):
-        parent.mkdir(parents=True)
-    (folder / "refs" / "main").write_text("0" * 40)
-    save_file(tiny_state(), file)
-    assert downloaded_weights(TINY) == file
-    assert_is_tiny(load_backbone(TINY))
-    assert offline == []
-
-
-@pytest.mark.parametrize("with_head", [True, False])
-def test_a_local_file_is_loaded_with_or_without_its_classifier(offline, tmp_path, with_head):
-    file = tmp_path / "tiny.safetensors"
-    kept = {k: v for k, v in tiny_state().items() if with_head or not k.startswith("head.")}
-    save_file(kept, file)
-    vit = load_backbone(TINY, str(file))
-    assert_is_tiny(vit)
-    assert offline == []
-    assert backbone_identity(TINY, str(file)) == hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def test_a_local_file_of_a_distilled_model_loads(tmp_path):
-    name = "deit_tiny_distilled_patch16_224"
-    published = randomized(timm.create_model(name))
-    save_file(published.state_dict(), tmp_path / "deit.safetensors")
-    vit = load_backbone(name, str(tmp_path / "deit.safetensors"))
-    assert torch.equal(vit.dist_token, published.dist_token)
-    assert torch.equal(vit.blocks[-1].mlp.fc2.weight, published.blocks[-1].mlp.fc2.weight)
-
-
-def without(key):
-    return {k: v for k, v in tiny_state().items() if k != key}
-
-
-WRONG_FILES = {
-    "of something else": (lambda: {"a": torch.zeros(2)}, "cls_token"),
-    "with a missing key": (lambda: without("blocks.3.mlp.fc1.weight"), "blocks.3.mlp.fc1.weight"),
-    "with an extra key": (lambda: tiny_state() | {"surplus": torch.zeros(2)}, "surplus"),
-    "with another shape": (lambda: tiny_state() | {"norm.bias": torch.zeros(3)}, "norm.bias"),
-}
-
-
-@pytest.mark.parametrize("what", WRONG_FILES)
-def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, what):
-    contents, key = WRONG_FILES[what]
-    file = tmp_path / "wrong.safetensors"
-    save_file(contents(), file)
-    message = refusal(load_backbone, TINY, str(file))
-    assert str(file) in message and key in message
-    assert "network" not in message
-
-
-def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
-    file = tmp_path / "cut.safetensors"
-    assert str(file) in refusal(load_backbone, TINY, str(file))
-    assert str(file) in refusal(backbone_identity, TINY, str(file))
-    assert str(file) in refusal(load_backbone, "mini", str(file))
-    save_file({"a": torch.zeros(100)}, file)
-    file.write_bytes(file.read_bytes()[:-10])
-    assert str(file) in refusal(load_backbone, TINY, str(file))
-
-
-def test_identity_of_timms_own_weights_is_their_name():
-    assert backbone_identity(TINY) == f"timm:{TINY}"
-    assert backbone_identity("mini") == sha256(mini_weights())
-
-
-# --- the shipped backbones -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "width"), MINI_WIDTHS.items())
-def test_mini_weights_are_small_half_precision_and_load(name, width):
-    file = mini_weights(name)
-    assert file.stat().st_size <= 8_000_000
-    shipped = load_file(file)
-    assert {tensor.dtype for tensor in shipped.values()} == {torch.float16}
-    vit = load_backbone(name)
-    assert (vit.embed_dim, len(vit.blocks), vit.patch_embed.feat_ratio()) == (width, 6, 8)
-    state = vit.state_dict()
-    assert state.keys() == shipped.keys()
-    for key, tensor in shipped.items():
-        assert state[key].dtype == torch.float32 and torch.equal(state[key], tensor.float()), key
-
-
-@pytest.mark.parametrize(
-    ("name", "least"), [("mini", 0.90), ("mini_w96", 0.80), ("mini_w48", 0.70)]
-)
-def test_mini_weights_come_with_the_record_of_their_making(name, least):
-    file = mini_weights(name)
-    record = json.loads(file.with_suffix(".json").read_text())
-    assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert isinstance(record["seed"], int) and record["minutes"] > 0
-    measured = [point["patch_map"] for point in record["curve"] if "patch_map" in point]
-    assert len(measured) >= 5 and measured[0] < measured[-1] <= 1
-    assert len(record["curve"]) >= 20
-    assert record["curve"][-1]["loss"] < record["curve"][0]["loss"]
-    validation = record["validation"]
-    assert max(validation["token_map"], validation["patch_map"]) >= least
-    assert 0 < validation["cam_miou"] <= 1
-    assert record["parameters"] == sum(p.numel() for p in build_backbone(name).parameters())
-
-
-def test_the_shipped_backbones_were_pretrained_alike():
-    records = [
-        json.loads(mini_weights(name).with_suffix(".json").read_text()) for name in MINI_WIDTHS
-    ]
-    for part in ("task", "stages", "batch_size", "seed"):
-        assert len({json.dumps(record[part]) for record in records}) == 1, part

@@ -97,8 +97,6 @@ def test_two_writers_of_one_file_do_not_share_a_temporary(tmp_path):
     assert tree(tmp_path) == {"file": "one"}  # the outer block ends last
 
 
-# --- a disk that does not play along -------------------------------------------------------------
-
 CURES = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "quota",
@@ -169,9 +167,6 @@ def test_other_system_errors_pass_as_they_are(atomic, tmp_path):
         fail(errno.EIO)()
     assert caught.value.errno == errno.EIO
     assert os.listdir(tmp_path) == []
-
-
-# --- where things live, and what they are --------------------------------------------------------
 
 
 def test_the_environment_chooses_the_data_folder(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from more_lib.data.prepare import emoji
-from more_lib.method.backbones import mini_vit
 from more_lib.method.objective import MINED
-from more_lib.recipes.loading import changed, load_recipe, to_dict
-from more_lib.system import devices as hardware
-from more_lib.system.errors import InputError
-from more_lib.system.weights import save_weights
+from more_lib.recipes.loading import changed, to_dict
+from tests.training.helpers import assert_close_for_most, log_of, small_recipe
 from tests.training.whole_batch_runs import COUNTS, TOTALS, train_in_float64
 
 VARIANTS = {
@@ -29,26 +26,20 @@ VARIANTS = {
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory):
     """Three iterations of the whole objective; its last two terms set in at the second."""
-    folder = tmp_path_factory.mktemp("start")
-    tree = emoji.prepare(folder / "tree", train=6, val=2)
-    torch.manual_seed(0)
-    save_weights(mini_vit(), folder / "backbone.safetensors")
     settings = [
-        f"data.root={tree}",
-        f"backbone.weights={folder / 'backbone.safetensors'}",
         "data.crop_size=48",
-        "optimizer.batch_size=2",
         "optimizer.iterations=3",
         "optimizer.log_every=1",
         "optimizer.checkpoint_every=2",
-        "optimizer.precision=fp32",
         "optimizer.warmup_iterations=0",
         "lir.kernel_size=2",
         "lir.phi=0.5",
         "schedule.segmentation=1",
         "schedule.dense_energy=1",
+        "loss.dense_energy=0.05",
     ]
-    return {name: load_recipe("mini", [*settings, *values]) for name, values in VARIANTS.items()}
+    recipe = small_recipe(tmp_path_factory.mktemp("start"), *settings, train=6)
+    return {name: changed(recipe, values) for name, values in VARIANTS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -59,25 +50,14 @@ def two(recipes, tmp_path_factory):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(to_dict(recipe)))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--standalone", Path(__file__).parent / "whole_batch_runs.py", folder]
+    root = Path(__file__).parents[2]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
+    environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     done = subprocess.run(
-        [str(part) for part in command],
-        cwd=Path(__file__).parents[2],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
+        list(map(str, command)), cwd=root, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def environment():
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-def log_of(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def gradients_of(folder):
@@ -91,23 +71,19 @@ def gradients_of(folder):
 def test_losses_and_gradients_are_those_of_one_process_with_the_summed_batch(
     recipes, two, tmp_path, variant
 ):
-    # A worker, for one process that loads by itself draws its augmentations from elsewhere.
-    summed = ["optimizer.batch_size=4", "data.workers=1"]
-    one = train_in_float64(changed(recipes[variant], summed), tmp_path / "one")
-    lines = log_of(two / variant)
+    summed = changed(recipes[variant], ["optimizer.batch_size=4"])
+    one = train_in_float64(summed, tmp_path / "one")
+    both = replace(one, folder=two / variant)
+    lines = log_of(both)
     assert len(lines) == 3 and all(abs(lines[1][name]) > 1e-3 for name in MINED)
-    for ours, theirs in zip(one.log(), lines, strict=True):
-        del ours["images_per_second"], theirs["images_per_second"]
+    for ours, theirs in zip(log_of(one), lines, strict=True):
         assert ours == pytest.approx(theirs, abs=2e-6)  # the log rounds to six digits
-    gradients = gradients_of(two / variant)
-    for number, ours in gradients_of(tmp_path / "one").items():
+    gradients = gradients_of(both.folder)
+    for number, ours in gradients_of(one.folder).items():
         torch.testing.assert_close(gradients[number], ours, rtol=1e-5, atol=1e-9)
-    weights = load_file(two / variant / "model.safetensors")
-    for name, ours in one.model.state_dict().items():
-        # AdamW's first steps are signs of gradients, and some have none but rounding (the bias of
-        # the keys): a minority may differ.
-        assert (ours - weights[name]).abs().median() < 1e-9, name
-    record = json.loads((two / variant / "record.json").read_text())
+    weights = load_file(both.folder / "model.safetensors")
+    assert_close_for_most(one.model.state_dict(), weights, 1e-9)
+    record = json.loads((both.folder / "record.json").read_text())
     assert (record["processes"], record["device"].split()[0]) == (2, "cpu")
 
 
@@ -130,27 +106,3 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both(two):
     assert said[0].count("train_0") == 2  # the images of the process that went wrong
     assert (two / "stopped" / "stopped.safetensors").exists()
     assert not (two / "stopped" / "record.json").exists()
-
-
-def test_fewer_gpus_than_processes_is_an_error(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError, match=r"4 processes were started here for 2 GPU\(s\)"):
-        hardware.start_accelerator("fp32")
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
-def test_accelerate_launch_for_gpus_without_any_is_an_error(monkeypatch):
-    for name, value in {"WORLD_SIZE": "2", "ACCELERATE_DYNAMO_BACKEND": "no"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="there is none here; on CPUs start them with torchrun"):
-        hardware.start_accelerator("fp32")
-
-
-def test_only_the_first_process_speaks(monkeypatch, capsys):
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        hardware.say(f"from {rank}")
-    assert capsys.readouterr().out == "from 0\n"

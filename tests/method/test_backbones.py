@@ -1,0 +1,192 @@
+"""Backbones by name: shipped, downloaded or from a file, and never random where that fails."""
+
+import hashlib
+import json
+import socket
+from functools import cache
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+
+from more_lib.method.backbones import (
+    MINI_WIDTHS,
+    backbone_identity,
+    build_backbone,
+    downloaded_weights,
+    load_backbone,
+    mini_weights,
+)
+from more_lib.system.files import sha256
+from tests.method.helpers import randomized, refusal
+
+TINY = "vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No network and an empty download cache; returns the attempts to connect."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    attempts = []
+
+    def refuse(self, address):
+        attempts.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return attempts
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("vit_small_patch16_dinov3", "Eva"),
+        ("swin_tiny_patch4_window7_224", "SwinTransformer"),
+        ("vit_base_patch16_siglip_224", "no class token"),
+    ],
+)
+def test_other_architectures_are_refused_before_their_weights_are_fetched(name, reason, offline):
+    assert reason in refusal(load_backbone, name)
+    assert offline == []
+
+
+@pytest.mark.parametrize("build", [build_backbone, load_backbone])
+@pytest.mark.parametrize("typo", ["vit_tiny_patch16", "vit_tny_patch16_224"])
+def test_an_unknown_name_gets_a_suggestion(build, typo):
+    message = refusal(build, typo)
+    assert repr(typo) in message and "vit_tiny_patch16_224" in message
+    assert "no_such_tag" in refusal(build, f"{TINY}.no_such_tag")
+
+
+@cache
+def tiny_state() -> dict[str, torch.Tensor]:
+    """Weights of a 1000-class ``vit_tiny_patch16_224``, as timm publishes them."""
+    return randomized(timm.create_model(TINY)).state_dict()
+
+
+def without(start: str) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in tiny_state().items() if not key.startswith(start)}
+
+
+def assert_is_tiny(vit: VisionTransformer) -> None:
+    expected, state = without("head."), vit.state_dict()
+    assert state.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(state[key], value), key
+
+
+def test_missing_weights_offline_are_an_error_that_says_what_to_do(offline):
+    message = refusal(load_backbone, TINY)
+    assert TINY in message and "network" in message and "backbone.weights" in message
+    assert offline == [] and downloaded_weights(TINY) is None
+    name = "vit_small_patch16_36x1_224"  # timm has no weights for it at all
+    assert timm.get_pretrained_cfg(name) is None or not timm.is_model_pretrained(name)
+    assert name in refusal(load_backbone, name)
+
+
+def test_weights_downloaded_before_load_offline(offline, tmp_path):
+    repository = timm.get_pretrained_cfg(TINY).hf_hub_id
+    folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+    file = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+    for parent in (folder / "refs", file.parent):
+        parent.mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    save_file(tiny_state(), file)
+    assert downloaded_weights(TINY) == file
+    assert_is_tiny(load_backbone(TINY))
+    assert offline == []
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_local_file_is_loaded_with_or_without_its_classifier(offline, tmp_path, with_head):
+    file = tmp_path / "tiny.safetensors"
+    save_file(without("nothing" if with_head else "head."), file)
+    assert_is_tiny(load_backbone(TINY, str(file)))
+    assert offline == []
+    assert backbone_identity(TINY, str(file)) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_local_file_of_a_distilled_model_loads(tmp_path):
+    name = "deit_tiny_distilled_patch16_224"
+    published = randomized(timm.create_model(name))
+    save_file(published.state_dict(), tmp_path / "deit.safetensors")
+    vit = load_backbone(name, str(tmp_path / "deit.safetensors"))
+    assert torch.equal(vit.dist_token, published.dist_token)
+    assert torch.equal(vit.blocks[-1].mlp.fc2.weight, published.blocks[-1].mlp.fc2.weight)
+
+
+WRONG_FILES = {
+    "of something else": (lambda: {"a": torch.zeros(2)}, "cls_token"),
+    "with a missing key": (lambda: without("blocks.3.mlp.fc1.weight"), "blocks.3.mlp.fc1.weight"),
+    "with an extra key": (lambda: tiny_state() | {"surplus": torch.zeros(2)}, "surplus"),
+    "with another shape": (lambda: tiny_state() | {"norm.bias": torch.zeros(3)}, "norm.bias"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_FILES)
+def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, what):
+    contents, key = WRONG_FILES[what]
+    file = tmp_path / "wrong.safetensors"
+    save_file(contents(), file)
+    message = refusal(load_backbone, TINY, str(file))
+    assert str(file) in message and key in message
+    assert "network" not in message
+
+
+def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
+    file = tmp_path / "cut.safetensors"
+    assert str(file) in refusal(load_backbone, TINY, str(file))
+    assert str(file) in refusal(backbone_identity, TINY, str(file))
+    assert str(file) in refusal(load_backbone, "mini", str(file))
+    save_file({"a": torch.zeros(100)}, file)
+    file.write_bytes(file.read_bytes()[:-10])
+    assert str(file) in refusal(load_backbone, TINY, str(file))
+
+
+def test_identity_is_the_name_of_timms_own_weights_and_the_hash_of_shipped_ones():
+    assert backbone_identity(TINY) == f"timm:{TINY}"
+    assert backbone_identity("mini") == sha256(mini_weights())
+
+
+@pytest.mark.parametrize(("name", "width"), MINI_WIDTHS.items())
+def test_mini_weights_are_small_half_precision_and_load(name, width):
+    file = mini_weights(name)
+    assert file.stat().st_size <= 8_000_000
+    shipped = load_file(file)
+    assert {tensor.dtype for tensor in shipped.values()} == {torch.float16}
+    vit = load_backbone(name)
+    assert (vit.embed_dim, len(vit.blocks), vit.patch_embed.feat_ratio()) == (width, 6, 8)
+    state = vit.state_dict()
+    assert state.keys() == shipped.keys()
+    for key, tensor in shipped.items():
+        assert state[key].dtype == torch.float32 and torch.equal(state[key], tensor.float()), key
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("mini", 0.90), ("mini_w96", 0.80), ("mini_w48", 0.70)]
+)
+def test_mini_weights_come_with_the_record_of_their_making(name, least):
+    file = mini_weights(name)
+    record = json.loads(file.with_suffix(".json").read_text())
+    assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert isinstance(record["seed"], int) and record["minutes"] > 0
+    measured = [point["patch_map"] for point in record["curve"] if "patch_map" in point]
+    assert len(measured) >= 5 and measured[0] < measured[-1] <= 1
+    assert len(record["curve"]) >= 20
+    assert record["curve"][-1]["loss"] < record["curve"][0]["loss"]
+    validation = record["validation"]
+    assert max(validation["token_map"], validation["patch_map"]) >= least
+    assert 0 < validation["cam_miou"] <= 1
+    assert record["parameters"] == sum(p.numel() for p in build_backbone(name).parameters())
+
+
+def test_the_shipped_backbones_were_pretrained_alike():
+    records = [
+        json.loads(mini_weights(name).with_suffix(".json").read_text()) for name in MINI_WIDTHS
+    ]
+    for part in ("task", "stages", "batch_size", "seed"):
+        assert len({json.dumps(record[part]) for record in records}) == 1, part

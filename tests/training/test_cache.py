@@ -1,0 +1,102 @@
+"""Trained networks in their folders: the key, the record, and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from more_lib.method.backbones import mini_vit
+from more_lib.recipes import changed, load_recipe
+from more_lib.system.errors import InputError
+from more_lib.system.files import data_folder, sha256
+from more_lib.system.weights import save_weights
+from more_lib.training import (
+    cache,
+    cached_folder,
+    load_trained,
+    provenance,
+    released_network,
+    train,
+    train_or_load,
+)
+from tests.training.helpers import small_recipe, small_released_weights, with_optimizer
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """One iteration of the mini profile, without the decoder's losses."""
+    return small_recipe(tmp_path_factory.mktemp("start"), "optimizer.iterations=1")
+
+
+def test_train_or_load_trains_once_and_says_so(recipe, capsys):
+    first, again = train_or_load(recipe), train_or_load(recipe)
+    said = capsys.readouterr().out.splitlines()
+    assert (first.loaded, again.loaded) == (False, True)
+    assert "trained now" in said[0] and "loaded from the cache" in said[1]
+    assert first.folder == again.folder == cached_folder(recipe)
+    assert first.record["seconds"] > 0 and 0.1 < first.record["peak_memory_gb"] < 64
+
+
+def test_the_cache_key_follows_recipe_data_backbone_and_version(recipe, tmp_path, monkeypatch):
+    save_weights(mini_vit(), tmp_path / "other.safetensors")
+    other = changed(recipe, [f"backbone.weights={tmp_path / 'other.safetensors'}"])
+    assert provenance(other)["data_sha256"] == provenance(recipe)["data_sha256"]
+    folder = cached_folder(recipe)
+    assert cached_folder(changed(recipe, ["evaluation.threshold=0.3"])) == folder
+    assert len({folder, cached_folder(other), cached_folder(with_optimizer(recipe, lr=1e-3))}) == 3
+    monkeypatch.setattr(cache, "TRAINING_VERSION", cache.TRAINING_VERSION + 1)
+    assert cached_folder(recipe) != folder
+
+
+def test_a_network_from_before_the_version_loads(recipe, tmp_path):
+    folder = train(recipe, tmp_path / "run").folder
+    record = json.loads((folder / "record.json").read_text())
+    assert record.pop("training_version") == cache.TRAINING_VERSION
+    (folder / "record.json").write_text(json.dumps(record))
+    assert load_trained(folder, recipe).record == record
+
+
+def test_bad_requests_are_refused_in_one_line(recipe, tmp_path):
+    with pytest.raises(InputError, match="8 images, fewer than one batch of 9"):
+        train(with_optimizer(recipe, batch_size=9), tmp_path / "a")
+    with pytest.raises(InputError, match="no.file"):
+        train(changed(recipe, [f"backbone.weights={tmp_path / 'no.file'}"]), tmp_path / "b")
+    with pytest.raises(InputError, match="holds no finished training"):
+        load_trained(tmp_path / "nowhere", recipe)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="fp16 needs a CUDA GPU"):
+            train(with_optimizer(recipe, precision="fp16"), tmp_path / "c")
+
+
+def test_a_finished_training_is_never_overwritten(recipe, tmp_path):
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"training_fingerprint": "somebody else's"}))
+    with pytest.raises(InputError, match="finished training"):
+        train(recipe, tmp_path)
+    with pytest.raises(InputError, match="trained by another recipe"):
+        load_trained(tmp_path, recipe)
+    assert "somebody" in record.read_text()
+
+
+def test_precisions_follow_one_another_in_one_process(recipe, tmp_path):
+    """Auto is bf16 where the hardware multiplies it."""
+    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    expected = {"fp32": "fp32", "bf16": "bf16", "auto": "bf16" if native else "fp32"}
+    for wanted, got in expected.items():
+        trained = train(with_optimizer(recipe, precision=wanted), tmp_path / wanted)
+        assert trained.record["precision"] == got
+
+
+def test_the_released_checkpoint_is_a_trained_network(tmp_path):
+    file, recipe = tmp_path / "more_voc.pth", load_recipe("voc")
+    torch.save(small_released_weights(20), file)
+    trained = released_network(file, recipe)
+    digest = sha256(file)
+    assert trained.record == {"weights_sha256": digest, "released": "more_voc.pth"}
+    assert trained.folder == data_folder() / "released" / digest[:12]
+    assert trained.loaded and trained.recipe is recipe and not trained.folder.exists()
+    assert trained.model(torch.zeros(1, 3, 64, 64)).class_logits.shape == (1, 20)
+    with pytest.raises(InputError, match=r"more_voc.pth .*\(.* 80 classes of profile coco\)"):
+        released_network(file, load_recipe("coco"))

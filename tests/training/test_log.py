@@ -1,0 +1,35 @@
+"""What a training says of itself: the same numbers for TensorBoard as in its log."""
+
+import sys
+
+import pytest
+
+from more_lib.system.errors import InputError
+from more_lib.training import train
+from tests.training.helpers import small_recipe
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    settings = ("optimizer.iterations=3", "optimizer.log_every=1", "schedule.segmentation=2")
+    return small_recipe(tmp_path_factory.mktemp("start"), *settings)
+
+
+def test_tensorboard_gets_the_lines_of_the_log(recipe, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trained = train(recipe, tmp_path / "run", tensorboard=True)
+    board = accumulator.EventAccumulator(str(trained.folder / "tensorboard"))
+    board.Reload()
+    for name in trained.log()[-1].keys() - {"iteration"}:
+        expected = {
+            line["iteration"]: pytest.approx(line[name], rel=1e-6)
+            for line in trained.log()
+            if name in line
+        }
+        assert {event.step: event.value for event in board.Scalars(name)} == expected
+
+
+def test_tensorboard_without_its_package_is_refused(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="pip install tensorboard"):
+        train(recipe, tmp_path / "run", tensorboard=True)
