@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ SCORING_VERSION = 3
 SAVE_EVERY = 100
 """Images between two notes of how far a pass has got."""
 
-Device = torch.device | str | None
+Device: TypeAlias = torch.device | str | None
 
 
 def evaluate(
