@@ -101,6 +101,7 @@ def evaluate(
     recipe: give.RecipeFile = None,
     changes: give.Changes = None,
     checkpoint: give.Checkpoint = None,
+    released: give.Released = None,
     protocols: give.Protocols = None,
     list_protocols: give.ListProtocols = False,
     split: give.Split = "",
@@ -115,21 +116,20 @@ def evaluate(
     Prints a row for each map (CAM, LAM, their product, the decoder) and labels (true or
     predicted), or for each --protocol, always with the protocol it was measured by; with --export
     (--protocol paper-val --split test --export masks.tgz) nothing is scored. A run that was killed
-    goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`.
+    goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`. For the
+    authors' own network give --released FILE --profile voc.
 
     Example:
 
         python -m more_lib evaluate --checkpoint trial --protocol paper-val
     """
-    from more_lib import training
     from more_lib.cli.scoreboard import export_masks, scoreboard
     from more_lib.evaluation.protocols import listing
     from more_lib.system.processes import is_main_process
 
+    names, network = protocols or [], _network(checkpoint, released)
     file = recipe or (checkpoint / "recipe.yaml" if checkpoint else None)
     chosen = _recipe(profile, changes, file, data, labels)
-    names = protocols or []
-    network = partial(training.load_trained, checkpoint) if checkpoint else None
     if list_protocols:
         said = listing(chosen)
     elif export:
@@ -138,6 +138,17 @@ def evaluate(
         said = scoreboard(chosen, names, split, skip_bad, json, network)
     if is_main_process():
         print(said)
+
+
+def _network(checkpoint: Path | None, released: Path | None):
+    """What gives a recipe's network from the folder or file named; None if neither is."""
+    from more_lib import training
+
+    if checkpoint and released:
+        raise InputError("--checkpoint and --released each name a network: give one of them")
+    if released:
+        return partial(training.released_network, released)
+    return partial(training.load_trained, checkpoint) if checkpoint else None
 
 
 def _recipe(profile: str, changes: list[str] | None, file: Path | None, data, labels):
@@ -156,7 +167,9 @@ def _recipe(profile: str, changes: list[str] | None, file: Path | None, data, la
 @command
 def predict(
     images: give.Images,
+    profile: give.Profile = "mini",
     checkpoint: give.Checkpoint = None,
+    released: give.Released = None,
     labels: give.ImageLabels = None,
     output: give.Output = Path("predictions"),
     map: give.MapName = "lam",
@@ -170,7 +183,8 @@ def predict(
 
     Writes for each image a palette mask in its size and an overlay of the maps behind it, and for
     all of them a summary. Nothing is overwritten, and every file is checked before the first is
-    computed. --set changes the scales and the threshold of the evaluation.
+    computed. --set changes the scales and the threshold of the evaluation. The network is that of
+    --checkpoint, of --released FILE --profile voc, or else the profile's, trained if need be.
 
     Example:
 
@@ -180,15 +194,13 @@ def predict(
     from more_lib.evaluation.writing import Output, plan_predictions, write_predictions
     from more_lib.recipes.loading import load_recipe, saved_recipe
 
-    changes = changes or []
-    recipe = saved_recipe(checkpoint, changes) if checkpoint else load_recipe("mini", changes)
+    changes, network = changes or [], _network(checkpoint, released)
+    recipe = saved_recipe(checkpoint, changes) if checkpoint else load_recipe(profile, changes)
     place = Output(output, npz, force)
     plan = plan_predictions(recipe, images, place, labels, map, crf, skip_bad)
-    if checkpoint:
-        trained = training.load_trained(checkpoint, recipe)
-    else:
+    if network is None and profile == "mini":
         print("no --checkpoint: profile mini, which has seen emoji glyphs and no photograph")
-        trained = training.train_or_load(recipe)
+    trained = (network or training.train_or_load)(recipe)
     write_predictions(plan, trained.model)
 
 
