@@ -38,3 +38,6 @@ PET_BREEDS = (
 """The 37 breeds in the order of their class ids, which count from 1."""
 
 PET_SPECIES = ("cat", "dog")
+
+CLASSES = {"emoji": EMOJI_CLASSES, "voc": VOC_CLASSES, "coco": COCO_CLASSES, "pets": PET_BREEDS}
+"""By data set, as ``DataRecipe.dataset`` names it."""
