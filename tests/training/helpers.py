@@ -1,4 +1,4 @@
-"""Recipes that train within a second, and what a recipe holds, key by key."""
+"""Recipes that train within a second, and what came of them."""
 
 import json
 from dataclasses import replace
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from more_lib.data.prepare import emoji
 from more_lib.method.backbones import mini_vit
-from more_lib.recipes.loading import load_recipe, to_dict
+from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.weights import save_weights
 from more_lib.training import Trained
 from tests import method
+from tests.recipes.helpers import values_of as values_of
 
 SHAPES = "voc_state_dict_shapes.json"
 
@@ -65,13 +66,3 @@ def small_released_weights(classes: int) -> dict[str, Tensor]:
     sizes = {name: [narrow.get(size, size) for size in shape] for name, shape in shapes.items()}
     torch.manual_seed(0)
     return {name: 0.1 * torch.randn(size) for name, size in sizes.items()}
-
-
-def values_of(recipe: Recipe) -> dict:
-    """Every value by its key, as an override would name it."""
-    return {
-        f"{section}.{name}": value
-        for section, fields in to_dict(recipe).items()
-        if isinstance(fields, dict)
-        for name, value in fields.items()
-    }
