@@ -17,7 +17,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML cam
 
 
 def merged(values: dict, changes: dict) -> dict:
-    """Nested ``values`` with nested ``changes`` put in their place, as a new dictionary."""
+    """``values``, nested, with the nested ``changes`` in their place: a new dictionary."""
     copy = dict(values)
     for name, value in changes.items():
         inner = isinstance(value, dict) and isinstance(values.get(name), dict)
