@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from more_lib.recipes.profiles import PROFILES
+from more_lib.recipes.profiles import PROFILES, merged
 from more_lib.recipes.schema import Recipe
 from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
@@ -138,18 +138,10 @@ def _parsed(override: str) -> dict:
 
 def _updated(recipe: Recipe, changes: Iterable[dict]) -> Recipe:
     """``recipe`` with each of the nested ``changes`` put in its place, checked at the end."""
-    updated = from_dict(reduce(_merged, changes, to_dict(recipe)))
+    updated = from_dict(reduce(merged, changes, to_dict(recipe)))
     if updated.profile != recipe.profile:
         raise InputError(f"profile is {updated.profile!r}, but {recipe.profile!r} was asked for")
     return updated
-
-
-def _merged(values: dict, changes: dict) -> dict:
-    merged = dict(values)
-    for name, value in changes.items():
-        inner = isinstance(value, dict) and isinstance(values.get(name), dict)
-        merged[str(name)] = _merged(values[name], value) if inner else value
-    return merged
 
 
 def _yaml(text: str | bytes, source: str) -> object:

@@ -124,11 +124,8 @@ def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = Fals
     resumed, asked for or not. Prints one line that says whether it was trained or loaded.
     """
     folder = cached_folder(recipe)
-    if (folder / "record.json").exists():
-        trained = load_trained(folder, recipe)
-    else:
-        interrupted = bool(checkpoints(folder / "checkpoints"))
-        trained = train(recipe, folder, resume or interrupted, tensorboard)
+    begun = (folder / "record.json").exists() or bool(checkpoints(folder / "checkpoints"))
+    trained = train(recipe, folder, resume or begun, tensorboard)
     did = "loaded from the cache" if trained.loaded else "trained now"
     say(f"model {folder.name}: {did} ({recipe.optimizer.iterations} iterations)")
     return trained

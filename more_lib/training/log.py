@@ -41,8 +41,8 @@ class TrainingLog:
         if accelerator.is_main_process:
             self.board = _board(folder / "tensorboard", start) if tensorboard else None
             self.file = _continued(folder / "log.jsonl", start)
-        total = self.iterations if self.file else 0
-        self.bar = progress_bar(total=total, description="training")
+        shown = accelerator.is_main_process
+        self.bar = progress_bar(total=self.iterations, description="training", shown=shown)
         self.bar.update(start)
         self.since, self.steps = time.perf_counter(), 0
 
@@ -62,8 +62,14 @@ class TrainingLog:
         for (name, (_, count)), sum_ in zip(self.sums.items(), sums, strict=True):
             line[name] = round(sum_ / count, 6)
         speed = self.steps * self.images / (time.perf_counter() - self.since)
+        line["images_per_second"] = round(speed, 1)
         if self.file:
-            self._write(line | {"images_per_second": round(speed, 1)})
+            self.file.write(json.dumps(line) + "\n")
+            self.bar.set_postfix(loss=f"{line['total']:.3f}", lr=f"{lr:.1e}")
+        if self.board:
+            for name in line.keys() - {"iteration"}:
+                self.board.add_scalar(name, line[name], step + 1)
+            self.board.flush()
         self.sums, self.since, self.steps = {}, time.perf_counter(), 0
 
     def state_dict(self) -> dict:
@@ -79,26 +85,17 @@ class TrainingLog:
             if open_ is not None:
                 open_.close()
 
-    def _write(self, line: dict) -> None:
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
-        self.bar.set_postfix(loss=f"{line['total']:.3f}", lr=f"{line['lr']:.1e}")
-        if self.board:
-            for name in line.keys() - {"iteration"}:
-                self.board.add_scalar(name, line[name], line["iteration"])
-            self.board.flush()
-
 
 def _continued(path: Path, start: int):
     """The log, open for its next line, with no line after iteration ``start``."""
     kept = []
-    if start and path.exists():
+    if path.exists():
         for line in path.read_text(errors="replace").splitlines(keepends=True):
             with suppress(ValueError, KeyError, TypeError):  # cut short when the run was killed
                 kept += [line] if json.loads(line)["iteration"] <= start else []
     with atomic_file(path) as temporary:
         temporary.write_text("".join(kept))
-    return path.open("a")
+    return path.open("a", buffering=1)  # line by line
 
 
 def _board(folder: Path, start: int):

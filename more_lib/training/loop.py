@@ -8,7 +8,7 @@ process and leaves more to MPI).
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,7 +51,7 @@ def start(accelerator: Accelerator, model: MoRe, recipe: Recipe, log: TrainingLo
     return RunState(accelerator, model, network, optimizer, schedule, log)
 
 
-def fit(run: RunState, dataset: VocImages, recipe: Recipe, folder: Path, origin: Mapping) -> None:
+def fit(run: RunState, dataset: VocImages, recipe: Recipe, folder: Path, origin: dict) -> None:
     """Run the iterations that are left; the network ends on the CPU, ready to evaluate.
 
     Checkpoints, which say that they come from ``origin``, go to ``folder``. Raises

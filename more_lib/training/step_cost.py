@@ -6,10 +6,10 @@ Synthetic images and random weights: time and memory depend on sizes alone. The 
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -55,10 +55,12 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     images = torch.randn(size, 3, side, side).clamp(-1.8, 2.1).to(device)
     labels = (torch.rand(size, C) < LABELS_PER_IMAGE / C).float()
     labels[:, 0] = 1  # every image shows something
+    without_energy = changed(recipe, ["loss.dense_energy=0"])
+    objectives = [Objective(each).to(device) for each in (recipe, without_energy)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     rounds = [
-        _one_step(model, optimizer, recipe, images, labels, AUTOCAST[precision])
+        _one_step(model, optimizer, objectives, images, labels, AUTOCAST[precision])
         for _ in range(1 + repeats)
     ][1:]  # the first one warms up
     return StepCost(
@@ -113,55 +115,51 @@ def least_bytes(model: MoRe, recipe: Recipe) -> float:
 
 def format_step(costs: list[StepCost]) -> str:
     """A column for each precision: parts with their share, memory, and the rates reached."""
-
-    def row(title: str, cells: Iterable[str]) -> str:
-        return f"{title:26}" + "".join(f"{cell:>18}" for cell in cells)
-
-    whole = [cost.milliseconds["whole step"] for cost in costs]
-    lines = [f"one step on {costs[0].device}", row("", (cost.precision for cost in costs))]
-    for part in costs[0].milliseconds:
-        times = [cost.milliseconds[part] for cost in costs]
-        shares = zip(times, whole, strict=True)
-        lines.append(row(part, (f"{time:.1f} ms {time / all_:4.0%}" for time, all_ in shares)))
-    lines.append(row("peak memory", (f"{cost.memory_gb or 0:.1f} GB" for cost in costs)))
-    for name, unit, amount in (
-        ("operations", "TFLOP", costs[0].operations / 1e12),
-        ("bytes at least", "GB", costs[0].bytes / 1e9),
-    ):
-        rates = (f"{1000 * amount / time:.1f} {unit}/s" for time in whole)
-        lines.append(row(f"{name}: {amount:.2f} {unit}", rates))
-    return "\n".join(lines)
+    columns = {}
+    for cost in costs:
+        whole = cost.milliseconds["whole step"]
+        teraflop, gigabytes = cost.operations / 1e12, cost.bytes / 1e9
+        columns[cost.precision] = {
+            **{part: f"{t:.1f} ms {t / whole:4.0%}" for part, t in cost.milliseconds.items()},
+            "peak memory": f"{cost.memory_gb or 0:.1f} GB",
+            f"operations: {teraflop:.2f} TFLOP": f"{1000 * teraflop / whole:.1f} TFLOP/s",
+            f"bytes at least: {gigabytes:.2f} GB": f"{1000 * gigabytes / whole:.1f} GB/s",
+        }
+    return f"one step on {costs[0].device}\n{pd.DataFrame(columns).to_string(col_space=18)}"
 
 
 def _one_step(
     model: MoRe,
     optimizer: AdamW,
-    recipe: Recipe,
+    objectives: list[Objective],
     images: Tensor,
     labels: Tensor,
     dtype: torch.dtype | None,
 ) -> dict[str, float]:
-    """Seconds of each part of the last iteration."""
-    device, last = images.device, recipe.optimizer.iterations - 1
-    without_energy = changed(recipe, ["loss.dense_energy=0"])
-    objective, cheaper = (Objective(each).to(device) for each in (recipe, without_energy))
-    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
-    took: dict[str, float] = {}
+    """Seconds of each part of the last iteration; the second objective has no dense energy."""
+    objective, without_energy = objectives
+    recipe, took = objective.recipe, {}
+    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+    autocast = torch.autocast(images.device.type, dtype, enabled=dtype is not None)
+
+    def timed(part: str, function: Callable, *given: object):
+        wait()
+        started = time.perf_counter()
+        result = function(*given)
+        wait()
+        took[part] = time.perf_counter() - started
+        return result
+
     optimizer.zero_grad()
-    with _timed(took, "forward", device), autocast:
-        output = model(images)
+    output = timed("forward", autocast(model), images)
     straight = (output.cam.detach(), output.aux_cam.detach())
-    with _timed(took, "cam", device), autocast:
-        multiscale_cam(model, images, recipe.masks.scales, straight)
-    with _timed(took, "without energy", device), autocast:
-        cheaper(model, images, labels, output, last)
-    with _timed(took, "losses", device), autocast:
-        losses = objective(model, images, labels, output, last)
+    timed("cam", autocast(multiscale_cam), model, images, recipe.masks.scales, straight)
+    given = (model, images, labels, output, recipe.optimizer.iterations - 1)
+    timed("without energy", autocast(without_energy), *given)
+    losses = timed("losses", autocast(objective), *given)
     total = sum(getattr(recipe.loss, name) * loss for name, loss in losses.items())
-    with _timed(took, "backward", device):
-        total.backward()
-    with _timed(took, "optimizer", device):
-        optimizer.step()
+    timed("backward", total.backward)
+    timed("optimizer", optimizer.step)
     return {
         "forward": took["forward"],
         "multi-scale CAM": took["cam"],
@@ -171,14 +169,3 @@ def _one_step(
         "optimizer": took["optimizer"],
         "whole step": sum(took[part] for part in ("forward", "losses", "backward", "optimizer")),
     }
-
-
-@contextmanager
-def _timed(took: dict[str, float], part: str, device: torch.device) -> Iterator[None]:
-    """Note under ``part`` the seconds until what happens inside is done, on the GPU too."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    started = time.perf_counter()
-    yield
-    wait()
-    took[part] = time.perf_counter() - started

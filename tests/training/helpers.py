@@ -1,7 +1,6 @@
-"""Recipes that train within a second, and what a recipe holds, key by key."""
+"""Recipes that train within a second, and what came of them."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,11 +8,12 @@ from torch import Tensor
 
 from more_lib.data.prepare import emoji
 from more_lib.method.backbones import mini_vit
-from more_lib.recipes.loading import load_recipe, to_dict
+from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.weights import save_weights
 from more_lib.training import Trained
 from tests import method
+from tests.recipes.helpers import values_of as values_of
 
 SHAPES = "voc_state_dict_shapes.json"
 
@@ -21,23 +21,12 @@ SHAPES = "voc_state_dict_shapes.json"
 def small_recipe(folder: Path, *overrides: str, train: int = 8) -> Recipe:
     """Batches of two of an EmojiVOC tree in ``folder``, on a random backbone; no dense energy."""
     tree = emoji.prepare(folder / "tree", train=train, val=4)
+    weights = folder / "backbone.safetensors"
     torch.manual_seed(0)
-    save_weights(mini_vit(), folder / "backbone.safetensors")
-    return load_recipe(
-        "mini",
-        [
-            f"data.root={tree}",
-            f"backbone.weights={folder / 'backbone.safetensors'}",
-            "optimizer.batch_size=2",
-            "optimizer.precision=fp32",
-            "loss.dense_energy=0",
-            *overrides,
-        ],
-    )
-
-
-def with_optimizer(recipe: Recipe, **changes) -> Recipe:
-    return replace(recipe, optimizer=replace(recipe.optimizer, **changes))
+    save_weights(mini_vit(), weights)
+    quick = "optimizer.batch_size=2 optimizer.precision=fp32 loss.dense_energy=0".split()
+    start = [f"data.root={tree}", f"backbone.weights={weights}", *quick]
+    return load_recipe("mini", [*start, *overrides])
 
 
 def log_of(trained: Trained) -> list[dict]:
@@ -53,8 +42,8 @@ def same_weights(one: Trained, two: Trained) -> bool:
 def assert_close_for_most(ours: dict, theirs: dict, tolerance: float) -> None:
     """Weights: AdamW's first steps are signs of gradients, and some have none but rounding (the
     bias of the keys), so that a minority of each tensor may differ."""
-    for name in ours:
-        assert (ours[name] - theirs[name]).abs().median() < tolerance, name
+    for name, value in ours.items():
+        assert (value - theirs[name]).abs().median() < tolerance, name
 
 
 def small_released_weights(classes: int) -> dict[str, Tensor]:
@@ -65,13 +54,3 @@ def small_released_weights(classes: int) -> dict[str, Tensor]:
     sizes = {name: [narrow.get(size, size) for size in shape] for name, shape in shapes.items()}
     torch.manual_seed(0)
     return {name: 0.1 * torch.randn(size) for name, size in sizes.items()}
-
-
-def values_of(recipe: Recipe) -> dict:
-    """Every value by its key, as an override would name it."""
-    return {
-        f"{section}.{name}": value
-        for section, fields in to_dict(recipe).items()
-        if isinstance(fields, dict)
-        for name, value in fields.items()
-    }

@@ -26,19 +26,10 @@ VARIANTS = {
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory):
     """Three iterations of the whole objective; its last two terms set in at the second."""
-    settings = [
-        "data.crop_size=48",
-        "optimizer.iterations=3",
-        "optimizer.log_every=1",
-        "optimizer.checkpoint_every=2",
-        "optimizer.warmup_iterations=0",
-        "lir.kernel_size=2",
-        "lir.phi=0.5",
-        "schedule.segmentation=1",
-        "schedule.dense_energy=1",
-        "loss.dense_energy=0.05",
-    ]
-    recipe = small_recipe(tmp_path_factory.mktemp("start"), *settings, train=6)
+    settings = """data.crop_size=48 optimizer.iterations=3 optimizer.log_every=1
+        optimizer.checkpoint_every=2 optimizer.warmup_iterations=0 lir.kernel_size=2 lir.phi=0.5
+        schedule.segmentation=1 schedule.dense_energy=1 loss.dense_energy=0.05"""
+    recipe = small_recipe(tmp_path_factory.mktemp("start"), *settings.split(), train=6)
     return {name: changed(recipe, values) for name, values in VARIANTS.items()}
 
 
@@ -48,14 +39,12 @@ def two(recipes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     for name, recipe in recipes.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(to_dict(recipe)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--standalone", Path(__file__).parent / "whole_batch_runs.py", folder]
+    command = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --standalone".split()
+    command += [str(Path(__file__).with_name("whole_batch_runs.py")), str(folder)]
     root = Path(__file__).parents[2]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
     environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        list(map(str, command)), cwd=root, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -87,14 +76,10 @@ def test_losses_and_gradients_are_those_of_one_process_with_the_summed_batch(
     assert (record["processes"], record["device"].split()[0]) == (2, "cpu")
 
 
-def test_a_mean_over_the_batch_divides_by_what_all_processes_count(two):
+def test_means_divide_by_what_all_processes_count_and_random_numbers_are_those_of_one(two):
     parts = [torch.load(two / f"parts_{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert sum(TOTALS) / (sum(COUNTS) + 1) == 7 / 4
     assert [part["mean"].item() for part in parts] == [2 * 6 / 4, 2 * 1 / 4]
-
-
-def test_the_processes_draw_the_random_numbers_of_one(two):
-    parts = [torch.load(two / f"parts_{rank}.pt", weights_only=True) for rank in (0, 1)]
     torch.manual_seed(5)
     assert torch.equal(torch.cat([part["drawn"] for part in parts]), torch.rand(4, 3, 4))
 

@@ -21,12 +21,9 @@ def test_tensorboard_gets_the_lines_of_the_log(recipe, tmp_path):
     board = accumulator.EventAccumulator(str(trained.folder / "tensorboard"))
     board.Reload()
     for name in trained.log()[-1].keys() - {"iteration"}:
-        expected = {
-            line["iteration"]: pytest.approx(line[name], rel=1e-6)
-            for line in trained.log()
-            if name in line
-        }
-        assert {event.step: event.value for event in board.Scalars(name)} == expected
+        expected = {line["iteration"]: line[name] for line in trained.log() if name in line}
+        scalars = {event.step: event.value for event in board.Scalars(name)}
+        assert scalars == pytest.approx(expected, rel=1e-6)
 
 
 def test_tensorboard_without_its_package_is_refused(recipe, tmp_path, monkeypatch):

@@ -14,22 +14,15 @@ from more_lib.recipes.profiles import PROFILES
 from more_lib.system.weights import load_weights
 from more_lib.training import learning_rate_factor, load_trained, train
 from tests.method.helpers import golden
-from tests.training.helpers import (
-    assert_close_for_most,
-    log_of,
-    same_weights,
-    small_recipe,
-    with_optimizer,
-)
+from tests.training.helpers import assert_close_for_most, log_of, same_weights, small_recipe
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """Three iterations of the mini profile; its last two terms set in at the last."""
-    folder = tmp_path_factory.mktemp("start")
-    schedule = ("schedule.segmentation=2", "schedule.dense_energy=2", "schedule.final_cam=1")
-    settings = ("optimizer.iterations=3", "optimizer.log_every=2", "loss.dense_energy=0.05")
-    return small_recipe(folder, *settings, *schedule)
+    settings = """optimizer.iterations=3 optimizer.log_every=2 loss.dense_energy=0.05
+        schedule.segmentation=2 schedule.dense_energy=2 schedule.final_cam=1"""
+    return small_recipe(tmp_path_factory.mktemp("start"), *settings.split())
 
 
 def test_learning_rate_is_the_released_schedule():
@@ -37,11 +30,8 @@ def test_learning_rate_is_the_released_schedule():
     steps = np.arange(len(file["lr"])) * int(file["every"])
     rates = [optimizer.lr * learning_rate_factor(int(step), optimizer) for step in steps]
     np.testing.assert_allclose(rates, file["lr"], rtol=1e-9)
-
-
-def test_learning_rate_without_warmup_starts_at_its_peak():
-    voc = with_optimizer(PROFILES["voc"], warmup_iterations=0)
-    assert learning_rate_factor(0, voc.optimizer) == 1.0
+    without_warmup = replace(optimizer, warmup_iterations=0)
+    assert learning_rate_factor(0, without_warmup) == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +62,7 @@ def test_training_writes_a_log_a_record_and_weights_that_load(recipe, trained):
 def test_class_tokens_learn_at_their_own_rate_and_the_backbone_moves(recipe, trained, tmp_path):
     torch.manual_seed(recipe.seed)
     before = MoRe.from_recipe(recipe).state_dict()
-    faster = train(with_optimizer(recipe, token_lr_factor=600.0), tmp_path / "run")
+    faster = train(changed(recipe, ["optimizer.token_lr_factor=600.0"]), tmp_path / "run")
     moved, moved_faster = (
         {name: (run.model.state_dict()[name] - before[name]).abs().mean() for name in before}
         for run in (trained, faster)
@@ -88,7 +78,7 @@ def test_the_same_seed_gives_the_same_weights(recipe, trained, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_itself_and_the_images(recipe, tmp_path):
-    broken = with_optimizer(recipe, lr=1e30, warmup_iterations=0)
+    broken = changed(recipe, ["optimizer.lr=1e30", "optimizer.warmup_iterations=0"])
     with pytest.raises(RuntimeError, match=r"nan.*at iteration \d; images: train_0000\d, "):
         train(broken, tmp_path / "run")
     assert not (tmp_path / "run" / "record.json").exists()
@@ -100,8 +90,8 @@ def test_accumulated_batches_are_one_larger_batch(recipe, tmp_path):
     # No term that chooses at random or divides by what it counts in the batch.
     counted = ("patch_token_contrast", "uncertain_relation", "segmentation")
     plain = changed(recipe, [f"loss.{name}=0" for name in counted])
-    larger = train(with_optimizer(plain, batch_size=4), tmp_path / "larger")
-    parts = train(with_optimizer(plain, accumulate=2), tmp_path / "parts")
+    larger = train(changed(plain, ["optimizer.batch_size=4"]), tmp_path / "larger")
+    parts = train(changed(plain, ["optimizer.accumulate=2"]), tmp_path / "parts")
     for ours, theirs in zip(log_of(parts), log_of(larger), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=2e-5)
     assert_close_for_most(parts.model.state_dict(), larger.model.state_dict(), 1e-7)
@@ -116,14 +106,15 @@ def test_padded_crops_train(recipe, tmp_path):
 
 @pytest.mark.gpu
 def test_fp16_trains_without_a_loss_that_is_no_number(recipe, tmp_path):
-    trained = train(with_optimizer(recipe, precision="fp16", iterations=20), tmp_path / "run")
-    assert np.isfinite(trained.log()[-1]["total"])
+    longer = changed(recipe, ["optimizer.precision=fp16", "optimizer.iterations=20"])
+    assert np.isfinite(train(longer, tmp_path / "run").log()[-1]["total"])
 
 
 @pytest.mark.gpu
-def test_resumed_on_a_gpu(recipe, tmp_path, monkeypatch):
+def test_resumed_on_a_gpu(recipe, tmp_path):
     """fp16, so that the gradient scaler is restored as well; GPUs add up in no fixed order."""
-    recipe = with_optimizer(recipe, precision="fp16", iterations=6, checkpoint_every=2)
+    settings = "optimizer.precision=fp16 optimizer.iterations=6 optimizer.checkpoint_every=2"
+    recipe = changed(recipe, settings.split())
     whole = train(recipe, tmp_path / "whole")
     folder = tmp_path / "run"
     shutil.copytree(whole.folder / "checkpoints", folder / "checkpoints")

@@ -4,44 +4,35 @@ import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
+from multiprocessing import get_context
 
 import pytest
 import torch
-import yaml
 
-from more_lib.recipes.loading import changed, to_dict
+from more_lib.recipes.loading import changed
 from more_lib.system.errors import InputError
 from more_lib.system.files import sha256
 from more_lib.training import cache as training
 from more_lib.training.cache import cached_folder, train, train_or_load
 from more_lib.training.log import TrainingLog
 from more_lib.training.resume import KEPT, checkpoints, newest_checkpoint
-from tests.training.helpers import log_of, same_weights, small_recipe, with_optimizer
+from tests.training.helpers import log_of, same_weights, small_recipe
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """Eight small iterations that draw random numbers, cross an epoch and end in mid-line."""
-    settings = [
-        "data.crop_size=32",  # 4×4 patches: quick
-        "optimizer.iterations=8",
-        "optimizer.log_every=3",
-        "optimizer.checkpoint_every=2",
-        "schedule.segmentation=8",  # the decoder's losses cost most and keep no state
-        "optimizer.warmup_iterations=3",
-    ]
-    return small_recipe(tmp_path_factory.mktemp("start"), *settings, train=7)
+    """Eight iterations that draw random numbers, cross an epoch and end in mid-line.
+
+    Quick: 4×4 patches, without the decoder's losses, which cost most and keep no state.
+    """
+    settings = """data.crop_size=32 optimizer.iterations=8 optimizer.warmup_iterations=3
+        optimizer.log_every=3 optimizer.checkpoint_every=2 schedule.segmentation=8"""
+    return small_recipe(tmp_path_factory.mktemp("start"), *settings.split(), train=7)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(recipe, tmp_path_factory):
     return train(recipe, tmp_path_factory.mktemp("whole") / "run")
-
-
-class Interrupted(Exception):
-    pass
 
 
 def interrupt(monkeypatch, recipe, folder, after):
@@ -50,42 +41,39 @@ def interrupt(monkeypatch, recipe, folder, after):
 
     def breaks(self, step, *rest):
         if step == after:
-            raise Interrupted
+            raise KeyboardInterrupt
         write(self, step, *rest)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TrainingLog, "write", breaks)
         train(recipe, folder)
+
+
+def train_until_killed(recipe, folder, threads):
+    """Train, in a process of its own, up to SIGKILL in the middle of the third checkpoint."""
+    torch.set_num_threads(threads)
+    save, saved = torch.save, []
+
+    def killed_at_the_third(state, path):
+        save(state, path)
+        saved.append(path)
+        if len(saved) == 3:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = killed_at_the_third
+    train(recipe, folder)
 
 
 def test_a_run_killed_while_it_writes_a_checkpoint_ends_bitwise_the_same(
     recipe, uninterrupted, tmp_path, capsys
 ):
-    """SIGKILL in the middle of the third checkpoint, when the log is ahead of the second."""
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(to_dict(recipe)))
-    script = """
-import os, signal, sys, torch
-from more_lib.recipes.loading import load_recipe
-from more_lib.training.cache import train
-
-save, saved = torch.save, []
-
-def killed_at_the_third(state, path):
-    save(state, path)
-    saved.append(path)
-    if len(saved) == 3:
-        os.truncate(path, path.stat().st_size // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-torch.save = killed_at_the_third
-train(load_recipe("mini", file=sys.argv[1]), sys.argv[2])
-"""
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    killed = subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "recipe.yaml", tmp_path / "run"],
-        env=os.environ | threads,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    """The log is ahead of the second checkpoint then."""
+    given = (recipe, tmp_path / "run", torch.get_num_threads())
+    killed = get_context("spawn").Process(target=train_until_killed, args=given)
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     kept = tmp_path / "run" / "checkpoints"
     assert [path.name for path in checkpoints(kept)] == ["iteration_00000002", "iteration_00000004"]
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2  # 3 and 6
@@ -118,13 +106,8 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     with pytest.warns(UserWarning, match="iteration_00000006 is damaged"):
         resumed = train(recipe, folder, resume=True)
     assert same_weights(resumed, uninterrupted)
-    assert newest_checkpoint(folder / "checkpoints", origin_of(folder))["iteration"] == 6
-
-
-def origin_of(folder):
-    """What the checkpoints of a folder say that they come from."""
-    path = checkpoints(folder / "checkpoints")[-1]
-    return torch.load(path / "state.pt", weights_only=True)["origin"]
+    origin = torch.load(state, weights_only=True)["origin"]  # the checkpoint is written anew
+    assert newest_checkpoint(folder / "checkpoints", origin)["iteration"] == 6
 
 
 def test_checkpoints_run_no_code_and_may_all_be_damaged(tmp_path):
@@ -151,14 +134,12 @@ def test_resume_refuses_another_recipe_and_names_what_differs(recipe, tmp_path, 
     with pytest.raises(InputError, match="unfinished training; go on with --resume"):
         train(recipe, folder)  # is not begun anew by accident
     other = changed(recipe, ["optimizer.lr=1e-3", "lir.phi=1.1", "optimizer.accumulate=2"])
-    with pytest.raises(InputError, match="another training") as error:
+    with pytest.raises(InputError) as error:
         train(other, folder, resume=True)
-    for named in (
-        "optimizer.lr 0.0002 there, 0.001 here",
-        "lir.phi 1.2 there, 1.1 here",
-        "optimizer.accumulate the default there, 2 here",
-    ):
-        assert named in str(error.value)
+    assert (
+        "another training (lir.phi 1.2 there, 1.1 here; optimizer.accumulate the default there, "
+        "2 here; optimizer.lr 0.0002 there, 0.001 here)"
+    ) in str(error.value)
     assert "\n" not in str(error.value)
     with monkeypatch.context() as patch:
         patch.setattr(training, "TRAINING_VERSION", 1)
@@ -171,7 +152,7 @@ def test_resume_refuses_another_recipe_and_names_what_differs(recipe, tmp_path, 
 def test_resume_without_a_checkpoint_says_so_and_after_the_end_loads(
     recipe, uninterrupted, tmp_path, capsys
 ):
-    train(with_optimizer(recipe, iterations=1), tmp_path / "new", resume=True)
+    train(changed(recipe, ["optimizer.iterations=1"]), tmp_path / "new", resume=True)
     said = capsys.readouterr().out
     assert f"{tmp_path / 'new'} has no checkpoint: the training starts from the beginning" in said
     again = train(recipe, uninterrupted.folder, resume=True)
@@ -179,14 +160,7 @@ def test_resume_without_a_checkpoint_says_so_and_after_the_end_loads(
 
 
 def test_the_cached_training_resumes_by_itself(recipe, uninterrupted, monkeypatch, capsys):
-    folders = []
-
-    def spy(chosen, folder, *options):
-        folders.append(folder)
-        return train(chosen, folder, *options)
-
     interrupt(monkeypatch, recipe, cached_folder(recipe), 5)
-    monkeypatch.setattr(training, "train", spy)
     trained = train_or_load(recipe)
     assert "resumes after iteration 4" in capsys.readouterr().out
-    assert folders == [trained.folder] and same_weights(trained, uninterrupted)
+    assert trained.folder == cached_folder(recipe) and same_weights(trained, uninterrupted)
