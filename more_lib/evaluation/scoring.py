@@ -1,7 +1,7 @@
 """Masks against pixel masks: every score with the protocol it was measured by (notebook 06).
 
 One pass over a split scores any number of protocols. It runs on one process or several, remembers
-where it was, and keeps no mask: of each image stay C logits and C labels.
+where it was, and keeps no mask: of each image stay C logits and C labels in memory.
 """
 
 import zipfile
@@ -97,9 +97,8 @@ def score(
             was killed, by as many processes, goes on from there. It must tell apart whatever gives
             other counts.
 
-    Memory does not grow with the number of images N, but for the 2 N C numbers of the image-level
-    scores. Raises ``InputError`` for protocols that say no mask or not one split, a split without
-    masks, unusable data, and images of several sizes in one batch.
+    Raises ``InputError`` for protocols that say no mask or not one split, a split without masks,
+    unusable data, and images of several sizes in one batch.
     """
     tree, split = tree or open_tree(recipe.data), _shared_split(protocols)
     check_masks(tree, split)

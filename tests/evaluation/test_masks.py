@@ -18,15 +18,7 @@ from more_lib.method.localization import fuse, maps_of_views, multiscale_maps
 from more_lib.method.pseudo_labels import foreground_mask
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
-from tests.evaluation.helpers import (
-    CAT,
-    PATCHES,
-    ColourModel,
-    all_at_once,
-    named,
-    recipe_with,
-    set_split,
-)
+from tests.evaluation.helpers import CAT, ColourModel, all_at_once, named, recipe_with, set_split
 
 SCALES = ("evaluation.scales=[1.0, 0.5, 2.0]",)
 
@@ -45,14 +37,12 @@ def masks_of(recipe, protocols, labels=True, model=None):
 
 def wanted(root, protocol):
     """What a protocol makes of val, all images at once: (N, H, W)."""
-    model, (images, truth, _) = ColourModel().eval(), all_at_once(root)
-    with torch.no_grad():
-        maps = multiscale_maps(model, images, protocol.scales, flip=protocol.flip)
-        predicted = (model(images).class_logits > 0).float()
-    labels = {"true": truth, "predicted": predicted, "none": torch.ones_like(truth)}[
-        protocol.labels
-    ]
+    images, labels, _ = all_at_once(root)
+    maps = multiscale_maps(ColourModel().eval(), images, protocol.scales, flip=protocol.flip)
+    if protocol.labels != "true":
+        labels = (maps.class_logits > 0).float()
     if protocol.map == "decoder":
+        labels = torch.ones_like(labels)
         scores = maps.decoder
     else:
         maps = maps._asdict() | {"fused": fuse(maps.lam, maps.cam)}
@@ -62,7 +52,7 @@ def wanted(root, protocol):
     if protocol.crf == "none":
         return scores.argmax(1)
     masks = []
-    for name, each, row in zip(PATCHES, scores, labels, strict=True):
+    for name, each, row in zip(helpers.PATCHES, scores, labels, strict=True):
         present = [0, *(1 + row.nonzero()[:, 0]).tolist()]
         pixels = np.array(Image.open(root / f"JPEGImages/{name}.jpg"))
         belief = dense_crf(pixels, each[present], method="exact")
@@ -85,8 +75,7 @@ def test_one_pass_makes_of_every_protocol_what_it_is_alone(root, scales):
     for protocol, masks in zip(protocols, found, strict=True):
         assert torch.equal(masks, wanted(root, protocol)), protocol.describe()
         assert matrices[protocol] == confusion_matrix(masks, target, 3).tolist()
-    with torch.no_grad():
-        logits = ColourModel().eval()(images).class_logits
+    logits = multiscale_maps(ColourModel().eval(), images, (1.0,)).class_logits
     assert evaluation.image_map == pytest.approx(average_precision(logits, truth).mean())
     assert torch.equal(masks_of(recipe, [both, log], labels=False), found[3:5])
     assert not found[0][2].any()  # no class predicted: all background
@@ -199,37 +188,30 @@ def test_a_class_is_predicted_from_probability_one_half_on(root, red, taken):
     assert mask[:, :4].eq(1 if taken else 0).all() and not mask[:, 4:].any()
 
 
-class Watching(ColourModel):
-    """Counts how much of what it gave out is still there."""
-
-    def __init__(self):
-        super().__init__()
-        self.given, self.alive = [], []
-
-    def forward(self, images):
-        self.alive.append(sum(there() is not None for there in self.given))
-        output = super().forward(images)
-        self.given += [weakref.ref(values) for values in (images, *output)]
-        return output
+def alive(references):
+    return sum(reference() is not None for reference in references)
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_maps_and_masks_do_not_pile_up(root, monkeypatch, crf):
+def test_maps_and_masks_do_not_pile_up(root, model, monkeypatch, crf):
     """Of twelve images as many are under way at the end as at the beginning."""
     helpers.many(root, 12)
-    masks, alive = [], []
-    read = VocTree.mask
+    given, maps, read, masks = [], [], [], []
+    model.register_forward_pre_hook(lambda *_: maps.append(alive(given)))
+    model.register_forward_hook(
+        lambda _, images, output: given.extend(map(weakref.ref, (*images, *output)))
+    )
+    plain = VocTree.mask
 
     def watched(tree, image_id):
-        alive.append(sum(there() is not None for there in masks))
-        mask = read(tree, image_id)
-        masks.append(weakref.ref(mask))
+        masks.append(alive(read))
+        mask = plain(tree, image_id)
+        read.append(weakref.ref(mask))
         return mask
 
     monkeypatch.setattr(VocTree, "mask", watched)
-    recipe, model = recipe_with(root, "evaluation.batch_size=1"), Watching()
-    protocols = helpers.protocols_of(recipe) if crf else table_protocols(recipe)
-    score(model, recipe, protocols)
-    calls = len(model.inputs) // 12
-    assert max(model.alive[6 * calls :]) <= max(model.alive[: 6 * calls])
-    assert max(alive) <= 5
+    recipe = recipe_with(root, "evaluation.batch_size=1")
+    score(model, recipe, helpers.protocols_of(recipe) if crf else table_protocols(recipe))
+    half = len(maps) // 2
+    assert max(maps[half:]) <= max(maps[:half])
+    assert max(masks) <= 5

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from torch import nn
 from torch.multiprocessing import start_processes
 
 from more_lib.evaluation.protocols import map_protocol, table_protocols
@@ -22,13 +21,6 @@ from tests.evaluation.helpers import ColourModel, named, protocols_of, recipe_wi
 
 TRUE_CAM = [[111, 8, 0], [0, 56, 0], [1, 0, 15]]
 PREDICTED_CAM = [[96, 23, 0], [32, 24, 0], [16, 0, 0]]
-
-
-class Untouchable(nn.Module):
-    """A model that a cache should spare."""
-
-    def forward(self, images):
-        raise AssertionError("the model ran")
 
 
 def of(evaluation, map, labels="true"):
@@ -63,38 +55,33 @@ def test_other_maps_by_hand(model, recipe, root):
     assert of(evaluation, "attention") == [[8, 31, 0], [24, 0, 0], [0, 0, 0]]  # the right half
 
 
-def test_decoder_asks_for_no_labels_and_no_threshold(model, root):
-    evaluation = evaluate(model, recipe_with(root, "loss.segmentation=0"))
-    (decoder,) = (result for result in evaluation.results if result.protocol.map == "decoder")
-    assert decoder.protocol == map_protocol(recipe_with(root), "decoder", "none")
+UNTRAINED = "not trained by this recipe"
+
+
+@pytest.mark.parametrize(
+    ("weight", "start", "note"), [(0, 0, UNTRAINED), (0.1, 359, ""), (0.1, 360, UNTRAINED)]
+)
+def test_decoder_asks_for_no_labels_and_counts_as_trained_once_its_loss_sets_in(
+    model, root, weight, start, note
+):
+    changes = (f"loss.segmentation={weight}", f"schedule.segmentation={start}")
+    recipe = recipe_with(root, *changes, "optimizer.iterations=360")
+    (decoder,) = evaluate(model, recipe, maps=["decoder"]).results
+    assert decoder.protocol == map_protocol(recipe, "decoder", "none")
     # Red above 0.5: half of `named`, a patch of `mistaken`, nothing of `missed`.
     assert decoder.matrix.tolist() == [[31 + 33 + 32, 8 + 15, 0], [32, 24, 0], [16, 0, 0]]
-    assert decoder.note == "not trained by this recipe"
+    assert decoder.note == note
+    assert model.inputs == [(2, 3, 8, 8), (1, 3, 8, 8)]  # it needs no mirror image
 
 
-@pytest.mark.parametrize(("start", "note"), [(359, ""), (360, "not trained by this recipe")])
-def test_a_decoder_counts_as_trained_once_its_loss_has_set_in(model, root, start, note):
-    changes = (f"schedule.segmentation={start}", "optimizer.iterations=360")
-    evaluation = evaluate(model, recipe_with(root, *changes), maps=["decoder"])
-    assert evaluation.result("decoder", "none").note == note
-
-
-def test_rows_are_maps_times_labels_and_say_how_they_were_measured(model, root):
+def test_rows_are_maps_times_labels_of_one_pass(model, root):
     recipe = recipe_with(root, "evaluation.scales=[1.0, 2.0]", "evaluation.threshold=0.4")
     *protocols, decoder = (result.protocol for result in evaluate(model, recipe).results)
     wanted = product(("attention", "cam", "lam", "fused"), ("true", "predicted"))
     assert [(p.map, p.labels) for p in protocols] == list(wanted)
-    assert {p.scales for p in protocols} == {(1.0, 2.0)}
-    assert {p.threshold for p in protocols} == {0.4}
+    assert {(p.scales, p.threshold) for p in protocols} == {((1.0, 2.0), 0.4)}
     assert (decoder.map, decoder.labels) == ("decoder", "none")
-
-
-def test_one_pass_serves_all_rows(model, recipe):
-    evaluate(model, recipe)
-    assert model.inputs == [(4, 3, 8, 8), (2, 3, 8, 8)]
-    model.inputs.clear()
-    evaluate(model, recipe, maps=["decoder"])  # needs no mirror image
-    assert model.inputs == [(2, 3, 8, 8), (1, 3, 8, 8)]
+    assert model.inputs == [(4, 3, 8, 8), (4, 3, 16, 16), (2, 3, 8, 8), (2, 3, 16, 16)]
 
 
 def test_threshold_sweep(model, recipe):
@@ -153,7 +140,7 @@ def test_cache_knows_protocol_data_and_code(trained, root, monkeypatch, change):
 def test_cache_spares_the_model_and_is_named_if_damaged(trained):
     first = evaluate_or_load(trained)
     (file,) = trained.folder.iterdir()
-    trained.model = Untouchable()
+    trained.model = None  # it is spared
     assert evaluate_or_load(trained).to_json() == first.to_json()
     file.write_text(file.read_text()[:100])
     with pytest.raises(InputError, match=f"{file.name} is damaged: delete it"):
@@ -162,8 +149,7 @@ def test_cache_spares_the_model_and_is_named_if_damaged(trained):
 
 def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, model, root):
     set_split(root, "named", split="train")
-    names = ("lam-log", "cam-log", "decoder-log", "lam-train")
-    protocols = named(trained.recipe, *names)
+    protocols = named(trained.recipe, "lam-log", "cam-log", "decoder-log", "lam-train")
     found = evaluate_protocols(trained, protocols)
     assert [len(each.results) for each in found] == [1, 1, 1, 1]
     assert [each.results[0].protocol for each in found] == protocols
@@ -172,7 +158,7 @@ def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, model, root):
     # Two batches of val and one of train, each with its mirror image.
     assert [size[0] for size in model.inputs] == [4, 2, 2]
     assert len(list(trained.folder.iterdir())) == 4
-    trained.model = Untouchable()
+    trained.model = None  # it is spared
     again = evaluate_protocols(trained, protocols[::-1])
     assert [each.to_json() for each in again] == [each.to_json() for each in found[::-1]]
 
@@ -204,22 +190,14 @@ def test_two_processes_find_what_one_does(root, tmp_path):
     assert not list(tmp_path.glob("notes*"))
 
 
-class Killed(ColourModel):
-    """Its process dies when it has seen that many batches."""
-
-    batches = 3
-
-    def forward(self, images):
-        if not self.batches:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.batches -= 1
-        return super().forward(images)
-
-
 def killed_pass(index, root, notes):
+    """A pass whose process dies at the fourth batch."""
     torch.set_num_threads(1)
-    recipe = recipe_with(root, "evaluation.batch_size=1")
-    score(Killed(), recipe, protocols_of(recipe), notes=notes)
+    recipe, model = recipe_with(root, "evaluation.batch_size=1"), ColourModel()
+    model.register_forward_pre_hook(
+        lambda *_: os.kill(os.getpid(), signal.SIGKILL) if len(model.inputs) == 3 else None
+    )
+    score(model, recipe, protocols_of(recipe), notes=notes)
 
 
 def test_a_killed_pass_goes_on_and_counts_the_same(root, tmp_path, monkeypatch):
@@ -251,12 +229,12 @@ def test_a_damaged_note_is_named(model, recipe, tmp_path):
 
 def test_order_and_batches_change_nothing(root):
     names = helpers.many(root)
-    recipe = recipe_with(root)
-    straight = score(ColourModel(), recipe, protocols_of(recipe))
-    set_split(root, *names[::-1])
-    recipe = recipe_with(root, "evaluation.batch_size=5")
-    turned = score(ColourModel(), recipe, protocols_of(recipe))
-    assert turned.to_json() == straight.to_json()
+    found = []
+    for order, size in ((names, 2), (names[::-1], 5)):
+        set_split(root, *order)
+        recipe = recipe_with(root, f"evaluation.batch_size={size}")
+        found.append(score(ColourModel(), recipe, protocols_of(recipe)).to_json())
+    assert found[0] == found[1]
 
 
 def test_no_masks(model, recipe, root):
