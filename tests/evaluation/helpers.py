@@ -1,6 +1,7 @@
 """A model whose maps are the images' colours, and a tree of three 8x8 images for it."""
 
 from collections import namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -111,6 +112,12 @@ def recipe_with(root, *changes):
     given = ["data.dataset=voc", f"data.root={root}", "data.classes=[cat, dog]"]
     evaluation = ["evaluation.scales=[1.0]", "evaluation.batch_size=2"]
     return load_recipe("mini", [*given, *evaluation, *changes])
+
+
+def trained_on(recipe, folder=None):
+    """What stands in for the network that a recipe trains."""
+    record = {"weights_sha256": "0" * 64}
+    return SimpleNamespace(model=ColourModel(), recipe=recipe, folder=folder, record=record)
 
 
 def save_wide(root, channel, value, label):

@@ -5,7 +5,6 @@ import signal
 import socket
 from dataclasses import replace
 from itertools import product
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -111,20 +110,19 @@ def test_bad_input(model, recipe, call, message):
 
 
 @pytest.fixture
-def trained(model, recipe, tmp_path):
-    folder = tmp_path / "trained"
-    folder.mkdir()
-    return SimpleNamespace(model=model, recipe=recipe, folder=folder, loaded=True)
+def trained(recipe, tmp_path):
+    (tmp_path / "trained").mkdir()
+    return helpers.trained_on(recipe, tmp_path / "trained")
 
 
-@pytest.mark.parametrize("change", ["threshold", "split", "ids", "masks", "code"])
+@pytest.mark.parametrize(
+    "change", ["evaluation.threshold=0.3", "data.val_split=half", "ids", "masks", "code"]
+)
 def test_cache_knows_protocol_data_and_code(trained, root, monkeypatch, change):
     set_split(root, "named", split="half")
     evaluate_or_load(trained)
-    if change == "threshold":
-        trained.recipe = recipe_with(root, "evaluation.threshold=0.3")
-    elif change == "split":
-        trained.recipe = recipe_with(root, "data.val_split=half")
+    if "=" in change:
+        trained.recipe = recipe_with(root, change)
     elif change == "ids":
         set_split(root, "named")
     elif change == "masks":
@@ -134,7 +132,7 @@ def test_cache_knows_protocol_data_and_code(trained, root, monkeypatch, change):
         monkeypatch.setattr("more_lib.evaluation.scoring.SCORING_VERSION", 1000)
     again = evaluate_or_load(trained)
     assert len(list(trained.folder.iterdir())) == 2
-    assert again.num_images == (1 if change in ("split", "ids") else 3)
+    assert again.num_images == (1 if change in ("data.val_split=half", "ids") else 3)
 
 
 def test_cache_spares_the_model_and_is_named_if_damaged(trained):
@@ -147,7 +145,7 @@ def test_cache_spares_the_model_and_is_named_if_damaged(trained):
         evaluate_or_load(trained)
 
 
-def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, model, root):
+def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
     set_split(root, "named", split="train")
     protocols = named(trained.recipe, "lam-log", "cam-log", "decoder-log", "lam-train")
     found = evaluate_protocols(trained, protocols)
@@ -156,7 +154,7 @@ def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, model, root):
     assert [each.num_images for each in found] == [3, 3, 3, 1]
     assert found[1].results[0].matrix.tolist() == TRUE_CAM
     # Two batches of val and one of train, each with its mirror image.
-    assert [size[0] for size in model.inputs] == [4, 2, 2]
+    assert [size[0] for size in trained.model.inputs] == [4, 2, 2]
     assert len(list(trained.folder.iterdir())) == 4
     trained.model = None  # it is spared
     again = evaluate_protocols(trained, protocols[::-1])

@@ -21,7 +21,7 @@ from more_lib.evaluation.writing import RESULTS, Output, export_voc, plan_predic
 from more_lib.recipes.loading import load_recipe
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
-from tests.evaluation.helpers import CAT, DOG, ColourModel, named, picture, set_split
+from tests.evaluation.helpers import CAT, DOG, named, picture, recipe_with, set_split, trained_on
 
 
 @pytest.fixture(autouse=True)
@@ -229,15 +229,9 @@ def root(root):
     return root
 
 
-def trained_on(root, *changes):
-    recipe = helpers.recipe_with(root, "evaluation.batch_size=1", *changes)
-    record = {"weights_sha256": "0" * 64}
-    return SimpleNamespace(model=ColourModel(), recipe=recipe, record=record)
-
-
 @pytest.fixture
 def trained(root):
-    return trained_on(root)
+    return trained_on(recipe_with(root, "evaluation.batch_size=1"))
 
 
 def protocol_of(trained, name="cam-log", labels="predicted", **changes):
@@ -320,16 +314,16 @@ def test_classes_that_are_not_vocs(tmp_path):
     (folder / "images").mkdir(parents=True)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "images/a.png")
     (folder / "labels.csv").write_text("image,classes\na.png,fox;cat\n")
-    trained = trained_on(folder, "data.dataset=folder", "data.classes=[cat, fox]")
+    recipe = recipe_with(folder, "data.dataset=folder", "data.classes=[cat, fox]")
     with pytest.raises(InputError, match="'fox' is not VOC's.*`predict`"):
-        export_voc(trained, protocol_of(trained, split="all"), tmp_path / "out")
+        export_voc(trained_on(recipe), named(recipe, "paper-val")[0], tmp_path / "out")
 
 
-def test_a_subset_of_classes_in_another_order(root, tmp_path):
+def test_a_subset_of_classes_in_another_order(trained, root, tmp_path):
     def turned(model, images, output):
         return output._replace(class_logits=output.class_logits.flip(1), cam=output.cam.flip(1))
 
-    trained = trained_on(root, "data.classes=[dog, cat]")
+    trained.recipe = recipe_with(root, "evaluation.batch_size=1", "data.classes=[dog, cat]")
     trained.model.register_forward_hook(turned)  # dog first, then cat
     export_voc(trained, protocol_of(trained), tmp_path / "out")
     with Image.open(tmp_path / "out" / RESULTS / "named.png") as mask:
