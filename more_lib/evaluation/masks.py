@@ -191,8 +191,8 @@ def segment(
 def crf_method(device: torch.device) -> Method:
     """How ``dense_crf`` is to run on the images of a whole split.
 
-    On a CPU by the lattice, if there is pydensecrf2: exact sums, which "auto" takes for a small
-    image, need seconds for one, but hours for a split.
+    On a CPU by the lattice also where one small image could be summed exactly: it would take
+    seconds, the split hours. Without pydensecrf2 what is left is "auto".
     """
     return "lattice" if device.type == "cpu" and has_lattice() else "auto"
 

@@ -24,7 +24,6 @@ PATCHES = {
     "missed": [DIM, BLACK, DIM, BLACK],  # a cat, taken for nothing
 }
 
-
 Output = namedtuple(
     "Output", "class_logits seg_logits features class_tokens attention_scores cam aux_cam"
 )

@@ -46,14 +46,14 @@ def test_matrix_by_hand(prediction, target, ignored, counts):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_matrix_equals_a_count_pixel_by_pixel(seed):
-    prediction, target = random_masks(seed, 5)
-    expected = np.zeros((5, 5), dtype=int)
+    prediction, target = random_masks(seed, 21)
+    expected = np.zeros((21, 21), dtype=int)
     for guess, truth in zip(prediction.flatten().tolist(), target.flatten().tolist(), strict=True):
         if truth != 255:
             expected[truth, guess] += 1
-    assert np.array_equal(confusion_matrix(prediction, target, 5).numpy(), expected)
+    assert np.array_equal(confusion_matrix(prediction, target, 21).numpy(), expected)
     for dtype in (np.uint8, np.int16, np.uint16, np.int32):
-        small = confusion_matrix(prediction.numpy().astype(dtype), target.numpy().astype(dtype), 5)
+        small = confusion_matrix(prediction.numpy().astype(dtype), target.numpy().astype(dtype), 21)
         assert np.array_equal(small.numpy(), expected)
 
 

@@ -108,17 +108,10 @@ def test_large_photographs_are_reduced_for_the_network_alone(ask, photo_model, t
     assert 0.45 < (large.mask == 1).mean() < 0.55
 
 
-@pytest.mark.parametrize(
-    ("size", "seen"),
-    [
-        ((500, 375), (500, 375)),
-        ((640, 640), (640, 640)),
-        ((4000, 3000), (672, 504)),
-        ((4000, 1), (672, 1)),
-    ],
-)
-def test_sizes_of_voc_and_coco_stay(size, seen):
-    assert seen_size(size, PROFILES["voc"]) == seen
+def test_sizes_of_voc_and_coco_stay():
+    sizes = (500, 375), (640, 640), (4000, 3000), (4000, 1)
+    seen = [seen_size(size, PROFILES["voc"]) for size in sizes]
+    assert seen == [(500, 375), (640, 640), (672, 504), (672, 1)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (90, 2), (7, 5)])

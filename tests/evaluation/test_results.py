@@ -87,12 +87,9 @@ def test_json_round_trip(model, recipe, root):
     ious = (each.result("cam").scores.iou for each in (again, evaluation))
     np.testing.assert_array_equal(*ious)
     assert rows(again).equals(rows(evaluation))
-
-
-def test_json_without_an_image_score():
-    text = Evaluation((), float("nan"), 0).to_json()
-    assert json.loads(text, parse_constant=refuse)["image_map"] is None
-    assert np.isnan(Evaluation.from_json(text).image_map)
+    unknown = Evaluation((), float("nan"), 0).to_json()
+    assert json.loads(unknown, parse_constant=refuse)["image_map"] is None
+    assert np.isnan(Evaluation.from_json(unknown).image_map)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"results": [{}]}', '{"results": [3]}'])
