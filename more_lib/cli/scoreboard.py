@@ -54,7 +54,9 @@ def scoreboard(
     if wanted:
         scored = evaluate_protocols(trained, list(wanted.values()))
         by_name = dict(zip(wanted, scored, strict=True))
-        text, content = format_named(by_name), _named_json(by_name)
+        parts = {name: json.loads(each.to_json()) for name, each in by_name.items()}
+        content = json.dumps(parts, indent=1, allow_nan=False) + "\n"
+        text = format_named(by_name)
     else:
         evaluation = evaluate_or_load(trained)
         text = f"{format_table(rows(evaluation))}\nimage labels: mAP {evaluation.image_map:.4f}"
@@ -93,8 +95,3 @@ def format_named(evaluations: Mapping[str, Evaluation]) -> str:
         lines += [f"{name}: {protocol.describe()}"]
         lines += [f"  published with it: {PROTOCOLS[name].published}"]
     return "\n".join(lines)
-
-
-def _named_json(evaluations: Mapping[str, Evaluation]) -> str:
-    content = {name: json.loads(each.to_json()) for name, each in evaluations.items()}
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"

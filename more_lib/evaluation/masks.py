@@ -1,14 +1,15 @@
 """One rule from a network's maps to a mask, for scores, for export and for images of your own.
 
 Maps over some views, of them the classes that are looked for, perhaps a dense CRF; then the largest
-score takes the pixel. ``segment`` makes the masks of a whole split that way, one batch after the
-other: ``scoring`` counts their pixels, ``writing`` saves them; neither keeps them.
+score takes the pixel. ``segment`` makes the masks of a whole split that way, batch by batch:
+``scoring`` counts their pixels, ``writing`` saves them; neither keeps them.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import product, tee
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from more_lib.method.localization import Group, MultiscaleMaps, fuse, maps_of_vi
 from more_lib.method.model import MoRe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
+
+ViewMaps: TypeAlias = dict[Group, MultiscaleMaps]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,7 @@ class Scores:
 
 def protocol_maps(
     model: MoRe, images: Tensor, protocols: Iterable[Protocol], similarity: str
-) -> tuple[dict[Group, MultiscaleMaps], Tensor]:
+) -> tuple[ViewMaps, Tensor]:
     """The maps of all protocols by (scales, flip), each view run once, and image logits (B, C).
 
     images: (B, 3, H, W) normalised, whole patches.
@@ -84,12 +87,13 @@ def protocol_maps(
     return maps, logits
 
 
-def scores_of(maps: MultiscaleMaps, index: int, protocol: Protocol, classes: list[int]) -> Scores:
+def scores_of(views: ViewMaps, index: int, protocol: Protocol, classes: list[int]) -> Scores:
     """What a protocol lets compete for the pixels of one image of a batch, at the maps' size.
 
-    maps: of the protocol's views. index: the image's. classes: the numbers 1..C that are looked
-    for; the decoder's probabilities are then those among them and the background.
+    views: of ``protocol_maps``. index: the image's. classes: the numbers 1..C that are looked for;
+    the decoder's probabilities are then those among them and the background.
     """
+    maps = views[protocol.scales, protocol.flip]
     if protocol.map == "decoder":
         shares = maps.decoder[index, [0, *classes]]
         shares = shares / shares.sum(0).clamp(min=1e-5)
@@ -175,7 +179,10 @@ def segment(
     method = crf_method(device)
     with closing(dense_crf_many(pairs, method=method)) as beliefs:
         for batch in batches:
-            _decide(batch, beliefs)
+            with torch.inference_mode():
+                for (place, _, scores), belief in zip(batch.undecided, beliefs, strict=False):
+                    batch.predictions[place] = scores.refined(belief).mask(belief.shape[-2:])
+            batch.undecided.clear()
             height, width = batch.predictions.shape[-2:]
             batch.exact = choose_method(height, width, device, method) == "exact"
             yield batch
@@ -222,21 +229,12 @@ def _scored(
     masks = images.new_zeros((len(protocols), *pixels.shape[:3]), dtype=torch.int64)
     batch = Batch(items["id"], logits.cpu(), items.get("labels"), items.get("mask"), masks)
     for (p, protocol), b in product(enumerate(protocols), range(len(images))):
-        views_maps = maps[protocol.scales, protocol.flip]
-        scores = scores_of(views_maps, b, protocol, classes[protocol.labels][b])
+        scores = scores_of(maps, b, protocol, classes[protocol.labels][b])
         if protocol.crf == "none":
             masks[p, b] = scores.mask(masks.shape[-2:])
         else:
             batch.undecided.append(((p, b), pixels[b], scores))
     return batch
-
-
-@torch.inference_mode()
-def _decide(batch: Batch, beliefs: Iterator[Tensor]) -> None:
-    """Fill in the masks that the batch's CRFs, the next of ``beliefs``, come to."""
-    for (place, _, scores), belief in zip(batch.undecided, beliefs, strict=False):
-        batch.predictions[place] = scores.refined(belief).mask(belief.shape[-2:])
-    batch.undecided.clear()
 
 
 def _same_size(items: list[dict]) -> dict:

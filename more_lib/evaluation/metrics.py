@@ -71,8 +71,11 @@ def confusion_matrix(
 
     Raises ``InputError`` for shapes that differ, masks that are not integer and any other value.
     """
-    prediction = _integer_mask("prediction", prediction)
-    target = _integer_mask("target", target)
+    prediction, target = torch.as_tensor(prediction), torch.as_tensor(target)
+    for name, mask in (("prediction", prediction), ("target", target)):
+        if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
+            raise InputError(f"{name} is {mask.dtype}; give a mask of integer class numbers")
+    prediction, target = prediction.long(), target.long()
     if prediction.shape != target.shape:
         raise InputError(
             f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} "
@@ -80,8 +83,14 @@ def confusion_matrix(
         )
     counted = target != ignore_index
     judged = counted | (prediction != ignore_index)
-    _check_classes("target", target[counted], num_classes, ignore_index)
-    _check_classes("prediction", prediction[judged], num_classes, ignore_index)
+    for name, values in (("target", target[counted]), ("prediction", prediction[judged])):
+        strange = values[(values < 0) | (values >= num_classes)]
+        if strange.numel():
+            raise InputError(
+                f"{name} holds {int(strange[0])}; expected 0 to {num_classes - 1}, or "
+                f"{ignore_index} where the target is ignored; check the mask's source and "
+                "num_classes"
+            )
     # torchmetrics counts the same way, but mistakes a prediction out of range for another class
     # and needs (pixels, K * K) memory once deterministic algorithms are switched on.
     pairs = target[counted] * num_classes + prediction[counted]
@@ -132,22 +141,6 @@ def average_precision(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) ->
         raise InputError("labels hold values other than 0 and 1; give multi-hot image labels")
     each = zip(labels.T, scores.T, strict=True)
     return np.array([average_precision_score(y, z) if y.any() else np.nan for y, z in each])
-
-
-def _integer_mask(name: str, values: Tensor | ArrayLike) -> Tensor:
-    mask = torch.as_tensor(values)
-    if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
-        raise InputError(f"{name} is {mask.dtype}; give a mask of integer class numbers")
-    return mask.long()
-
-
-def _check_classes(name: str, values: Tensor, num_classes: int, ignore_index: int) -> None:
-    strange = values[(values < 0) | (values >= num_classes)]
-    if strange.numel():
-        raise InputError(
-            f"{name} holds {int(strange[0])}; expected 0 to {num_classes - 1}, or {ignore_index} "
-            "where the target is ignored; check the mask's source and num_classes"
-        )
 
 
 def _mean_of_finite(values: np.ndarray) -> float:

@@ -66,7 +66,7 @@ def predict(
     altogether. The network sees images in their own size, up to ``MOST_CROPS``; masks have it.
 
     Args:
-        model: runs where it is. recipe: the one that the model was trained by.
+        model: runs where it is. recipe: the one that it was trained by.
         images: files. A camera's EXIF orientation is applied, to image, maps and mask alike.
         labels: class names by file name, with or without its ending, for every image, instead of
             the predicted ones. The decoder then chooses among them and the background.
@@ -135,7 +135,7 @@ def _predict(
     every = protocol.map == "decoder" and numbers is None
     if numbers is None:
         numbers = [n for n, logit in enumerate(logits.tolist(), 1) if every or logit > 0]
-    scores = scores_of(maps[protocol.scales, protocol.flip], 0, protocol, numbers)
+    scores = scores_of(maps, 0, protocol, numbers)
     shown = scores.values
     if protocol.crf != "none" and numbers:
         probabilities = scores.probabilities(seen.size[::-1])

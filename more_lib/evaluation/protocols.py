@@ -6,6 +6,9 @@ The same network gives another mIoU for each of them. That is why 72.1, 73.4, 74
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
+
+import yaml
 
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
@@ -50,20 +53,17 @@ class Protocol:
     def describe(self) -> str:
         """The whole protocol on one line."""
         labels = self.labels.replace("none", "no")
+        background = "no threshold" if self.map == "decoder" else "background 1 - largest map"
+        if self.threshold is not None:
+            background = f"threshold {self.threshold:g}"
         crf = "no CRF" if self.crf == "none" else f"CRF {self.crf}"
         what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}, {labels} image labels"
-        return f"{what}, scales {self.views}, {self._background}, {crf}"
+        return f"{what}, scales {self.views}, {background}, {crf}"
 
     @property
     def views(self) -> str:
         """Scales and mirror images in short."""
         return " ".join(f"{scale:g}" for scale in self.scales) + (" + flip" if self.flip else "")
-
-    @property
-    def _background(self) -> str:
-        if self.threshold is not None:
-            return f"threshold {self.threshold:g}"
-        return "no threshold" if self.map == "decoder" else "background 1 - largest map"
 
 
 @dataclass(frozen=True)
@@ -98,47 +98,20 @@ class NamedProtocol:
         )
 
 
-_PSEUDO = "on VOC train, pseudo labels (paper, Table 1)"
+_TABLE = yaml.safe_load((resources.files(__package__) / "protocols.yaml").read_text("utf-8"))
 
-PROTOCOLS = {
-    "paper-val": NamedProtocol(
-        "76.4 on VOC val, 75.0 on VOC test, 47.4 on COCO val (paper, Table 2), by the released "
-        "script: LAM as segmentation",
-        map="lam",
-        labels="predicted",
-        crf="released",
-    ),
-    "decoder-val": NamedProtocol(
-        "about 74.6 on VOC val (a user's report, no paper)", "decoder", "none", crf="released"
-    ),
-    "decoder-log": NamedProtocol(
-        "72.1 on VOC val where the released log ends, 73.6 at its best",
-        map="decoder",
-        labels="none",
-        multiscale=False,
-    ),
-    "lam-log": NamedProtocol("73.4 on VOC val where the released log ends", "lam"),
-    "cam-log": NamedProtocol("75.0 on VOC val where the released log ends", "cam"),
-    "lam-train": NamedProtocol(f"77.0 {_PSEUDO}", "lam", split="train"),
-    "lam-train-crf": NamedProtocol(f"80.0 {_PSEUDO}", "lam", split="train", crf="released"),
-    "cam-train": NamedProtocol(f"76.9 {_PSEUDO}", "cam", split="train"),
-    "cam-train-crf": NamedProtocol(f"79.7 {_PSEUDO}", "cam", split="train", crf="released"),
-}
-
-
-def named_protocol(name: str, recipe: Recipe, split: str = "") -> Protocol:
-    """The protocol of that name in ``PROTOCOLS`` under a recipe; ``InputError`` for another name.
-
-    ``split`` takes the place of the split that the protocol names.
-    """
-    if name not in PROTOCOLS:
-        raise InputError(f"protocol {name!r} is unknown; choose from {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name].of(recipe, split)
+PROTOCOLS = {name: NamedProtocol(**fields) for name, fields in _TABLE.items()}
 
 
 def named_protocols(names: Sequence[str], recipe: Recipe, split: str = "") -> dict[str, Protocol]:
-    """``named_protocol`` of each name, by name."""
-    return {name: named_protocol(name, recipe, split) for name in names}
+    """The protocols of these names in ``PROTOCOLS`` under a recipe, by name.
+
+    ``split`` takes the place of the splits that they name. Raises ``InputError`` for another name.
+    """
+    for name in names:
+        if name not in PROTOCOLS:
+            raise InputError(f"protocol {name!r} is unknown; choose from {', '.join(PROTOCOLS)}")
+    return {name: PROTOCOLS[name].of(recipe, split) for name in names}
 
 
 def table_protocols(

@@ -76,7 +76,7 @@ class Evaluation:
             for result in self.results
         ]
         head = {"num_images": self.num_images, "image_map": _finite(self.image_map)}
-        return json.dumps({**head, "results": results}, indent=1, allow_nan=False) + "\n"
+        return json.dumps(head | {"results": results}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":
@@ -102,7 +102,18 @@ def rows(evaluation: Evaluation) -> pd.DataFrame:
     Scores are means as in ``Scores.summary``: shares rounded to four decimals (``PER_CENT`` names
     them) and the confusion ratio to two; None or NaN where there is no mean or no threshold.
     """
-    return pd.DataFrame([_row(result, evaluation.num_images) for result in evaluation.results])
+    table = []
+    for result in evaluation.results:
+        summary = result.scores.summary()
+        hidden = summary["classes_without_hits"]
+        left_out = f"classes without hits, not in the confusion ratio: {hidden}" if hidden else ""
+        row = {name: getattr(result.protocol, name) for name in SETTINGS}
+        row |= {"scales": result.protocol.views, "images": evaluation.num_images}
+        for name, digits in DIGITS.items():
+            mean = summary[name]
+            row[name] = None if mean is None else round(mean, digits)
+        table.append(row | {"note": "; ".join(filter(None, (result.note, left_out)))})
+    return pd.DataFrame(table)
 
 
 def format_table(frame: pd.DataFrame) -> str:
@@ -125,20 +136,6 @@ def format_table(frame: pd.DataFrame) -> str:
     noted = texts[texts["note"] != ""].to_dict("records")
     notes = [f"{row['map']}, labels {row['labels']}: {row['note']}" for row in noted]
     return "\n".join([head, *lines, *notes])
-
-
-def _row(result: Result, num_images: int) -> dict:
-    summary = result.scores.summary()
-    hidden = summary["classes_without_hits"]
-    left_out = f"classes without hits, not in the confusion ratio: {hidden}" if hidden else ""
-    means = {name: summary[name] for name in DIGITS}
-    return {
-        **{name: getattr(result.protocol, name) for name in SETTINGS},
-        "scales": result.protocol.views,
-        "images": num_images,
-        **{k: None if mean is None else round(mean, DIGITS[k]) for k, mean in means.items()},
-        "note": "; ".join(filter(None, (result.note, left_out))),
-    }
 
 
 def _finite(value: float) -> float | None:

@@ -1,13 +1,14 @@
 """Masks against pixel masks: every score with the protocol it was measured by (notebook 06).
 
 One pass over a split scores any number of protocols. It runs on one process or several, remembers
-where it was, and keeps no mask: of each image stay C logits and C labels.
+where it was, and keeps no mask: of each image stay C logits and C labels in memory.
 """
 
 import zipfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -50,14 +51,10 @@ def evaluate(
 ) -> Evaluation:
     """Score every map with every kind of labels on ``recipe.data.val_split``, in one pass.
 
-    Args:
-        model, recipe, tree, device: as for ``score``.
-        maps, labels: which of ``MAPS`` and ``LABELS``; the decoder has one row without labels.
-
-    Raises ``InputError`` as ``score`` does, and for unknown maps or labels.
+    maps, labels: which of ``MAPS`` and ``LABELS``; the decoder has one row without labels. All else
+    is as for ``score``. Raises ``InputError`` as that does, and for unknown maps or labels.
     """
-    protocols = table_protocols(recipe, maps, labels)
-    return score(model, recipe, protocols, tree=tree, device=device)
+    return score(model, recipe, table_protocols(recipe, maps, labels), tree=tree, device=device)
 
 
 def evaluate_or_load(trained: Trained) -> Evaluation:
@@ -100,9 +97,8 @@ def score(
             was killed, by as many processes, goes on from there. It must tell apart whatever gives
             other counts.
 
-    Memory does not grow with the number of images N, but for the 2 N C numbers of the image-level
-    scores. Raises ``InputError`` for protocols that say no mask or not one split, a split without
-    masks, unusable data, and images of several sizes in one batch.
+    Raises ``InputError`` for protocols that say no mask or not one split, a split without masks,
+    unusable data, and images of several sizes in one batch.
     """
     tree, split = tree or open_tree(recipe.data), _shared_split(protocols)
     check_masks(tree, split)
@@ -194,15 +190,13 @@ def check_masks(tree: ImageTree, split: str) -> None:
         )
     if missing:
         more = f" (and {len(missing) - 1} more masks)" if len(missing) > 1 else ""
-        raise InputError(
-            f"{tree.mask_path(missing[0])} is missing{more}: restore it, or take its id out of the "
-            "split"
-        )
+        cure = "restore it, or take its id out of the split"
+        raise InputError(f"{tree.mask_path(missing[0])} is missing{more}: {cure}")
 
 
 def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> list[Evaluation]:
     """An evaluation for each list of protocols, which share a split; what is missing is scored."""
-    recipe, tree = trained.recipe, open_tree(trained.recipe.data)
+    recipe, tree, shards = trained.recipe, open_tree(trained.recipe.data), Shards()
     splits = dict.fromkeys(_shared_split(protocols) for protocols in wanted)
     data = {split: _data_fingerprint(tree, split) for split in splits}
 
@@ -214,24 +208,18 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
     missing = [protocols for protocols in wanted if not place(protocols).is_file()]
     for split in dict.fromkeys(protocols[0].split for protocols in missing):
         lists = [protocols for protocols in missing if protocols[0].split == split]
-        together = list(dict.fromkeys(protocol for protocols in lists for protocol in protocols))
+        together = list(dict.fromkeys(chain(*lists)))
         tree.require_readable(split, masks=True)
         scored = score(
             trained.model, recipe, together, tree=tree, device=best_device(), notes=place(together)
         )
         results = dict(zip(together, scored.results, strict=True))
-        for protocols in lists:
-            chosen = tuple(results[protocol] for protocol in protocols)
-            _keep(replace(scored, results=chosen), place(protocols))
+        for protocols in lists if shards.is_main else ():
+            kept = replace(scored, results=tuple(results[protocol] for protocol in protocols))
+            with atomic_file(place(protocols)) as temporary:
+                temporary.write_text(kept.to_json())
+        shards.gather(None)  # nobody may look for the files before they are there
     return [_load(place(protocols)) for protocols in wanted]
-
-
-def _keep(evaluation: Evaluation, path: Path) -> None:
-    shards = Shards()
-    if shards.is_main:
-        with atomic_file(path) as temporary:
-            temporary.write_text(evaluation.to_json())
-    shards.gather(None)  # nobody may look for the file before it is there
 
 
 def _load(path: Path) -> Evaluation:

@@ -63,9 +63,8 @@ class Output:
 
     def files(self, image_id: str) -> list[Path]:
         """Mask, overlay and, if wanted, maps of one image."""
-        kinds = {"masks": "png", "overlays": "png", "maps": "npz"}
-        paths = [self.folder / kind / f"{image_id}.{ending}" for kind, ending in kinds.items()]
-        return paths if self.npz else paths[:2]
+        kinds = {"masks": "png", "overlays": "png"} | ({"maps": "npz"} if self.npz else {})
+        return [self.folder / kind / f"{image_id}.{ending}" for kind, ending in kinds.items()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +104,15 @@ def plan_predictions(
     own_protocol(recipe, map, crf)
     paths = find_images(inputs)
     given = None if labels is None else _given(Path(labels), paths, recipe)
-    _refuse_existing(output, paths)
+    wanted = [file for path in paths for file in output.files(path.stem)]
+    wanted += [output.folder / name for name in TABLES]
+    present = [file.relative_to(output.folder).as_posix() for file in wanted if file.exists()]
+    if present and not output.force:
+        listed = ", ".join(present[:3]) + (" …" if len(present) > 3 else "")
+        raise InputError(
+            f"{output.folder} holds {len(present)} of the files to be written: {listed}; "
+            "name another --output, or overwrite them with --force"
+        )
     bad = _unreadable(paths, skip_bad)
     paths = [path for path in paths if path not in bad]
     if crf:  # possible for the largest image, it is for all
@@ -182,24 +189,12 @@ def voc_ids(classes: Sequence[str]) -> np.ndarray:
 def _given(file: Path, paths: Sequence[Path], recipe: Recipe) -> Mapping[str, Collection[str]]:
     """The labels file's entries, fit for every image."""
     labels = read_labels(file)
-    for path in paths:
-        try:
+    try:
+        for path in paths:
             class_numbers(path, labels, recipe.data.classes)
-        except InputError as error:
-            raise InputError(f"{file}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
     return labels
-
-
-def _refuse_existing(output: Output, paths: Sequence[Path]) -> None:
-    wanted = [file for path in paths for file in output.files(path.stem)]
-    wanted += [output.folder / name for name in TABLES]
-    present = [file.relative_to(output.folder).as_posix() for file in wanted if file.exists()]
-    if present and not output.force:
-        listed = ", ".join(present[:3]) + (" …" if len(present) > 3 else "")
-        raise InputError(
-            f"{output.folder} holds {len(present)} of the files to be written: {listed}; "
-            "name another --output, or overwrite them with --force"
-        )
 
 
 def _unreadable(paths: Sequence[Path], skip_bad: bool) -> dict[Path, str]:
@@ -219,17 +214,17 @@ def _unreadable(paths: Sequence[Path], skip_bad: bool) -> dict[Path, str]:
 
 
 def _row(path: Path, prediction: Prediction, classes: Sequence[str]) -> dict:
-    counts = np.bincount(prediction.mask.ravel(), minlength=len(classes) + 1)[1:]
+    width, height = prediction.image.size
     probability = dict(zip(classes, prediction.probabilities.tolist(), strict=True))
-    pixels = {name: int(n) for name, n in zip(classes, counts, strict=True) if n}
+    numbers, pixels = np.unique(prediction.mask[prediction.mask > 0], return_counts=True)
     return {
         "image": path.name,
-        "width": prediction.image.width,
-        "height": prediction.image.height,
+        "width": width,
+        "height": height,
         "labels": prediction.labels,
         "probabilities": tuple(probability[name] for name in prediction.labels),
-        "classes": tuple(pixels),
-        "pixels": tuple(pixels.values()),
+        "classes": tuple(classes[number - 1] for number in numbers),
+        "pixels": tuple(pixels.tolist()),
     }
 
 
@@ -249,7 +244,7 @@ def _write_tables(plan: Plan, rows: Sequence[Mapping]) -> None:
     legend = {
         "value": mask_values(plan.recipe),
         "class": ["background", *classes],
-        "color": ["#{:02x}{:02x}{:02x}".format(*color) for color in class_colors(classes)],
+        "color": ["#" + bytes(color).hex() for color in class_colors(classes)],
     }
     skipped = {"image": list(plan.bad), "reason": list(plan.bad.values())}
     for name, columns in zip(TABLES, (rows, legend, skipped), strict=True):
@@ -283,7 +278,7 @@ def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) ->
     """
     check_protocols([protocol])
     destination = Path(destination).expanduser()
-    recipe, tree = trained.recipe, open_tree(trained.recipe.data)
+    model, recipe, tree = trained.model, trained.recipe, open_tree(trained.recipe.data)
     if strange := [name for name in tree.classes if name not in VOC_CLASSES]:
         raise InputError(
             f"the class {strange[0]!r} is not VOC's, whose test server takes no other: write masks "
@@ -295,32 +290,25 @@ def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) ->
     network = trained.record["weights_sha256"]
     key = fingerprint([asdict(protocol), recipe.masks.lam_similarity, ids, network])
     unfinished = destination.with_name(f".{destination.name}.{key}.unfinished")
-    _write_masks(trained, protocol, shards, unfinished / RESULTS)
+    files = {image_id: unfinished / RESULTS / f"{image_id}.png" for image_id in ids}
+    missing = [image_id for image_id in shards.of(ids) if not files[image_id].is_file()]
+    images = SplitImages(tree, missing, labels=protocol.labels == "true", masks=False)
+    with (
+        evaluation_mode(model, best_device()) as place,
+        closing(segment(model, recipe, [protocol], images, place)) as batches,
+        progress_bar(total=len(missing), description="masks", shown=shards.is_main) as bar,
+    ):
+        for batch in batches:
+            masks = voc_ids(tree.classes)[batch.predictions[0].cpu().numpy()]
+            for image_id, mask in zip(batch.ids, masks, strict=True):
+                with atomic_file(files[image_id]) as temporary:
+                    mask_image(mask).save(temporary)
+            bar.update(len(batch.ids))
     shards.gather(None)
     if shards.is_main:
         _finish(unfinished, ids, destination)
     shards.gather(None)
     return len(ids)
-
-
-def _write_masks(trained: Trained, protocol: Protocol, shards: Shards, folder: Path) -> None:
-    """This process's masks that are not there yet."""
-    model, recipe, tree = trained.model, trained.recipe, open_tree(trained.recipe.data)
-    mine = shards.of(tree.ids(protocol.split))
-    missing = [name for name in mine if not (folder / f"{name}.png").is_file()]
-    images = SplitImages(tree, missing, labels=protocol.labels == "true", masks=False)
-    bar = progress_bar(total=len(missing), description="masks", shown=shards.is_main)
-    with (
-        evaluation_mode(model, best_device()) as place,
-        closing(segment(model, recipe, [protocol], images, place)) as batches,
-        bar,
-    ):
-        for batch in batches:
-            masks = voc_ids(tree.classes)[batch.predictions[0].cpu().numpy()]
-            for image_id, mask in zip(batch.ids, masks, strict=True):
-                with atomic_file(folder / f"{image_id}.png") as temporary:
-                    mask_image(mask).save(temporary)
-            bar.update(len(batch.ids))
 
 
 def _finish(unfinished: Path, ids: Sequence[str], destination: Path) -> None:

@@ -3,31 +3,22 @@
 import pytest
 
 from more_lib.recipes.loading import load_recipe
-from tests.evaluation.helpers import (
-    GREEN,
-    GREY,
-    SIDE,
-    ColourModel,
-    PhotoModel,
-    make_tree,
-    picture,
-    recipe_with,
-)
+from tests.evaluation import helpers
 
 
 @pytest.fixture
 def root(tmp_path):
-    return make_tree(tmp_path / "tree")
+    return helpers.make_tree(tmp_path / "tree")
 
 
 @pytest.fixture
 def recipe(root):
-    return recipe_with(root)
+    return helpers.recipe_with(root)
 
 
 @pytest.fixture
 def model():
-    return ColourModel()
+    return helpers.ColourModel()
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +29,14 @@ def no_lattice(monkeypatch):
 
 @pytest.fixture
 def photo_model():
-    return PhotoModel().eval()
+    return helpers.PhotoModel().eval()
 
 
 @pytest.fixture
 def own_recipe():
     evaluation = ["evaluation.scales=[1.0]", "evaluation.threshold=0.5"]
-    return load_recipe("mini", ["data.classes=[cat,dog]", f"data.crop_size={SIDE}", *evaluation])
+    data = ["data.classes=[cat,dog]", f"data.crop_size={helpers.SIDE}"]
+    return load_recipe("mini", [*data, *evaluation])
 
 
 @pytest.fixture
@@ -52,7 +44,7 @@ def photos(tmp_path):
     """A cat on the left, a dog on the right, and nothing."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    picture().save(folder / "cat.png")
-    picture(GREY, GREEN, (48, 24)).save(folder / "dog.jpg", quality=95)
-    picture(GREY, GREY).save(folder / "nothing.bmp")
+    helpers.picture().save(folder / "cat.png")
+    helpers.picture(helpers.GREY, helpers.GREEN, (48, 24)).save(folder / "dog.jpg", quality=95)
+    helpers.picture(helpers.GREY, helpers.GREY).save(folder / "nothing.bmp")
     return folder

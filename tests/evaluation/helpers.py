@@ -1,15 +1,17 @@
 """A model whose maps are the images' colours, and a tree of three 8x8 images for it."""
 
-from typing import NamedTuple
+from collections import namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from more_lib.data.transforms import denormalize
-from more_lib.evaluation.protocols import named_protocol, table_protocols
+from more_lib.data.transforms import denormalize, evaluation_transform
+from more_lib.data.voc import VocMasks, VocTree
+from more_lib.evaluation.protocols import named_protocols, table_protocols
 from more_lib.recipes.loading import load_recipe
 
 PATCH = 4
@@ -22,15 +24,9 @@ PATCHES = {
     "missed": [DIM, BLACK, DIM, BLACK],  # a cat, taken for nothing
 }
 
-
-class Output(NamedTuple):
-    class_logits: Tensor
-    seg_logits: Tensor
-    features: Tensor
-    class_tokens: Tensor
-    attention_scores: Tensor
-    cam: Tensor
-    aux_cam: Tensor
+Output = namedtuple(
+    "Output", "class_logits seg_logits features class_tokens attention_scores cam aux_cam"
+)
 
 
 class ColourModel(nn.Module):
@@ -112,13 +108,15 @@ def make_tree(folder):
 
 
 def recipe_with(root, *changes):
-    given = [
-        "data.dataset=voc",
-        f"data.root={root}",
-        "data.classes=[cat, dog]",
-        "evaluation.scales=[1.0]",
-    ]
-    return load_recipe("mini", [*given, "evaluation.batch_size=2", *changes])
+    given = ["data.dataset=voc", f"data.root={root}", "data.classes=[cat, dog]"]
+    evaluation = ["evaluation.scales=[1.0]", "evaluation.batch_size=2"]
+    return load_recipe("mini", [*given, *evaluation, *changes])
+
+
+def trained_on(recipe, folder=None):
+    """What stands in for the network that a recipe trains."""
+    record = {"weights_sha256": "0" * 64}
+    return SimpleNamespace(model=ColourModel(), recipe=recipe, folder=folder, record=record)
 
 
 def save_wide(root, channel, value, label):
@@ -139,6 +137,15 @@ def many(root, number=9):
     return names
 
 
+def all_at_once(root):
+    """Images, labels and masks of val, each stacked."""
+    items = list(VocMasks(VocTree(root, ("cat", "dog")), "val", evaluation_transform(None)))
+    return tuple(torch.stack([item[key] for item in items]) for key in ("image", "labels", "mask"))
+
+
+def named(recipe, *names, split=""):
+    return list(named_protocols(names, recipe, split).values())
+
+
 def protocols_of(recipe):
-    names = ("paper-val", "decoder-val")
-    return [*table_protocols(recipe), *(named_protocol(name, recipe) for name in names)]
+    return [*table_protocols(recipe), *named(recipe, "paper-val", "decoder-val")]

@@ -8,30 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from more_lib.data.transforms import evaluation_transform
-from more_lib.data.voc import VocMasks, VocTree
+from more_lib.data.voc import VocTree
 from more_lib.evaluation.masks import SplitImages, crf_method, evaluation_mode, segment
-from more_lib.evaluation.metrics import confusion_matrix
-from more_lib.evaluation.protocols import (
-    PROTOCOLS,
-    named_protocol,
-    named_protocols,
-    table_protocols,
-)
+from more_lib.evaluation.metrics import average_precision, confusion_matrix
+from more_lib.evaluation.protocols import table_protocols
 from more_lib.evaluation.scoring import evaluate, score
 from more_lib.method.crf import dense_crf, with_background
-from more_lib.method.localization import maps_of_views, multiscale_maps
+from more_lib.method.localization import fuse, maps_of_views, multiscale_maps
+from more_lib.method.pseudo_labels import foreground_mask
 from more_lib.system.errors import InputError
-from tests.evaluation.helpers import (
-    CAT,
-    ColourModel,
-    many,
-    protocols_of,
-    recipe_with,
-    save,
-    save_wide,
-    set_split,
-)
+from tests.evaluation import helpers
+from tests.evaluation.helpers import CAT, ColourModel, all_at_once, named, recipe_with, set_split
 
 SCALES = ("evaluation.scales=[1.0, 0.5, 2.0]",)
 
@@ -48,13 +35,55 @@ def masks_of(recipe, protocols, labels=True, model=None):
     return torch.cat([batch.predictions for batch in batches], dim=1)
 
 
-def all_at_once(root):
-    items = list(VocMasks(VocTree(root, ("cat", "dog")), "val", evaluation_transform(None)))
-    return tuple(torch.stack([item[key] for item in items]) for key in ("image", "labels", "mask"))
+def wanted(root, protocol):
+    """What a protocol makes of val, all images at once: (N, H, W)."""
+    images, labels, _ = all_at_once(root)
+    maps = multiscale_maps(ColourModel().eval(), images, protocol.scales, flip=protocol.flip)
+    if protocol.labels != "true":
+        labels = (maps.class_logits > 0).float()
+    if protocol.map == "decoder":
+        labels = torch.ones_like(labels)
+        scores = maps.decoder
+    else:
+        maps = maps._asdict() | {"fused": fuse(maps.lam, maps.cam)}
+        scores = with_background(maps[protocol.map] * labels[:, :, None, None])
+        if protocol.threshold is not None:
+            return foreground_mask(maps[protocol.map], labels, protocol.threshold)
+    if protocol.crf == "none":
+        return scores.argmax(1)
+    masks = []
+    for name, each, row in zip(helpers.PATCHES, scores, labels, strict=True):
+        present = [0, *(1 + row.nonzero()[:, 0]).tolist()]
+        pixels = np.array(Image.open(root / f"JPEGImages/{name}.jpg"))
+        belief = dense_crf(pixels, each[present], method="exact")
+        masks.append(torch.tensor(present)[belief.argmax(0)])
+    return torch.stack(masks)
 
 
-def pixels(root, name):
-    return torch.from_numpy(np.array(Image.open(root / f"JPEGImages/{name}.jpg")))
+@pytest.mark.parametrize("scales", ["[1.0]", "[1.0, 0.5, 2.0]"])
+def test_one_pass_makes_of_every_protocol_what_it_is_alone(root, scales):
+    recipe = recipe_with(root, f"evaluation.scales={scales}")
+    names = "paper-val", "decoder-val", "decoder-log", "lam-log"
+    paper, both, log, lam = protocols = named(recipe, *names)
+    true = replace(paper, labels="true")
+    protocols += [true, replace(true, map="cam"), replace(both, crf="none")]
+    protocols += [replace(log, crf="released"), replace(lam, flip=False)]
+    protocols += [replace(lam, scales=(0.5,)), *table_protocols(recipe)]
+    found = masks_of(recipe, protocols)
+    evaluation = score(ColourModel(), recipe, list(dict.fromkeys(protocols)))
+    matrices = {result.protocol: result.matrix.tolist() for result in evaluation.results}
+    images, truth, target = all_at_once(root)
+    for protocol, masks in zip(protocols, found, strict=True):
+        assert torch.equal(masks, wanted(root, protocol)), protocol.describe()
+        assert matrices[protocol] == confusion_matrix(masks, target, 3).tolist()
+    logits = multiscale_maps(ColourModel().eval(), images, (1.0,)).class_logits
+    assert evaluation.image_map == pytest.approx(average_precision(logits, truth).mean())
+    assert torch.equal(masks_of(recipe, [both, log], labels=False), found[1:3])
+    assert not found[0][2].any()  # no class predicted: all background
+    assert not torch.equal(found[4], wanted(root, replace(true, crf="none")))
+    assert evaluation.results[0].note == (
+        "images without a predicted class, all background: 1; CRF by exact sums (3 images)"
+    )
 
 
 @pytest.mark.parametrize("kind", ["cam", "lam", "fused", "attention"])
@@ -62,90 +91,21 @@ def pixels(root, name):
 def test_without_threshold_the_background_scores_one_minus_the_largest(root, kind, flip):
     recipe = recipe_with(root, *SCALES)
     (protocol,) = table_protocols(recipe, [kind], ["true"])
-    protocol = replace(protocol, flip=flip)
-    found = masks_of(recipe, [replace(protocol, threshold=t) for t in (0.5, None)])
+    found = masks_of(recipe, [replace(protocol, flip=flip, threshold=t) for t in (0.5, None)])
     assert torch.equal(found[0], found[1]) and found.any()
 
 
 def test_every_view_is_run_once(root):
     recipe = recipe_with(root)
-    (protocol,) = table_protocols(recipe, ["lam"], ["true"])
-    plain, half = replace(protocol, flip=False), replace(protocol, scales=(0.5,))
-    images, _, _ = all_at_once(root)
-    with torch.no_grad():
-        lam = multiscale_maps(ColourModel().eval(), images, (1.0,), flip=False).lam
-    assert torch.equal(masks_of(recipe, [plain])[0][0], torch.where(lam[0, 0] > 0.5, 1, 0))
+    (both,) = table_protocols(recipe, ["lam"], ["true"])
+    plain, half = replace(both, flip=False), replace(both, scales=(0.5,))
     # The first batch of two images and its mirror image; scale 1 is always run, for the logits.
-    cases = {
-        2: [plain],
-        4: [protocol],
-        (4, 0): [plain, protocol],
-        (4, 2): [half],
-        (4, 4): [half, protocol],
-    }
-    for seen, protocols in cases.items():
+    cases = [([plain], [2]), ([both], [4]), ([plain, both], [4])]
+    cases += [([half], [4, 2]), ([half, both], [4, 4])]
+    for protocols, seen in cases:
         model = ColourModel()
         masks_of(recipe, protocols, model=model)
-        sizes = [size[0] for size in model.inputs[: len(model.inputs) // 2]]
-        assert sizes == [n for n in np.atleast_1d(seen) if n]
-
-
-def test_crf_refines_what_the_maps_say(root):
-    recipe = recipe_with(root, *SCALES)
-    images, truth, target = all_at_once(root)
-    model = ColourModel().eval()
-    with torch.no_grad():
-        output = model(images)
-        maps = multiscale_maps(model, images, recipe.evaluation.scales)
-    predicted = (output.class_logits > 0).float()
-    cases = {
-        ("lam", "true"): (maps.lam, truth),
-        ("lam", "predicted"): (maps.lam, predicted),
-        ("cam", "true"): (maps.cam, truth),
-    }
-    base = named_protocol("paper-val", recipe)
-    protocols = [replace(base, map=kind, labels=labels) for kind, labels in cases]
-    found = masks_of(recipe, protocols)
-    for masks, (values, labels) in zip(found, cases.values(), strict=True):
-        scores = with_background(values * labels[:, :, None, None])
-        for index, name in enumerate(("named", "mistaken", "missed")):
-            present = [0, *(1 + labels[index].nonzero()[:, 0]).tolist()]
-            belief = dense_crf(pixels(root, name), scores[index, present], method="exact")
-            assert torch.equal(masks[index], torch.tensor(present)[belief.argmax(0)])
-    without = masks_of(recipe, [replace(protocol, crf="none") for protocol in protocols])
-    assert not torch.equal(found, without)
-    assert not found[1][2].any()  # no class predicted: all background
-    result = score(model, recipe, [protocols[1]]).results[0]
-    assert result.matrix.tolist() == confusion_matrix(found[1], target, 3).tolist()
-    assert result.note == (
-        "images without a predicted class, all background: 1; CRF by exact sums (3 images)"
-    )
-
-
-def test_decoder_over_scales_and_with_crf(root):
-    recipe = recipe_with(root, *SCALES)
-    images, _, _ = all_at_once(root)
-    model = ColourModel().eval()
-    with torch.no_grad():
-        mean = multiscale_maps(model, images, recipe.evaluation.scales).decoder
-        single = multiscale_maps(model, images, (1.0,), flip=False).decoder
-    both = named_protocol("decoder-val", recipe)
-    log = named_protocol("decoder-log", recipe)
-    protocols = [replace(both, crf="none"), both, log, replace(log, crf="released")]
-    found = masks_of(recipe, protocols, labels=False)
-    assert torch.equal(found[0], mean.argmax(1))
-    assert torch.equal(found[2], single.argmax(1))
-    for masks, probabilities in ((found[1], mean), (found[3], single)):
-        belief = dense_crf(pixels(root, "named"), probabilities[0], method="exact")
-        assert torch.equal(masks[0], belief.argmax(0))
-
-
-def test_protocols_of_one_pass_do_not_disturb_each_other(root):
-    recipe = recipe_with(root, *SCALES)
-    protocols = [*table_protocols(recipe), *named_protocols(PROTOCOLS, recipe).values()]
-    together = masks_of(recipe, protocols)
-    for protocol, masks in zip(protocols, together, strict=True):
-        assert torch.equal(masks_of(recipe, [protocol])[0], masks)
+        assert [size[0] for size in model.inputs[: len(model.inputs) // 2]] == seen
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
@@ -163,22 +123,22 @@ def test_lam_is_drawn_with_the_recipes_similarity(model, root, monkeypatch, simi
 
 @pytest.mark.parametrize("name", ["cam-log", "decoder-log", "paper-val"])
 def test_sizes_that_differ_and_that_the_patch_does_not_divide(root, model, name):
-    save_wide(root, channel=0, value=CAT, label="cat")
+    helpers.save_wide(root, channel=0, value=CAT, label="cat")
     set_split(root, "wide", "named")
     recipe = recipe_with(root, "evaluation.batch_size=1")
-    protocol = replace(named_protocol(name, recipe))
-    crf = protocol.crf != "none"
-    protocol = replace(protocol, map="cam" if crf else protocol.map)
+    (protocol,) = named(recipe, name)
+    if name == "paper-val":
+        protocol = replace(protocol, map="cam")
     (result,) = score(model, recipe, [protocol]).results
     assert model.inputs[0][1:] == (3, 8, 16)  # 6x14 to the nearest multiples of 4
-    if crf:
+    if name == "paper-val":
         assert result.matrix.sum() == 6 * 14 + 64 - 1
     else:
         assert result.matrix.tolist() == [[42 + 31, 8, 0], [0, 42 + 24, 0], [0, 0, 0]]
 
 
 def test_several_sizes_in_one_batch(model, recipe, root):
-    save_wide(root, channel=0, value=CAT, label="cat")
+    helpers.save_wide(root, channel=0, value=CAT, label="cat")
     set_split(root, "named", "wide")
     with pytest.raises(InputError, match=r"named is 8x8 and wide is 6x14.*evaluation.batch_size=1"):
         evaluate(model, recipe)
@@ -199,7 +159,7 @@ def test_model_is_left_as_it_was(model, recipe):
 @pytest.mark.gpu
 def test_gpu_gives_the_same_and_gives_the_model_back(root, model):
     recipe = recipe_with(root, *SCALES)
-    protocols = list(named_protocols(("paper-val", "decoder-val", "lam-log"), recipe).values())
+    protocols = named(recipe, "paper-val", "decoder-val", "lam-log")
     here = score(model, recipe, protocols)
     assert score(model, recipe, protocols, device="cuda").to_json() == here.to_json()
     assert next(model.parameters()).device.type == "cpu"
@@ -209,7 +169,7 @@ def test_gpu_gives_the_same_and_gives_the_model_back(root, model):
 def test_the_lattice_in_its_own_processes(root, monkeypatch):
     monkeypatch.undo()
     recipe = recipe_with(root)
-    result = score(ColourModel(), recipe, [named_protocol("paper-val", recipe)]).results[0]
+    result = score(ColourModel(), recipe, named(recipe, "paper-val")).results[0]
     assert result.note.endswith("CRF by pydensecrf2's lattice (3 images)")
 
 
@@ -218,44 +178,37 @@ def test_a_class_is_predicted_from_probability_one_half_on(root, red, taken):
     """Of 255 these are logits of 0.01 and -0.01; CAM, stretched, is 1 on the left either way."""
     image = np.zeros((8, 8, 3), np.uint8)
     image[:, :4, 0] = red
-    save(root, "half", image, np.zeros((8, 8), np.uint8), "cat")
+    helpers.save(root, "half", image, np.zeros((8, 8), np.uint8), "cat")
     set_split(root, "half")
     recipe = recipe_with(root)
     (mask,) = masks_of(recipe, table_protocols(recipe, ["cam"], ["predicted"]))[0]
     assert mask[:, :4].eq(1 if taken else 0).all() and not mask[:, 4:].any()
 
 
-class Watching(ColourModel):
-    """Counts how much of what it gave out is still there."""
-
-    def __init__(self):
-        super().__init__()
-        self.given, self.alive = [], []
-
-    def forward(self, images):
-        self.alive.append(sum(there() is not None for there in self.given))
-        output = super().forward(images)
-        self.given += [weakref.ref(values) for values in (images, *output)]
-        return output
+def alive(references):
+    return sum(reference() is not None for reference in references)
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_maps_and_masks_do_not_pile_up(root, monkeypatch, crf):
+def test_maps_and_masks_do_not_pile_up(root, model, monkeypatch, crf):
     """Of twelve images as many are under way at the end as at the beginning."""
-    many(root, 12)
-    masks, alive = [], []
-    read = VocTree.mask
+    helpers.many(root, 12)
+    given, maps, read, masks = [], [], [], []
+    model.register_forward_pre_hook(lambda *_: maps.append(alive(given)))
+    model.register_forward_hook(
+        lambda _, images, output: given.extend(map(weakref.ref, (*images, *output)))
+    )
+    plain = VocTree.mask
 
     def watched(tree, image_id):
-        alive.append(sum(there() is not None for there in masks))
-        mask = read(tree, image_id)
-        masks.append(weakref.ref(mask))
+        masks.append(alive(read))
+        mask = plain(tree, image_id)
+        read.append(weakref.ref(mask))
         return mask
 
     monkeypatch.setattr(VocTree, "mask", watched)
-    recipe, model = recipe_with(root, "evaluation.batch_size=1"), Watching()
-    protocols = protocols_of(recipe) if crf else table_protocols(recipe)
-    score(model, recipe, protocols)
-    calls = len(model.inputs) // 12
-    assert max(model.alive[6 * calls :]) <= max(model.alive[: 6 * calls])
-    assert max(alive) <= 5
+    recipe = recipe_with(root, "evaluation.batch_size=1")
+    score(model, recipe, helpers.protocols_of(recipe) if crf else table_protocols(recipe))
+    half = len(maps) // 2
+    assert max(maps[half:]) <= max(maps[:half])
+    assert max(masks) <= 5

@@ -13,16 +13,23 @@ from more_lib.evaluation.predict import predict, seen_size
 from more_lib.method.crf import dense_crf, with_background
 from more_lib.method.localization import fuse, multiscale_maps
 from more_lib.method.pseudo_labels import foreground_mask
-from more_lib.recipes.loading import load_recipe
+from more_lib.recipes.profiles import PROFILES
 from more_lib.system.errors import InputError
 from tests.evaluation.helpers import GREY, RED, SIDE, picture
 
 CLASSES = ("cat", "dog")
 
 
-def one(model, recipe, path, *args, **kwargs):
-    (prediction,) = predict(model, recipe, [path], *args, **kwargs)
-    return prediction
+@pytest.fixture
+def ask(photo_model, own_recipe):
+    """The prediction of one image, under changes of how the recipe evaluates."""
+
+    def one(path, labels=None, map="lam", crf=False, **changes):
+        recipe = replace(own_recipe, evaluation=replace(own_recipe.evaluation, **changes))
+        (prediction,) = predict(photo_model, recipe, [path], labels, map=map, crf=crf)
+        return prediction
+
+    return one
 
 
 def test_predicted_labels_by_default(photo_model, own_recipe, photos):
@@ -37,97 +44,80 @@ def test_predicted_labels_by_default(photo_model, own_recipe, photos):
     assert cat.probabilities == pytest.approx(1 / (1 + np.exp(-np.array([0.5, 40 / 255 - 0.5]))))
 
 
-def test_given_labels_replace_the_predicted(photo_model, own_recipe, photos):
+def test_given_labels_replace_the_predicted(ask, photos):
     cat = photos / "cat.png"
-    assert one(photo_model, own_recipe, cat, {"cat.png": {"dog"}}).labels == ("dog",)
-    assert (
-        one(photo_model, own_recipe, cat, {"cat": ["dog", "cat"]}).labels == CLASSES
-    )  # recipe's order
-    empty = one(photo_model, own_recipe, cat, {"cat.png": []})
+    assert ask(cat, {"cat.png": {"dog"}}).labels == ("dog",)
+    assert ask(cat, {"cat": ["dog", "cat"]}).labels == CLASSES  # in the recipe's order
+    empty = ask(cat, {"cat.png": []})
     assert empty.labels == () and not empty.mask.any()
     with pytest.raises(InputError, match=r"no labels for cat\.png"):
-        one(photo_model, own_recipe, cat, {"dog.jpg": ["dog"]})
+        ask(cat, {"dog.jpg": ["dog"]})
     with pytest.raises(InputError, match=r"cat\.png has the class 'cow', .* it knows cat, dog"):
-        one(photo_model, own_recipe, cat, {"cat.png": ["cat", "cow"]})
+        ask(cat, {"cat.png": ["cat", "cow"]})
 
 
 @pytest.mark.parametrize("kind", ["lam", "cam", "fused"])
-def test_same_mask_as_the_evaluation_makes(photo_model, own_recipe, photos, kind):
-    recipe = replace(own_recipe, evaluation=replace(own_recipe.evaluation, scales=(1.0, 0.5)))
+def test_same_mask_as_the_evaluation_makes(ask, photo_model, photos, kind):
     image = evaluation_transform(None)(Image.open(photos / "dog.jpg"))[None]
     with torch.no_grad():
         maps = multiscale_maps(photo_model, image, (1.0, 0.5))
     map = fuse(maps.lam, maps.cam) if kind == "fused" else getattr(maps, kind)
-    wanted = foreground_mask(map, torch.tensor([[1, 1]]), recipe.evaluation.threshold)[0]
-    prediction = one(photo_model, recipe, photos / "dog.jpg", {"dog": CLASSES}, map=kind)
+    wanted = foreground_mask(map, torch.tensor([[1, 1]]), 0.5)[0]
+    prediction = ask(photos / "dog.jpg", {"dog": CLASSES}, kind, scales=(1.0, 0.5))
     assert len(wanted.unique()) > 1
     np.testing.assert_array_equal(prediction.mask, wanted)
     np.testing.assert_allclose(prediction.maps, map[0])
 
 
-def test_threshold_is_the_recipes(photo_model, own_recipe, photos):
-    areas = []
-    for threshold in (0.2, 0.8):
-        evaluation = replace(own_recipe.evaluation, threshold=threshold)
-        recipe = replace(own_recipe, evaluation=evaluation)
-        areas.append((one(photo_model, recipe, photos / "cat.png").mask > 0).sum())
-    assert areas[0] > areas[1] > 0
+def test_threshold_is_the_recipes(ask, photos):
+    few, many = ((ask(photos / "cat.png", threshold=t).mask > 0).sum() for t in (0.8, 0.2))
+    assert many > few > 0
 
 
-def test_decoder_takes_no_labels_and_given_ones_narrow_it(photo_model, own_recipe, photos):
-    found = one(photo_model, own_recipe, photos / "cat.png", map="decoder")
+def test_decoder_takes_no_labels_and_given_ones_narrow_it(ask, photos):
+    found = ask(photos / "cat.png", map="decoder")
     assert found.labels == ("cat",) and set(np.unique(found.mask)) == {0, 1}
     assert found.maps.shape == (1, SIDE, SIDE)
     background, cat, dog = np.exp([0.4, 1.0, 0.0])
     assert found.maps[0, 0, 0] == pytest.approx(cat / (background + cat + dog), abs=1e-5)
-    narrowed = one(photo_model, own_recipe, photos / "cat.png", {"cat": ["dog"]}, map="decoder")
+    narrowed = ask(photos / "cat.png", {"cat": ["dog"]}, "decoder")
     assert narrowed.labels == ("dog",) and not narrowed.mask.any()
     assert narrowed.maps[0, 0, 0] == pytest.approx(dog / (background + dog), abs=1e-5)
 
 
-def test_crf_refines_in_the_size_the_network_saw(photo_model, own_recipe, photos, tmp_path):
+def test_crf_refines_in_the_size_the_network_saw(ask, photos, tmp_path):
     image = picture(GREY, GREY)
     ImageDraw.Draw(image).ellipse((5, 6, 24, 27), fill=RED)  # a map has patches of 4 pixels
     image.save(tmp_path / "cat.png")
     disc = np.asarray(image)[..., 0] == 255
-    plain, refined = (
-        one(photo_model, own_recipe, tmp_path / "cat.png", crf=crf) for crf in (False, True)
-    )
+    plain, refined = (ask(tmp_path / "cat.png", crf=crf) for crf in (False, True))
     scores = dense_crf(np.array(image), with_background(torch.from_numpy(plain.maps)))
     np.testing.assert_array_equal(refined.mask, scores.argmax(0))
     assert (plain.mask != disc).sum() > 10 > (refined.mask != disc).sum()
-    decoded = one(photo_model, own_recipe, tmp_path / "cat.png", map="decoder", crf=True)
+    decoded = ask(tmp_path / "cat.png", map="decoder", crf=True)
     assert (decoded.mask != disc).sum() < 10
-    assert not one(photo_model, own_recipe, photos / "nothing.bmp", crf=True).mask.any()
+    assert not ask(photos / "nothing.bmp", crf=True).mask.any()
 
 
-def test_crf_of_a_reduced_photograph_fills_its_own_size(photo_model, own_recipe, tmp_path):
-    picture(size=(300, 100)).save(tmp_path / "wide.png")
-    found = one(photo_model, own_recipe, tmp_path / "wide.png", crf=True)
-    assert found.mask.shape == (100, 300) and 0.4 < (found.mask == 1).mean() < 0.6
-
-
-def test_large_photographs_are_reduced_for_the_network_alone(photo_model, own_recipe, tmp_path):
+@pytest.mark.parametrize("crf", [False, True])
+def test_large_photographs_are_reduced_for_the_network_alone(ask, photo_model, tmp_path, crf):
     picture(size=(600, 300)).save(tmp_path / "large.png")
-    large = one(photo_model, own_recipe, tmp_path / "large.png")
+    large = ask(tmp_path / "large.png", crf=crf)
     assert large.image.size == (600, 300) and large.mask.shape == (300, 600)
     assert photo_model.inputs == [(2, 3, 24, 48)] and large.maps.shape == (1, 24, 48)
     assert 0.45 < (large.mask == 1).mean() < 0.55
 
 
 def test_sizes_of_voc_and_coco_stay():
-    voc = load_recipe("voc")
-    assert seen_size((500, 375), voc) == (500, 375)
-    assert seen_size((640, 640), voc) == (640, 640)
-    assert seen_size((4000, 3000), voc) == (672, 504)
-    assert seen_size((4000, 1), voc) == (672, 1)
+    sizes = (500, 375), (640, 640), (4000, 3000), (4000, 1)
+    seen = [seen_size(size, PROFILES["voc"]) for size in sizes]
+    assert seen == [(500, 375), (640, 640), (672, 504), (672, 1)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (90, 2), (7, 5)])
-def test_tiny_and_narrow_images(photo_model, own_recipe, tmp_path, size):
-    own_recipe = replace(own_recipe, evaluation=replace(own_recipe.evaluation, scales=(0.4, 1.0)))
+def test_tiny_and_narrow_images(ask, tmp_path, size):
     picture(size=size).save(tmp_path / "tiny.png")
-    assert one(photo_model, own_recipe, tmp_path / "tiny.png").mask.shape == size[::-1]
+    assert ask(tmp_path / "tiny.png", scales=(0.4, 1.0)).mask.shape == size[::-1]
 
 
 def test_images_are_read_one_at_a_time(photo_model, own_recipe, photos):
@@ -143,18 +133,13 @@ def test_unknown_map_is_refused_at_once(photo_model, own_recipe, photos):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_cameras_orientation_turns_image_and_mask_alike(
-    photo_model, own_recipe, tmp_path, orientation
-):
+def test_a_cameras_orientation_turns_image_and_mask_alike(ask, tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = picture(size=(40, 24))
-    stored.save(tmp_path / "turned.png", exif=exif)
+    picture(size=(40, 24)).save(tmp_path / "turned.png", exif=exif)
     upright = ImageOps.exif_transpose(Image.open(tmp_path / "turned.png")).convert("RGB")
     upright.save(tmp_path / "upright.png", exif=Image.Exif())
-    turned, straight = (
-        one(photo_model, own_recipe, tmp_path / f"{n}.png") for n in ("turned", "upright")
-    )
+    turned, straight = (ask(tmp_path / f"{name}.png") for name in ("turned", "upright"))
     assert turned.mask.shape == (upright.height, upright.width)
     assert turned.image.tobytes() == upright.tobytes()
     np.testing.assert_array_equal(turned.mask, straight.mask)

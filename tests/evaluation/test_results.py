@@ -5,19 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from more_lib.evaluation.protocols import Protocol
+from more_lib.evaluation.protocols import map_protocol
 from more_lib.evaluation.results import Evaluation, Result, format_table, rows
 from more_lib.evaluation.scoring import evaluate
 from more_lib.system.errors import InputError
 from tests.evaluation.helpers import set_split
 
 
-def records(evaluation):
-    return rows(evaluation).to_dict("records")
-
-
 def test_rows(model, recipe):
-    found = {(row["map"], row["labels"]): row for row in records(evaluate(model, recipe))}
+    frame = rows(evaluate(model, recipe))
+    found = {(row["map"], row["labels"]): row for row in frame.to_dict("records")}
     assert found["cam", "true"] == {
         "map": "cam",
         "labels": "true",
@@ -42,31 +39,24 @@ def test_rows(model, recipe):
     assert np.isnan(found["decoder", "none"]["threshold"])
 
 
-def test_no_mean_is_none():
-    protocol = Protocol(
-        dataset="voc", split="val", map="cam", labels="true", scales=(1.0,), threshold=0.5
-    )
-    result = Result(protocol, np.array([[5, 1], [2, 0]]), ("cat",))
-    assert records(Evaluation((result,), 1.0, 1))[0]["confusion_ratio"] is None
+def test_no_mean_is_none(recipe):
+    result = Result(map_protocol(recipe, "cam", "true"), np.array([[5, 1], [2, 0]]), ("cat",))
+    (row,) = rows(Evaluation((result,), 1.0, 1)).to_dict("records")
+    assert row["confusion_ratio"] is None
 
 
 def test_table(model, recipe):
     everything = rows(evaluate(model, recipe))
-    head, titles, *lines = format_table(everything).splitlines()
+    head, *table = format_table(everything).splitlines()
+    table, notes = table[:10], table[10:]
     assert head == "dataset voc, split val, crf none, images 3"
-    assert titles.split() == (
-        "map labels scales threshold mIoU % precision % recall % confusion ratio".split()
-    )
-    table, notes = lines[:9], lines[9:]
-    assert {len(line) for line in table} == {len(titles)}  # aligned
-    assert table[2].split() == ["cam", "true", "1", "+", "flip", "0.50", "91.25", "95.54", "95.68",
-                                "0.07"]  # fmt: skip
-    assert table[8].split()[:4] == ["decoder", "none", "1", "-"]
-    assert notes == [
-        f"{row['map']}, labels {row['labels']}: {row['note']}"
-        for row in everything.to_dict("records")
-        if row["note"]
-    ]
+    assert len({len(line) for line in table}) == 1  # aligned
+    titles, _, _, cam, *_, decoder = (" ".join(line.split()) for line in table)
+    assert titles == "map labels scales threshold mIoU % precision % recall % confusion ratio"
+    assert cam == "cam true 1 + flip 0.50 91.25 95.54 95.68 0.07"
+    assert decoder.startswith("decoder none 1 - ")
+    noted = everything[everything["note"] != ""]
+    assert notes == list(noted["map"] + ", labels " + noted["labels"] + ": " + noted["note"])
 
 
 def test_table_of_one_row_and_of_none(model, recipe):
@@ -77,20 +67,16 @@ def test_table_of_one_row_and_of_none(model, recipe):
     assert format_table(rows(Evaluation((), 1.0, 0))) == "no results"
 
 
-def strict(text):
-    """JSON as the standard has it: without NaN and Infinity."""
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} in JSON")
-
-    return json.loads(text, parse_constant=refuse)
+def refuse(constant):
+    """NaN and Infinity are not in the standard."""
+    raise AssertionError(f"{constant} in JSON")
 
 
 def test_json_round_trip(model, recipe, root):
     set_split(root, "named", "missed")  # no dog, so its scores are nan
     evaluation = evaluate(model, recipe)
     text = evaluation.to_json()
-    saved = strict(text)["results"][2]
+    saved = json.loads(text, parse_constant=refuse)["results"][2]
     assert saved["protocol"]["map"] == "cam" and saved["classes"] == ["cat", "dog"]
     assert saved["scores"]["iou"] == [pytest.approx(63 / 71), pytest.approx(56 / 64), None]
     again = Evaluation.from_json(text)
@@ -98,16 +84,12 @@ def test_json_round_trip(model, recipe, root):
     assert again.num_images == 2 and again.image_map == evaluation.image_map
     assert again.results[2].protocol == evaluation.results[2].protocol
     assert again.results[2].matrix.dtype == np.int64
-    np.testing.assert_array_equal(
-        again.result("cam").scores.iou, evaluation.result("cam").scores.iou
-    )
+    ious = (each.result("cam").scores.iou for each in (again, evaluation))
+    np.testing.assert_array_equal(*ious)
     assert rows(again).equals(rows(evaluation))
-
-
-def test_json_without_an_image_score():
-    text = Evaluation((), float("nan"), 0).to_json()
-    assert strict(text)["image_map"] is None
-    assert np.isnan(Evaluation.from_json(text).image_map)
+    unknown = Evaluation((), float("nan"), 0).to_json()
+    assert json.loads(unknown, parse_constant=refuse)["image_map"] is None
+    assert np.isnan(Evaluation.from_json(unknown).image_map)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"results": [{}]}', '{"results": [3]}'])

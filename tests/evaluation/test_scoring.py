@@ -4,44 +4,34 @@ import os
 import signal
 import socket
 from dataclasses import replace
-from types import SimpleNamespace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from torch import nn
 from torch.multiprocessing import start_processes
 
-from more_lib.data.transforms import evaluation_transform
-from more_lib.data.voc import VocMasks, VocTree
-from more_lib.evaluation.metrics import average_precision, confusion_matrix
-from more_lib.evaluation.protocols import map_protocol, named_protocol, table_protocols
+from more_lib.evaluation.protocols import map_protocol, table_protocols
 from more_lib.evaluation.scoring import evaluate, evaluate_or_load, evaluate_protocols, score
-from more_lib.method.localization import fuse, multiscale_maps
-from more_lib.method.pseudo_labels import foreground_mask
 from more_lib.system.errors import InputError
-from tests.evaluation.helpers import ColourModel, many, protocols_of, recipe_with, set_split
+from tests.evaluation import helpers
+from tests.evaluation.helpers import ColourModel, named, protocols_of, recipe_with, set_split
 
 TRUE_CAM = [[111, 8, 0], [0, 56, 0], [1, 0, 15]]
 PREDICTED_CAM = [[96, 23, 0], [32, 24, 0], [16, 0, 0]]
-
-
-class Untouchable(nn.Module):
-    """A model that a cache should spare."""
-
-    def forward(self, images):
-        raise AssertionError("the model ran")
 
 
 def of(evaluation, map, labels="true"):
     return evaluation.result(map, labels).matrix.tolist()
 
 
-def test_cam_with_true_labels_by_hand(model, recipe):
+def test_cam_by_hand(model, recipe):
     """Upsampled to 8x8, half an image stays half of it, and one patch of four keeps 15 pixels.
 
     (A patch's profile is 1, 1, 7/8, 5/8 from the edge inwards: only 5/8 x 5/8 is below 0.5.)
+    Predicted labels change the class of one image and empty another. By red the two cats rank
+    first and third, by green the dog ranks first.
     """
     evaluation = evaluate(model, recipe)
     assert of(evaluation, "cam") == TRUE_CAM
@@ -49,14 +39,11 @@ def test_cam_with_true_labels_by_hand(model, recipe):
     np.testing.assert_allclose(found.iou, [111 / 120, 56 / 64, 15 / 16])
     assert found.miou == pytest.approx(0.9125)
     assert found.summary()["confusion_ratio"] == pytest.approx((8 / 56 + 0) / 2)
-    assert evaluation.num_images == 3
-
-
-def test_predicted_labels_change_the_class_and_empty_an_image(model, recipe):
-    evaluation = evaluate(model, recipe)
     assert of(evaluation, "cam", "predicted") == PREDICTED_CAM
     assert evaluation.result("cam", "true").note == ""
     assert evaluation.result("cam", "predicted").note.endswith("all background: 1")
+    assert evaluation.image_map == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert evaluation.num_images == 3
 
 
 def test_other_maps_by_hand(model, recipe, root):
@@ -67,81 +54,41 @@ def test_other_maps_by_hand(model, recipe, root):
     assert of(evaluation, "attention") == [[8, 31, 0], [24, 0, 0], [0, 0, 0]]  # the right half
 
 
-def test_decoder_asks_for_no_labels_and_no_threshold(model, root):
-    evaluation = evaluate(model, recipe_with(root, "loss.segmentation=0"))
-    decoder = [result for result in evaluation.results if result.protocol.map == "decoder"]
-    assert len(decoder) == 1
-    assert decoder[0].protocol == map_protocol(recipe_with(root), "decoder", "none")
-    assert decoder[0].protocol.describe() == (
-        "voc val, decoder, no image labels, scales 1, no threshold, no CRF"
-    )
+UNTRAINED = "not trained by this recipe"
+
+
+@pytest.mark.parametrize(
+    ("weight", "start", "note"), [(0, 0, UNTRAINED), (0.1, 359, ""), (0.1, 360, UNTRAINED)]
+)
+def test_decoder_asks_for_no_labels_and_counts_as_trained_once_its_loss_sets_in(
+    model, root, weight, start, note
+):
+    changes = (f"loss.segmentation={weight}", f"schedule.segmentation={start}")
+    recipe = recipe_with(root, *changes, "optimizer.iterations=360")
+    (decoder,) = evaluate(model, recipe, maps=["decoder"]).results
+    assert decoder.protocol == map_protocol(recipe, "decoder", "none")
     # Red above 0.5: half of `named`, a patch of `mistaken`, nothing of `missed`.
-    assert decoder[0].matrix.tolist() == [[31 + 33 + 32, 8 + 15, 0], [32, 24, 0], [16, 0, 0]]
-    assert decoder[0].note == "not trained by this recipe"
+    assert decoder.matrix.tolist() == [[31 + 33 + 32, 8 + 15, 0], [32, 24, 0], [16, 0, 0]]
+    assert decoder.note == note
+    assert model.inputs == [(2, 3, 8, 8), (1, 3, 8, 8)]  # it needs no mirror image
 
 
-@pytest.mark.parametrize(("start", "note"), [(359, ""), (360, "not trained by this recipe")])
-def test_a_decoder_counts_as_trained_once_its_loss_has_set_in(model, root, start, note):
-    changes = (f"schedule.segmentation={start}", "optimizer.iterations=360")
-    evaluation = evaluate(model, recipe_with(root, *changes), maps=["decoder"])
-    assert evaluation.result("decoder", "none").note == note
-
-
-def test_rows_are_maps_times_labels_and_say_how_they_were_measured(model, root):
+def test_rows_are_maps_times_labels_of_one_pass(model, root):
     recipe = recipe_with(root, "evaluation.scales=[1.0, 2.0]", "evaluation.threshold=0.4")
-    protocols = [result.protocol for result in evaluate(model, recipe).results]
-    assert [(p.map, p.labels) for p in protocols] == [
-        (kind, labels)
-        for kind in ("attention", "cam", "lam", "fused")
-        for labels in ("true", "predicted")
-    ] + [("decoder", "none")]
-    assert {p.scales for p in protocols[:-1]} == {(1.0, 2.0)}
-    assert {p.threshold for p in protocols[:-1]} == {0.4}
-
-
-@pytest.mark.parametrize("scales", ["[1.0]", "[0.5, 1.0, 1.5]"])
-def test_streaming_equals_all_images_at_once(model, root, scales):
-    recipe = recipe_with(root, f"evaluation.scales={scales}")
-    items = list(VocMasks(VocTree(root, ("cat", "dog")), "val", evaluation_transform(None)))
-    images, truth, target = (
-        torch.stack([item[key] for item in items]) for key in ("image", "labels", "mask")
-    )
-    with torch.no_grad():
-        logits = model.eval()(images).class_logits
-        maps = multiscale_maps(model, images, recipe.evaluation.scales)
-    streamed = evaluate(model, recipe)
-    kinds = {kind: getattr(maps, kind) for kind in ("cam", "lam", "attention")}
-    for kind, values in {**kinds, "fused": fuse(maps.lam, maps.cam)}.items():
-        for labels, given in (("true", truth), ("predicted", (logits > 0).float())):
-            mask = foreground_mask(values, given, recipe.evaluation.threshold)
-            assert of(streamed, kind, labels) == confusion_matrix(mask, target, 3).tolist()
-    assert streamed.image_map == pytest.approx(average_precision(logits, truth).mean())
-
-
-def test_image_map_by_hand(model, recipe):
-    """By red the two cats rank first and third, by green the dog ranks first."""
-    assert evaluate(model, recipe).image_map == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
-
-
-def swept(model, recipe, kind, thresholds, labels="true"):
-    protocol = map_protocol(recipe, kind, labels)
-    return score(model, recipe, [replace(protocol, threshold=t) for t in thresholds]).results
-
-
-def test_one_pass_serves_all_rows(model, recipe):
-    evaluate(model, recipe)
-    assert model.inputs == [(4, 3, 8, 8), (2, 3, 8, 8)]
-    model.inputs.clear()
-    swept(model, recipe, "cam", [0.1, 0.5, 0.9])
-    assert len(model.inputs) == 2
-    model.inputs.clear()
-    evaluate(model, recipe, maps=["decoder"])  # needs no mirror image
-    assert model.inputs == [(2, 3, 8, 8), (1, 3, 8, 8)]
+    *protocols, decoder = (result.protocol for result in evaluate(model, recipe).results)
+    wanted = product(("attention", "cam", "lam", "fused"), ("true", "predicted"))
+    assert [(p.map, p.labels) for p in protocols] == list(wanted)
+    assert {(p.scales, p.threshold) for p in protocols} == {((1.0, 2.0), 0.4)}
+    assert (decoder.map, decoder.labels) == ("decoder", "none")
+    assert model.inputs == [(4, 3, 8, 8), (4, 3, 16, 16), (2, 3, 8, 8), (2, 3, 16, 16)]
 
 
 def test_threshold_sweep(model, recipe):
-    results = swept(model, recipe, "cam", [0.3, 0.5, 0.7], "predicted")
-    assert [result.protocol.threshold for result in results] == [0.3, 0.5, 0.7]
+    protocol = map_protocol(recipe, "cam", "predicted")
+    protocols = [replace(protocol, threshold=threshold) for threshold in (0.3, 0.5, 0.7)]
+    results = score(model, recipe, protocols).results
+    assert len(model.inputs) == 2  # one pass for all
+    assert [result.protocol for result in results] == protocols
     assert results[1].matrix.tolist() == PREDICTED_CAM
     foreground = [result.matrix[:, 1:].sum() for result in results]
     assert foreground[0] > foreground[1] > foreground[2]
@@ -154,8 +101,6 @@ def test_threshold_sweep(model, recipe):
         (lambda m, r: evaluate(m, r, maps=["cam", "seed"]), "maps holds seed; .* decoder"),
         (lambda m, r: evaluate(m, r, labels=["false"]), "labels holds false; .* predicted"),
         (lambda m, r: evaluate(m, r, maps=[]), "maps is empty"),
-        (lambda m, r: swept(m, r, "decoder", [0.5], "none"), "take none"),
-        (lambda m, r: evaluate(m, replace(r, data=replace(r.data, val_split="x"))), "x.txt"),
         (lambda m, r: evaluate(m, r).result("seed"), "'seed'.*cam with labels predicted"),
     ],
 )
@@ -165,27 +110,19 @@ def test_bad_input(model, recipe, call, message):
 
 
 @pytest.fixture
-def trained(model, recipe, tmp_path):
-    folder = tmp_path / "trained"
-    folder.mkdir()
-    return SimpleNamespace(model=model, recipe=recipe, folder=folder, loaded=True)
+def trained(recipe, tmp_path):
+    (tmp_path / "trained").mkdir()
+    return helpers.trained_on(recipe, tmp_path / "trained")
 
 
-def test_cache_spares_the_model(trained):
-    first = evaluate_or_load(trained)
-    assert len(list(trained.folder.iterdir())) == 1
-    trained.model = Untouchable()
-    assert evaluate_or_load(trained).to_json() == first.to_json()
-
-
-@pytest.mark.parametrize("change", ["threshold", "split", "ids", "masks", "code"])
+@pytest.mark.parametrize(
+    "change", ["evaluation.threshold=0.3", "data.val_split=half", "ids", "masks", "code"]
+)
 def test_cache_knows_protocol_data_and_code(trained, root, monkeypatch, change):
     set_split(root, "named", split="half")
     evaluate_or_load(trained)
-    if change == "threshold":
-        trained.recipe = recipe_with(root, "evaluation.threshold=0.3")
-    elif change == "split":
-        trained.recipe = recipe_with(root, "data.val_split=half")
+    if "=" in change:
+        trained.recipe = recipe_with(root, change)
     elif change == "ids":
         set_split(root, "named")
     elif change == "masks":
@@ -195,30 +132,31 @@ def test_cache_knows_protocol_data_and_code(trained, root, monkeypatch, change):
         monkeypatch.setattr("more_lib.evaluation.scoring.SCORING_VERSION", 1000)
     again = evaluate_or_load(trained)
     assert len(list(trained.folder.iterdir())) == 2
-    assert again.num_images == (1 if change in ("split", "ids") else 3)
+    assert again.num_images == (1 if change in ("data.val_split=half", "ids") else 3)
 
 
-def test_damaged_cache_is_named(trained):
-    evaluate_or_load(trained)
+def test_cache_spares_the_model_and_is_named_if_damaged(trained):
+    first = evaluate_or_load(trained)
     (file,) = trained.folder.iterdir()
+    trained.model = None  # it is spared
+    assert evaluate_or_load(trained).to_json() == first.to_json()
     file.write_text(file.read_text()[:100])
     with pytest.raises(InputError, match=f"{file.name} is damaged: delete it"):
         evaluate_or_load(trained)
 
 
-def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, model, root):
+def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
     set_split(root, "named", split="train")
-    names = ("lam-log", "cam-log", "decoder-log", "lam-train")
-    protocols = [named_protocol(name, trained.recipe) for name in names]
+    protocols = named(trained.recipe, "lam-log", "cam-log", "decoder-log", "lam-train")
     found = evaluate_protocols(trained, protocols)
     assert [len(each.results) for each in found] == [1, 1, 1, 1]
     assert [each.results[0].protocol for each in found] == protocols
     assert [each.num_images for each in found] == [3, 3, 3, 1]
     assert found[1].results[0].matrix.tolist() == TRUE_CAM
     # Two batches of val and one of train, each with its mirror image.
-    assert [size[0] for size in model.inputs] == [4, 2, 2]
+    assert [size[0] for size in trained.model.inputs] == [4, 2, 2]
     assert len(list(trained.folder.iterdir())) == 4
-    trained.model = Untouchable()
+    trained.model = None  # it is spared
     again = evaluate_protocols(trained, protocols[::-1])
     assert [each.to_json() for each in again] == [each.to_json() for each in found[::-1]]
 
@@ -235,7 +173,7 @@ def one_shard(index, port, root, folder):
 
 
 def test_two_processes_find_what_one_does(root, tmp_path):
-    many(root)
+    helpers.many(root)
     recipe, model = recipe_with(root), ColourModel()
     alone = score(model, recipe, protocols_of(recipe)).to_json()
     with socket.socket() as free:
@@ -244,33 +182,24 @@ def test_two_processes_find_what_one_does(root, tmp_path):
     arguments = (port, root, tmp_path)
     context = start_processes(one_shard, arguments, 2, join=False, start_method="fork")
     assert context.join(timeout=60) or context.join(timeout=60)
-    assert (tmp_path / "0.json").read_text() == alone
-    assert (tmp_path / "1.json").read_text() == alone
+    assert [(tmp_path / f"{index}.json").read_text() for index in (0, 1)] == [alone, alone]
     views = [int((tmp_path / f"{index}.txt").read_text()) for index in (0, 1)]
     assert sum(views) == sum(size[0] for size in model.inputs) and views[0] / 5 == views[1] / 4
     assert not list(tmp_path.glob("notes*"))
 
 
-class Killed(ColourModel):
-    """Its process dies when it has seen that many batches."""
-
-    batches = 3
-
-    def forward(self, images):
-        if not self.batches:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.batches -= 1
-        return super().forward(images)
-
-
 def killed_pass(index, root, notes):
+    """A pass whose process dies at the fourth batch."""
     torch.set_num_threads(1)
-    recipe = recipe_with(root, "evaluation.batch_size=1")
-    score(Killed(), recipe, protocols_of(recipe), notes=notes)
+    recipe, model = recipe_with(root, "evaluation.batch_size=1"), ColourModel()
+    model.register_forward_pre_hook(
+        lambda *_: os.kill(os.getpid(), signal.SIGKILL) if len(model.inputs) == 3 else None
+    )
+    score(model, recipe, protocols_of(recipe), notes=notes)
 
 
 def test_a_killed_pass_goes_on_and_counts_the_same(root, tmp_path, monkeypatch):
-    many(root)
+    helpers.many(root)
     monkeypatch.setattr("more_lib.evaluation.scoring.SAVE_EVERY", 2)
     recipe, model = recipe_with(root, "evaluation.batch_size=1"), ColourModel()
     whole = score(model, recipe, protocols_of(recipe)).to_json()
@@ -297,23 +226,23 @@ def test_a_damaged_note_is_named(model, recipe, tmp_path):
 
 
 def test_order_and_batches_change_nothing(root):
-    names = many(root)
-    recipe = recipe_with(root)
-    straight = score(ColourModel(), recipe, protocols_of(recipe))
-    set_split(root, *names[::-1])
-    recipe = recipe_with(root, "evaluation.batch_size=5")
-    turned = score(ColourModel(), recipe, protocols_of(recipe))
-    assert turned.to_json() == straight.to_json()
+    names = helpers.many(root)
+    found = []
+    for order, size in ((names, 2), (names[::-1], 5)):
+        set_split(root, *order)
+        recipe = recipe_with(root, f"evaluation.batch_size={size}")
+        found.append(score(ColourModel(), recipe, protocols_of(recipe)).to_json())
+    assert found[0] == found[1]
 
 
 def test_no_masks(model, recipe, root):
-    (root / "SegmentationClass/missed.png").unlink()
-    with pytest.raises(InputError, match=r"missed.png is missing: restore it, or take its id"):
-        evaluate(model, recipe)
-    (root / "SegmentationClass/named.png").unlink()
-    with pytest.raises(InputError, match=r"named.png is missing \(and 1 more masks\)"):
-        evaluate(model, recipe)
-    (root / "SegmentationClass/mistaken.png").unlink()
-    with pytest.raises(InputError, match="'val' of .*tree has no pixel masks.*--export.*predict"):
-        evaluate(model, recipe)
+    messages = {
+        "missed": r"missed.png is missing: restore it, or take its id",
+        "named": r"named.png is missing \(and 1 more masks\)",
+        "mistaken": "'val' of .*tree has no pixel masks.*--export.*predict",
+    }
+    for name, message in messages.items():
+        (root / f"SegmentationClass/{name}.png").unlink()
+        with pytest.raises(InputError, match=message):
+            evaluate(model, recipe)
     assert model.inputs == []

@@ -15,36 +15,19 @@ from typer.testing import CliRunner
 
 from more_lib.cli.commands import app
 from more_lib.data.images import PALETTE
+from more_lib.evaluation import writing
 from more_lib.evaluation.predict import predict
-from more_lib.evaluation.protocols import named_protocol
-from more_lib.evaluation.writing import (
-    RESULTS,
-    Output,
-    export_voc,
-    mask_values,
-    plan_predictions,
-    write_prediction,
-    write_predictions,
-)
+from more_lib.evaluation.writing import RESULTS, Output, export_voc, plan_predictions
 from more_lib.recipes.loading import load_recipe
 from more_lib.system.errors import InputError
-from tests.evaluation.helpers import (
-    CAT,
-    DOG,
-    GREY,
-    RED,
-    ColourModel,
-    picture,
-    recipe_with,
-    save_wide,
-    set_split,
-)
+from tests.evaluation import helpers
+from tests.evaluation.helpers import CAT, DOG, named, picture, recipe_with, set_split, trained_on
 
 
 @pytest.fixture(autouse=True)
 def bare_overlays(monkeypatch):
     figure = Figure(figsize=(1, 1))
-    monkeypatch.setattr("more_lib.evaluation.writing.plot_prediction", lambda *_: figure)
+    monkeypatch.setattr(writing, "plot_prediction", lambda *_: figure)
 
 
 @pytest.fixture
@@ -52,9 +35,8 @@ def write(photo_model, own_recipe):
     """Plans predictions and writes them; returns the rows."""
 
     def planned_and_written(inputs, folder, npz=False, force=False, **options):
-        output = Output(folder, npz, force)
-        plan = plan_predictions(own_recipe, inputs, output, **options)
-        return write_predictions(plan, photo_model)
+        plan = plan_predictions(own_recipe, inputs, Output(folder, npz, force), **options)
+        return writing.write_predictions(plan, photo_model)
 
     return planned_and_written
 
@@ -63,49 +45,37 @@ def table(file):
     return list(csv.DictReader(file.open()))
 
 
-def test_files(write, photos, tmp_path, capsys):
+def test_files_and_what_is_said_of_them(write, photos, tmp_path, capsys):
     out = tmp_path / "out"
     write([photos], out, npz=True)
-    files = {path.relative_to(out).as_posix() for path in out.rglob("*.*")}
-    assert files == {"summary.csv", "classes.csv"} | {
-        f"{kind}/{name}.{ending}"
-        for kind, ending in (("masks", "png"), ("overlays", "png"), ("maps", "npz"))
-        for name in ("cat", "dog", "nothing")
-    }
+    kinds = {"masks": "png", "overlays": "png", "maps": "npz"}
+    files = {f"{kind}/{n}.{kinds[kind]}" for kind in kinds for n in ("cat", "dog", "nothing")}
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*.*")}
+    assert written == files | {"summary.csv", "classes.csv"}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[1/3] cat.png, 32×32: cat ") and lines[0].endswith(" %)")
     assert lines[2] == "[3/3] nothing.bmp, 32×32: no class looked for (likeliest: cat 0.42)"
     assert lines[3].endswith(f"maps of 3 images, summary.csv and classes.csv: {out}")
-
-
-def test_masks_hold_vocs_values_and_colours(write, photos, tmp_path):
-    write([photos], tmp_path)
-    with Image.open(tmp_path / "masks/dog.png") as mask:
+    # Masks hold VOC's values and colours.
+    with Image.open(out / "masks/dog.png") as mask:
         assert mask.mode == "P" and mask.size == (48, 24)
-        values = np.asarray(mask)
+        assert set(np.unique(mask)) == {0, DOG}
         palette = np.array(mask.getpalette()).reshape(-1, 3)
-    assert set(np.unique(values)) == {0, DOG}
     np.testing.assert_array_equal(palette[[0, CAT, DOG]], PALETTE[[0, CAT, DOG]])
-    assert list(csv.reader((tmp_path / "classes.csv").open())) == [
-        ["value", "class", "color"],
-        ["0", "background", "#000000"],
-        ["8", "cat", "#400000"],
-        ["12", "dog", "#400080"],
-    ]
+    legend = "value,class,color 0,background,#000000 8,cat,#400000 12,dog,#400080"
+    assert (out / "classes.csv").read_text().split() == legend.split()
 
 
 def test_values_of_other_data_run_from_1(own_recipe):
     own = replace(own_recipe, data=replace(own_recipe.data, dataset="folder", root="x"))
-    assert mask_values(own_recipe).tolist() == [0, CAT, DOG]
-    assert mask_values(own).tolist() == [0, 1, 2]
+    assert writing.mask_values(own_recipe).tolist() == [0, CAT, DOG]
+    assert writing.mask_values(own).tolist() == [0, 1, 2]
 
 
-def test_maps_are_kept_as_half_precision_with_their_names(
-    photo_model, own_recipe, photos, tmp_path
-):
+def test_maps_are_kept_as_half_precision_with_names(photo_model, own_recipe, photos, tmp_path):
     labels = {"dog": ("cat", "dog")}
     (prediction,) = predict(photo_model, own_recipe, [photos / "dog.jpg"], labels)
-    write_prediction(prediction, own_recipe, Output(tmp_path, npz=True))
+    writing.write_prediction(prediction, own_recipe, Output(tmp_path, npz=True))
     with np.load(tmp_path / "maps/dog.npz", allow_pickle=False) as kept:
         assert kept["classes"].tolist() == ["cat", "dog"] == kept["all_classes"].tolist()
         assert kept["maps"].dtype == np.float16 and kept["maps"].shape == (2, 24, 48)
@@ -115,21 +85,23 @@ def test_maps_are_kept_as_half_precision_with_their_names(
 
 
 def test_summary(write, photos, tmp_path):
-    rows = "image,classes\ncat.png,cat; dog\ndog,dog\nnothing.bmp,\nnot_here.png,horse\n"
-    (photos / "labels.csv").write_text(rows)
-    rows = write([photos], tmp_path, labels=photos / "labels.csv")
-    written = table(tmp_path / "summary.csv")
-    assert list(written[0]) == "image width height labels probabilities classes pixels".split()
+    labels = photos / "labels.csv"
+    labels.write_text("image,classes\ncat.png,cat; dog\ndog,dog\nnothing.bmp,\nnone.png,horse\n")
+    (row, *_), written = write([photos], tmp_path, labels=labels), table(tmp_path / "summary.csv")
     with Image.open(tmp_path / "masks/cat.png") as mask:
-        pixels = [int((np.asarray(mask) == value).sum()) for value in (CAT, DOG)]
+        pixels = tuple(int((np.asarray(mask) == value).sum()) for value in (CAT, DOG))
     cat, dog = 1 / (1 + np.exp(-np.array([0.5, 40 / 255 - 0.5])))
-    assert list(rows[0].values()) == [
-        "cat.png", 32, 32, ("cat", "dog"), pytest.approx((cat, dog)), ("cat", "dog"), tuple(pixels),
-    ]  # fmt: skip
-    assert [*written[0].values()] == [
-        "cat.png", "32", "32", "cat;dog", f"{cat:.4f};{dog:.4f}", "cat;dog",
-        "{};{}".format(*pixels),
-    ]  # fmt: skip
+    assert row == {
+        "image": "cat.png",
+        "width": 32,
+        "height": 32,
+        "labels": ("cat", "dog"),
+        "probabilities": pytest.approx((cat, dog)),
+        "classes": ("cat", "dog"),
+        "pixels": pixels,
+    }
+    joined = ["cat;dog", f"{cat:.4f};{dog:.4f}", "cat;dog", "{};{}".format(*pixels)]
+    assert list(written[0].items()) == list(zip(row, ["cat.png", "32", "32", *joined], strict=True))
     assert [row["classes"] for row in written] == ["cat;dog", "dog", ""]
     assert written[2]["labels"] == written[2]["pixels"] == ""
 
@@ -142,7 +114,7 @@ def test_nothing_is_overwritten_unless_forced(write, photo_model, photos, tmp_pa
     with pytest.raises(InputError, match=r"holds 4 of the files .*masks/cat\.png, .*--force"):
         write([photos], out)
     assert not photo_model.inputs and not (out / "masks/dog.png").exists()  # nothing was computed
-    picture(GREY, RED).save(photos / "cat.png")
+    picture(helpers.GREY, helpers.RED).save(photos / "cat.png")
     write([photos], out, force=True)
     assert (out / "masks/cat.png").read_bytes() != before and (out / "masks/dog.png").exists()
     write([photos / "dog.jpg"], tmp_path / "elsewhere")
@@ -162,23 +134,21 @@ def test_one_bad_image_does_not_lose_the_others(write, photo_model, photos, tmp_
     assert [row["image"] for row in rows] == ["cat.png", "dog.jpg", "nothing.bmp"]
     assert [row["image"] for row in table(out / "skipped.csv")] == [str(path) for path in bad]
     assert capsys.readouterr().out.count("skipped: ") == 2
-    for path in bad:
-        path.unlink()
-    write([photos], out, skip_bad=True, force=True)
+    write([photos / "cat.png"], out, skip_bad=True, force=True)
     assert not (out / "skipped.csv").exists()  # it would speak of another run
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("image,classes\ncat.png,cat\n", r"labels\.csv: no labels for dog\.jpg"),
-        ("image,classes\ncat.png,cow\n", r"labels\.csv: cat\.png has the class 'cow'"),
-        ("image,classes\ncat.png,cat\ncat.png,dog\n", "more than one row: cat.png"),
-        ("file,classes\ncat.png,cat\n", "image,classes"),
+        ("image,classes cat.png,cat", r"labels\.csv: no labels for dog\.jpg"),
+        ("image,classes cat.png,cow", r"labels\.csv: cat\.png has the class 'cow'"),
+        ("image,classes cat.png,cat cat.png,dog", "more than one row: cat.png"),
+        ("file,classes cat.png,cat", "image,classes"),
     ],
 )
 def test_labels_that_do_not_fit(own_recipe, photos, tmp_path, rows, message):
-    (tmp_path / "labels.csv").write_text(rows)
+    (tmp_path / "labels.csv").write_text(rows.replace(" ", "\n"))
     with pytest.raises(InputError, match=message):
         plan_predictions(own_recipe, [photos], Output(tmp_path / "out"), tmp_path / "labels.csv")
     assert not (tmp_path / "out").exists()
@@ -213,26 +183,23 @@ def test_command(run, photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("arguments", "told"),
     [
-        (["--map", "seed"], "'seed' is unknown"),
-        (["--labels", "no.csv"], "no.csv is missing"),
-        (["--output", "photos/cat.png"], "cat.png"),
+        ("photos --map seed", "'seed' is unknown"),
+        ("photos --labels no.csv", "no.csv is missing"),
+        ("photos --output photos/cat.png", "cat.png"),
+        ("photos --checkpoint .", "recipe.yaml"),
     ],
 )
-def test_command_with_bad_options(run, photos, tmp_path, monkeypatch, options, named):
+def test_command_refuses_in_one_line(run, photos, tmp_path, monkeypatch, arguments, told):
     monkeypatch.chdir(tmp_path)
-    result = run("photos", *options)
-    assert result.exit_code == 2 and named in result.stderr, result.stderr
+    result = run(*arguments.split())
+    assert result.exit_code == 2 and told in result.stderr, result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
 def test_command_wants_images_and_a_checkpoint_that_is_there(run, photos, tmp_path):
-    assert run().exit_code == 2
-    assert run(photos, "--checkpoint", tmp_path / "gone").exit_code == 2
-    (tmp_path / "empty").mkdir()
-    result = run(photos, "--checkpoint", tmp_path / "empty")
-    assert result.exit_code == 2 and "recipe.yaml" in result.stderr
+    assert run().exit_code == run(photos, "--checkpoint", tmp_path / "gone").exit_code == 2
 
 
 def test_checkpoint_brings_its_own_recipe_and_comes_after_the_checks(photos, tmp_path, monkeypatch):
@@ -254,7 +221,7 @@ def test_checkpoint_brings_its_own_recipe_and_comes_after_the_checks(photos, tmp
 @pytest.fixture
 def root(root):
     """A split test of two images, one of them of another size, without masks and annotations."""
-    save_wide(root, channel=1, value=0, label="dog")
+    helpers.save_wide(root, channel=1, value=0, label="dog")
     set_split(root, "named", "wide", split="test")
     for name in ("named", "wide"):
         (root / f"SegmentationClass/{name}.png").unlink()
@@ -262,20 +229,14 @@ def root(root):
     return root
 
 
-def trained_on(root, *changes):
-    recipe = recipe_with(root, "evaluation.batch_size=1", *changes)
-    record = {"weights_sha256": "0" * 64}
-    return SimpleNamespace(model=ColourModel(), recipe=recipe, record=record)
-
-
 @pytest.fixture
 def trained(root):
-    return trained_on(root)
+    return trained_on(recipe_with(root, "evaluation.batch_size=1"))
 
 
-def protocol_of(trained, name="cam-log", **changes):
-    protocol = named_protocol(name, trained.recipe, "test")
-    return replace(protocol, labels="predicted", **changes)
+def protocol_of(trained, name="cam-log", labels="predicted", **changes):
+    (protocol,) = named(trained.recipe, name, split="test")
+    return replace(protocol, labels=labels, **changes)
 
 
 def test_folder_layout_ids_and_sizes(trained, tmp_path):
@@ -283,29 +244,28 @@ def test_folder_layout_ids_and_sizes(trained, tmp_path):
     assert export_voc(trained, protocol_of(trained), tmp_path / "out") == 2
     files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert files == [tmp_path / "out" / RESULTS / f"{name}.png" for name in ("named", "wide")]
-    with Image.open(files[0]) as named, Image.open(files[1]) as wide:
-        assert named.mode == wide.mode == "P" and wide.size == (14, 6)
-        assert named.getpalette() == PALETTE.flatten().tolist()
-        assert set(np.unique(named)) == {0, CAT}
-        np.testing.assert_array_equal(np.asarray(wide)[:, :7], DOG)
-        np.testing.assert_array_equal(np.asarray(wide)[:, 7:], 0)
+    with Image.open(files[0]) as small, Image.open(files[1]) as wide:
+        assert small.mode == wide.mode == "P"
+        assert small.getpalette() == PALETTE.flatten().tolist()
+        assert set(np.unique(small)) == {0, CAT}
+        np.testing.assert_array_equal(wide, [[DOG] * 7 + [0] * 7] * 6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tree"]
 
 
-def test_a_tree_of_images_and_split_alone_is_enough(trained, root, tmp_path):
+def test_annotations_are_read_for_true_labels_alone(trained, root, tmp_path):
+    with pytest.raises(InputError, match=r"named.xml is missing"):
+        export_voc(trained, protocol_of(trained, labels="true"), tmp_path / "true")
     for part in ("Annotations", "SegmentationClass"):
         shutil.rmtree(root / part)
     assert export_voc(trained, protocol_of(trained), tmp_path / "out") == 2
     with pytest.raises(InputError, match="the folder .*Annotations is missing"):
-        export_voc(trained, replace(protocol_of(trained), labels="true"), tmp_path / "true")
+        export_voc(trained, protocol_of(trained, labels="true"), tmp_path / "true")
 
 
 @pytest.mark.parametrize("name", ["masks.tgz", "masks.tar.gz"])
 def test_archive(trained, tmp_path, name):
-    protocol = protocol_of(trained, "paper-val")
-    export_voc(trained, protocol, tmp_path / name)
-    export_voc(trained, protocol, tmp_path / "folder")
-    export_voc(trained, protocol, tmp_path / f"again-{name}")
+    for destination in (name, "folder", f"again-{name}"):
+        export_voc(trained, protocol_of(trained, "paper-val"), tmp_path / destination)
     with tarfile.open(tmp_path / name, "r:gz") as archive:
         assert archive.getnames() == [f"{RESULTS}/named.png", f"{RESULTS}/wide.png"]
         for entry in archive:
@@ -323,41 +283,30 @@ def test_nothing_is_overwritten(trained, tmp_path):
     assert not list((tmp_path / "out").iterdir()) and trained.model.inputs == []
 
 
-def stopped(trained, root, destination):
-    """An export that meets a damaged image, which is then restored."""
-    image = root / "JPEGImages/wide.jpg"
+@pytest.mark.parametrize(
+    ("threshold", "network", "views"),
+    [
+        pytest.param(0.5, "0", 2, id="the same"),
+        pytest.param(0.9, "0", 3, id="another protocol"),
+        pytest.param(0.5, "1", 3, id="another network"),
+    ],
+)
+def test_a_stopped_export_goes_on_as_the_same(trained, root, tmp_path, threshold, network, views):
+    image, archive = root / "JPEGImages/wide.jpg", tmp_path / "masks.tgz"
     whole = image.read_bytes()
     image.write_bytes(whole[:100])
-    with pytest.raises(InputError, match="wide.jpg"):
-        export_voc(trained, protocol_of(trained), destination)
-    image.write_bytes(whole)
-
-
-def test_a_stopped_export_goes_on(trained, root, tmp_path):
     for _ in range(2):
-        stopped(trained, root, tmp_path / "masks.tgz")
-    assert not (tmp_path / "masks.tgz").exists()
+        with pytest.raises(InputError, match="wide.jpg"):
+            export_voc(trained, protocol_of(trained), archive)
+    image.write_bytes(whole)
+    assert not archive.exists()
     assert trained.model.inputs == [(2, 3, 8, 8)]  # `named` with its mirror image, once
-    export_voc(trained, protocol_of(trained), tmp_path / "masks.tgz")
-    assert len(trained.model.inputs) == 2
-    export_voc(trained, protocol_of(trained), tmp_path / "anew.tgz")
-    assert (tmp_path / "anew.tgz").read_bytes() == (tmp_path / "masks.tgz").read_bytes()
-
-
-@pytest.mark.parametrize("change", ["protocol", "network"])
-def test_another_export_takes_nothing_over(trained, root, tmp_path, change):
-    stopped(trained, root, tmp_path / "masks")
-    protocol = protocol_of(trained, threshold=0.9 if change == "protocol" else 0.5)
-    if change == "network":
-        trained.record["weights_sha256"] = "1" * 64
-    trained.model.inputs.clear()
-    export_voc(trained, protocol, tmp_path / "masks")
-    assert len(trained.model.inputs) == 2
-
-
-def test_true_labels_need_annotations(trained, tmp_path):
-    with pytest.raises(InputError, match=r"named.xml is missing"):
-        export_voc(trained, named_protocol("lam-log", trained.recipe, "test"), tmp_path / "out")
+    trained.record["weights_sha256"] = network * 64
+    protocol = protocol_of(trained, threshold=threshold)
+    export_voc(trained, protocol, archive)
+    assert len(trained.model.inputs) == views
+    export_voc(trained, protocol, tmp_path / "anew.tgz")
+    assert (tmp_path / "anew.tgz").read_bytes() == archive.read_bytes()
 
 
 def test_classes_that_are_not_vocs(tmp_path):
@@ -365,22 +314,17 @@ def test_classes_that_are_not_vocs(tmp_path):
     (folder / "images").mkdir(parents=True)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "images/a.png")
     (folder / "labels.csv").write_text("image,classes\na.png,fox;cat\n")
-    changes = ("data.dataset=folder", f"data.root={folder}", "data.classes=[cat, fox]")
-    trained = trained_on(folder, *changes)
+    recipe = recipe_with(folder, "data.dataset=folder", "data.classes=[cat, fox]")
     with pytest.raises(InputError, match="'fox' is not VOC's.*`predict`"):
-        export_voc(trained, named_protocol("paper-val", trained.recipe, "all"), tmp_path / "out")
+        export_voc(trained_on(recipe), named(recipe, "paper-val")[0], tmp_path / "out")
 
 
-def test_a_subset_of_classes_in_another_order(root, tmp_path):
-    class Turned(ColourModel):
-        """Dog first, then cat."""
+def test_a_subset_of_classes_in_another_order(trained, root, tmp_path):
+    def turned(model, images, output):
+        return output._replace(class_logits=output.class_logits.flip(1), cam=output.cam.flip(1))
 
-        def forward(self, images):
-            output = super().forward(images)
-            return output._replace(class_logits=output.class_logits.flip(1), cam=output.cam.flip(1))
-
-    trained = trained_on(root, "data.classes=[dog, cat]")
-    trained.model = Turned()
+    trained.recipe = recipe_with(root, "evaluation.batch_size=1", "data.classes=[dog, cat]")
+    trained.model.register_forward_hook(turned)  # dog first, then cat
     export_voc(trained, protocol_of(trained), tmp_path / "out")
-    with Image.open(tmp_path / "out" / RESULTS / "named.png") as named:
-        assert set(np.unique(named)) == {0, CAT}
+    with Image.open(tmp_path / "out" / RESULTS / "named.png") as mask:
+        assert set(np.unique(mask)) == {0, CAT}
