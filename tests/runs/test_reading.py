@@ -146,12 +146,12 @@ def test_a_manifest_that_lacks_a_field_names_it(tmp_path, field, value):
 
 def test_a_manifest_with_a_broken_notebook_entry_names_it(tmp_path):
     entries = [{"name": "00_start", "status": "done", "seconds": 1.5}, {"name": "01"}]
-    with pytest.raises(InputError, match=r"notebooks\[1\] has no usable status"):
+    with pytest.raises(InputError, match=r"manifest.json has no usable notebooks\[1\].status: it is not"):
         load_run(write_run(tmp_path, {}, notebooks=entries))
 
 
 def test_metrics_of_another_form_are_named(tmp_path):
     write_run(tmp_path, {})
     (tmp_path / "metrics.json").write_text(json.dumps({"06_evaluation": [1]}))
-    with pytest.raises(InputError, match="metrics.json: 06_evaluation is no mapping"):
+    with pytest.raises(InputError, match="metrics.json has no usable 06_evaluation: it is not"):
         load_run(tmp_path)
