@@ -96,7 +96,7 @@ class _Renderer(IPythonRenderer):
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         if url.startswith("attachment:") and not self.attachments.get(url[len("attachment:") :]):
-            return f"<code>{html.escape(f'![{text}]({url})')}</code>"  # the notebook lacks it
+            return f"<code>![{text}]({html.escape(url)})</code>"  # the notebook lacks it
         return super().image(text, url, title)
 
 
