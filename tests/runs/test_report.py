@@ -126,7 +126,6 @@ def test_a_failed_run_says_so(tmp_path):
     page = make_run(tmp_path, {}, status="failed", notebooks=[failed])
     assert "This run failed. 01_one stopped at X" in page.text
     assert "No notebook recorded any numbers" in page.text
-    assert "what this run shows" not in page.text
 
 
 def test_verdicts_come_first_then_what_their_notebook_recorded(tmp_path):
@@ -160,10 +159,11 @@ def test_verdicts_come_first_then_what_their_notebook_recorded(tmp_path):
 
 
 def test_a_notebook_that_was_cut_off_leaves_the_rest_of_the_page(tmp_path):
-    make_run(tmp_path, {"01_one": [], "02_two": [new_markdown_cell("# Two")]})
+    metrics = {"01_one": {"verdicts": [{"claim": "no verdict"}]}}
+    make_run(tmp_path, {"01_one": [], "02_two": [new_markdown_cell("# Two")]}, metrics)
     (tmp_path / "01_one.ipynb").write_text('{"cells": [')
     page = Page(write_report(tmp_path))
-    assert "01_one" in page.text and "Two" in page.text
+    assert "01_one" in page.text and "Two" in page.text and "no verdict" not in page.text
 
 
 def test_rows_become_a_table_that_names_its_protocol():
