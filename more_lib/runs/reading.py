@@ -83,15 +83,12 @@ def load_run(folder: str | Path) -> Run:
         raise InputError(_no_run(folder))
     manifest = _checked_json(file, _MANIFEST)
     names = [TRAINING_AHEAD, *(entry["name"] for entry in manifest["notebooks"])]
-    unfinished = manifest["status"] == "unfinished"
-
-    def recorded(kind: str) -> dict[str, dict]:
-        if unfinished:
-            return collected(folder, kind, names)
-        whole = folder / f"{kind}.json"  # which a run that did not get so far lacks
-        return _checked_json(whole, dict[str, dict]) if whole.is_file() else {}
-
-    return Run(folder, manifest, recorded("metrics"), recorded("costs"))
+    kinds = ("metrics", "costs")
+    if manifest["status"] == "unfinished":
+        return Run(folder, manifest, *(collected(folder, kind, names) for kind in kinds))
+    files = (folder / f"{kind}.json" for kind in kinds)  # which a run that broke off early lacks
+    recorded = (_checked_json(f, dict[str, dict]) if f.is_file() else {} for f in files)
+    return Run(folder, manifest, *recorded)
 
 
 def record_of(run: Run) -> dict:
@@ -107,8 +104,7 @@ def record_of(run: Run) -> dict:
         (protocol,) = (r for r in measured["rows"] if (r["map"], r["labels"]) == ("lam", "true"))
         fields = ("dataset", "split", "images", "scales", "threshold", "crf")
         optimizer = manifest["recipe"]["optimizer"]
-        entries = (entry for entry in manifest["notebooks"] if entry["seconds"] is not None)
-        ran = {entry["name"]: entry["seconds"] for entry in entries}
+        times = {entry["name"]: entry["seconds"] for entry in manifest["notebooks"]}
         return {
             "commit": manifest["git"]["commit"],
             **{name: manifest[name] for name in ("started", "device", "threads", "seeds")},
@@ -118,7 +114,8 @@ def record_of(run: Run) -> dict:
             "training_ahead": run.costs.get(TRAINING_AHEAD, {}).get("training", {}),
             "notebooks": [
                 {"name": name, "title": title(run.cells(name)), "seconds": seconds}
-                for name, seconds in ran.items()
+                for name, seconds in times.items()
+                if seconds is not None
             ],
             "protocol": {name: protocol[name] for name in fields},
             "ablation": measured["ablation"],

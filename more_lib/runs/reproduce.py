@@ -47,11 +47,6 @@ class Step:
     def name(self) -> str:
         return self.path.stem
 
-    def entry(self) -> dict:
-        """What the manifest says of a notebook before it runs."""
-        digest = sha256(self.path)
-        return {"name": self.name, "source_sha256": digest, "parameters": self.parameters}
-
     def all_parameters(self, folder: Path) -> dict[str, str | bool]:
         """What the notebook gets in the run ``folder``, ``out_dir`` included if it takes one."""
         if not self.records_metrics:
@@ -87,7 +82,11 @@ def reproduce(
     recipe = load_recipe(profile, overrides)
     source = Path(notebooks) if notebooks else CHECKOUT / "notebooks"
     steps = plan(source, profile, overrides, full)
-    manifest = new_manifest(recipe, overrides, [step.entry() for step in steps])
+    entries = [
+        {"name": step.name, "source_sha256": sha256(step.path), "parameters": step.parameters}
+        for step in steps
+    ]
+    manifest = new_manifest(recipe, overrides, entries)
     parent = Path(runs) / profile
     found = _resumed(parent, manifest) if resume else None
     folder, manifest = found or (_new_folder(parent, manifest), manifest)

@@ -44,15 +44,11 @@ def statuses(folder: Path) -> list[str]:
 NAMES = ["00_zeroth", "01_first", "02_second"]
 
 
-def fix_foundations(patch: pytest.MonkeyPatch) -> None:
-    """No data is made or hashed, and sources may be edited while tests run."""
-    patch.setattr("more_lib.training.cache.provenance", lambda recipe: dict(PROVENANCE))
-    patch.setattr(manifests, "_library_sha256", lambda: "library")
-
-
 @pytest.fixture(autouse=True)
 def known_foundations(monkeypatch):
-    fix_foundations(monkeypatch)
+    """No data is made or hashed, and sources may be edited while tests run."""
+    monkeypatch.setattr("more_lib.training.cache.provenance", lambda recipe: dict(PROVENANCE))
+    monkeypatch.setattr(manifests, "_library_sha256", lambda: "library")
 
 
 @pytest.fixture
@@ -102,68 +98,50 @@ def broken_off(executed, run, tmp_path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory) -> SimpleNamespace:
-    """Real kernels: a notebook that works, one that fails; then the same, mended and resumed."""
-    root = tmp_path_factory.mktemp("a {brace} and spaces")
-    first = (
+def test_real_kernels_run_fail_with_a_name_and_are_resumed(tmp_path, monkeypatch):
+    root = tmp_path / "a {brace} and spaces"
+    source = write_notebook(
+        root / "notebooks" / "01_works.ipynb",
         "import os, pathlib\n"
         "from more_lib.runs.recording import record_metrics\n"
         "print(profile, overrides, os.environ['MORE_PROGRESS'], os.environ.get('MPLBACKEND'))\n"
-        "record_metrics(out_dir, 'places', {'cwd': os.getcwd(), 'out_dir': out_dir})"
+        "record_metrics(out_dir, 'places', {'cwd': os.getcwd(), 'out_dir': out_dir})",
     )
-    folder = root / "notebooks"
-    source = write_notebook(folder / "01_works.ipynb", first)
     untouched = source.read_bytes()
-    broken = write_notebook(folder / "02_breaks.ipynb", "x = 1", "raise OSError('a\\nb')")
-    seen = SimpleNamespace(root=root)
+    broken = write_notebook(source.parent / "02_breaks.ipynb", "x = 1", "raise OSError('a\\nb')")
     arguments = ("mini", ["optimizer.iterations=3"], root / "runs")
-    with pytest.MonkeyPatch.context() as patch:
-        fix_foundations(patch)
-        patch.setenv("MPLBACKEND", "pdf")
-        patch.setenv("MORE_PROGRESS", "1")
-        with pytest.raises(ReproduceError) as failure:
-            reproduce(*arguments, notebooks=folder)
-        seen.error = str(failure.value)
-        seen.environment = (os.environ["MPLBACKEND"], os.environ["MORE_PROGRESS"])
-        (seen.folder,) = (root / "runs" / "mini").iterdir()
-        seen.failed, seen.kept = read(seen.folder), (seen.folder / "02_breaks.ipynb").read_text()
-        seen.report = (seen.folder / "report.html").read_text(encoding="utf-8")
-        write_notebook(broken, "x = 1")
-        seen.resumed = reproduce(*arguments, resume=True, notebooks=folder)
-    seen.source_kept = source.read_bytes() == untouched
-    return seen
+    for name, value in (("MPLBACKEND", "pdf"), ("MORE_PROGRESS", "1")):
+        monkeypatch.setenv(name, value)
 
+    with pytest.raises(ReproduceError) as failure:
+        reproduce(*arguments, notebooks=source.parent)
+    assert str(failure.value) == "02_breaks stopped at cell In [4]: OSError: b"
+    (folder,) = (root / "runs" / "mini").iterdir()
+    failed = read(folder)
+    assert (failed["status"], statuses(folder)) == ("failed", ["done", "failed"])
+    assert failed["notebooks"][1]["error"] == str(failure.value)
+    kept = (folder / "02_breaks.ipynb").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "OSError" in kept and "This run failed." in page and "OSError: b" in page
 
-def test_kernels_get_parameters_environment_and_the_run_folder(real):
-    cells = nbformat.read(real.folder / "01_works.ipynb", as_version=4).cells
+    # Kernels got parameters, an environment of their own and the run's folder to work in.
+    cells = nbformat.read(folder / "01_works.ipynb", as_version=4).cells
     backend = "module://matplotlib_inline.backend_inline"
     assert cells[-1].outputs[0].text == f"mini optimizer.iterations=3 0 {backend}\n"
-    assert real.environment == ("pdf", "1")  # the caller's is put back
-    assert real.source_kept
-    places = read(real.folder, "metrics.json")["01_works"]["places"]
-    assert Path(places["cwd"]) == real.folder.resolve()
-    assert Path(places["out_dir"]) == real.folder.resolve() / "01_works"
+    assert (os.environ["MPLBACKEND"], os.environ["MORE_PROGRESS"]) == ("pdf", "1")
+    assert source.read_bytes() == untouched
+    places = read(folder, "metrics.json")["01_works"]["places"]
+    assert Path(places["cwd"]) == folder.resolve()
+    assert Path(places["out_dir"]) == folder.resolve() / "01_works"
 
-
-def test_a_failure_names_notebook_cell_and_last_line(real):
-    assert real.error == "02_breaks stopped at cell In [4]: OSError: b"
-    assert real.failed["status"] == "failed"
-    assert [entry["status"] for entry in real.failed["notebooks"]] == ["done", "failed"]
-    assert real.failed["notebooks"][1]["error"] == real.error
-    assert "OSError" in real.kept
-    assert "This run failed." in real.report and "OSError: b" in real.report
-
-
-def test_resume_runs_only_what_is_left(real):
-    assert real.resumed == real.folder
-    resumed = read(real.folder)
-    assert resumed["status"] == "done"
-    assert resumed["notebooks"][0] == real.failed["notebooks"][0]  # skipped: not even the time
-    assert resumed["notebooks"][1]["status"] == "done"
-    assert "error" not in resumed["notebooks"][1]
-    assert (real.folder / "earlier" / "02_breaks-1.ipynb").read_text() == real.kept
-    assert "This run failed." not in (real.folder / "report.html").read_text(encoding="utf-8")
+    write_notebook(broken, "x = 1")
+    assert reproduce(*arguments, resume=True, notebooks=source.parent) == folder
+    first, second = read(folder)["notebooks"]
+    assert (read(folder)["status"], second["status"]) == ("done", "done")
+    assert first == failed["notebooks"][0]  # skipped: not even the time
+    assert "error" not in second
+    assert (folder / "earlier" / "02_breaks-1.ipynb").read_text() == kept
+    assert "This run failed." not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_notebooks_run_in_order_and_are_all_done(executed, run, capsys):
@@ -306,18 +284,20 @@ def test_resume_passes_over_a_folder_that_is_no_run(executed, run, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    "given, expected",
+    "overrides, given, expected",
     [
-        ({"profile": "minni"}, "minni.*mini"),
-        ({"overrides": ["optimizer.iteration=3"]}, "optimizer.iteration.*optimizer.iterations"),
-        ({"overrides": ["optimizer.iterations=many"]}, "optimizer.iterations.*whole number"),
-        ({"overrides": ["evaluation.scales=[1.0, 0.5]"]}, "without spaces"),
-        ({"notebooks": Path("missing")}, "no notebooks.*missing"),
+        ([], {"profile": "minni"}, "minni.*mini"),
+        (["optimizer.iteration=3"], {}, "optimizer.iteration.*optimizer.iterations"),
+        (["optimizer.iterations=many"], {}, "optimizer.iterations.*whole number"),
+        (["evaluation.scales=[1.0, 0.5]"], {}, "without spaces"),
+        ([], {"notebooks": "missing"}, "no notebooks.*missing"),
     ],
 )
-def test_wrong_arguments_stop_before_anything_runs(executed, run, tmp_path, given, expected):
+def test_wrong_arguments_stop_before_anything_runs(
+    executed, run, tmp_path, overrides, given, expected
+):
     with pytest.raises(InputError, match=expected):
-        run(*given.pop("overrides", ()), **given)
+        run(*overrides, **given)
     assert not executed.names and not (tmp_path / "runs").exists()
 
 
