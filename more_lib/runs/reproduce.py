@@ -274,6 +274,7 @@ def _new_folder(parent: Path, manifest: dict) -> Path:
 
 
 def _first_free(parent: Path, names: Iterable[str]) -> Path:
+    """The first of ``names`` in a folder that nothing has yet."""
     return next(path for path in map(parent.joinpath, names) if not path.exists())
 
 
