@@ -122,7 +122,7 @@ class _Exporter(HTMLExporter):
 
 @cache
 def _exporter() -> _Exporter:
-    """One for all pages, as its templates take longer to compile than a page to draw."""
+    """One for all pages, so that its templates are compiled once."""
     return _Exporter(template_name="basic", exclude_output_prompt=True)
 
 
