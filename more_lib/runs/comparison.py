@@ -5,7 +5,7 @@ Runs are called A, B, C in the order given; differences are to A.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from string import ascii_uppercase
 from typing import NamedTuple
@@ -46,7 +46,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path | None = 
         raise InputError(f"run {twice} is given twice: compare it with another")
     runs = [load_run(folder) for folder in folders]
     newest = max(runs, key=lambda run: run.manifest["started"]).folder
-    path = Path(output) if output else newest / "comparison.html"
+    path = Path(output or newest / "comparison.html")
     return write_page(
         "comparison.html",
         path,
@@ -62,36 +62,27 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path | None = 
 def provenance(runs: Sequence[Run]) -> list[Row]:
     """What is not the same in all runs of what they rest on: code, data, versions, recipe."""
     apart = ("notebooks", "resumed", "status", "seconds")
-    bases = [
-        dict(leaves({name: item for name, item in run.manifest.items() if name not in apart}))
-        for run in runs
-    ]
-    names = dict.fromkeys(name for base in bases for name in base)
-    rows = ((name, [base.get(name) for base in bases]) for name in names)
-    return [Row(name, _texts(values), []) for name, values in rows if _differ(values)]
+    bases = [{k: v for k, v in run.manifest.items() if k not in apart} for run in runs]
+    return [Row(name, _texts(values), []) for name, values in _differing(bases, missing=None)]
 
 
 def verdicts(runs: Sequence[Run]) -> dict[str, list[tuple[str, str]]]:
     """For each claim, each run's verdict and value; "not judged" where a run lacks it."""
     judged = [{row["claim"]: row for row in run.verdicts} for run in runs]
-    claims = dict.fromkeys(claim for rows in judged for claim in rows)
     return {
         claim: [(row["verdict"], row["ours"]) for row in (r.get(claim, NOT_JUDGED) for r in judged)]
-        for claim in claims
+        for claim in dict.fromkeys(chain(*judged))
     }
 
 
 def metrics(runs: Sequence[Run]) -> dict[str, list[Row]]:
     """By notebook, every metric that all runs have and that is not the same in all."""
-    rows: dict[str, list[Row]] = {}
+    rows = {}
     for notebook in runs[0].metrics:
-        first, *others = (dict(leaves(run.metrics.get(notebook, {}))) for run in runs)
-        for name in first:
-            values = [first[name], *(each.get(name, ...) for each in others)]
-            if ... not in values and _differ(values):
-                row = _metric(name.removeprefix(f"{notebook} · "), values)
-                rows.setdefault(notebook, []).append(row)
-    return rows
+        differing = _differing([run.metrics.get(notebook, {}) for run in runs], missing=...)
+        shared = [(name.removeprefix(f"{notebook} · "), v) for name, v in differing if ... not in v]
+        rows[notebook] = [_metric(name, values) for name, values in shared]
+    return {notebook: found for notebook, found in rows.items() if found}
 
 
 def agreement(runs: Sequence[Run], first: int, second: int) -> str:
@@ -104,12 +95,10 @@ def agreement(runs: Sequence[Run], first: int, second: int) -> str:
         return f"The metrics of {a} and {b} are identical, all {len(one):,} values."
     shared = one.keys() & other.keys()
     differing = sum(one[name] != other[name] for name in shared)
-    alone = [(a, len(one) - len(shared)), (b, len(other) - len(shared))]
-    said = [
-        f"{differing:,} of the {len(shared):,} metrics that {a} and {b} share differ",
-        *(f"{count:,} more are in {name} alone" for name, count in alone if count),
-    ]
-    return f"{'; '.join(said)}."
+    said = f"{differing:,} of the {len(shared):,} metrics that {a} and {b} share differ"
+    for name, count in ((a, len(one) - len(shared)), (b, len(other) - len(shared))):
+        said += f"; {count:,} more are in {name} alone" if count else ""
+    return f"{said}."
 
 
 def leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
@@ -130,18 +119,23 @@ def leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 def _row_names(rows: Sequence[Mapping]) -> list[str]:
     """A name for each row: the fewest first words that tell all apart, else numbers from 1."""
     frame = pd.DataFrame(rows).drop(columns="note", errors="ignore")
-    texts = [name for name in frame if frame[name].map(lambda value: isinstance(value, str)).all()]
-    words = [name for name in texts if frame[name].nunique() > 1]
-    for count in range(1, len(words) + 1):
-        chosen = frame[words[:count]].itertuples(index=False)
-        names = ["\u00a0· ".join(cell_text("", word) for word in row) for row in chosen]
-        if len(set(names)) == len(rows):
-            return names
+    texts = [key for key in frame if frame[key].map(type).eq(str).all()]
+    words = [frame[key].map(lambda word: cell_text("", word)) for key in texts]
+    names = None
+    for column in (column for column in words if column.nunique() > 1):
+        names = column if names is None else names + "\u00a0· " + column
+        if names.is_unique:
+            return list(names)
     return [str(number) for number in range(1, len(rows) + 1)]
 
 
-def _differ(values: Sequence[object]) -> bool:
-    return any(value != values[0] for value in values)
+def _differing(values: Sequence[Mapping], missing: object) -> Iterator[tuple[str, list[object]]]:
+    """Name, and what each of ``values`` has there, wherever that is not the same in all."""
+    flat = [dict(leaves(value)) for value in values]
+    for name in dict.fromkeys(chain(*flat)):
+        row = [each.get(name, missing) for each in flat]
+        if any(value != row[0] for value in row):
+            yield name, row
 
 
 def _metric(name: str, values: Sequence[object]) -> Row:

@@ -10,10 +10,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 
 import more_lib
@@ -82,7 +84,8 @@ def continued(folder: Path, manifest: dict) -> dict | None:
     try:
         earlier = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         old = earlier["notebooks"]
-        done = _done_and_unchanged(old, new, folder)
+        kept = takewhile(lambda pair: _is_done(*pair, folder), zip(old, new, strict=False))
+        done = len(list(kept))
         all_unchanged = done == len(old) == len(new)
         same = all(earlier[name] == manifest[name] for name in FOUNDATIONS)
         if not same or (earlier["status"] == "done" and not all_unchanged):
@@ -96,15 +99,12 @@ def continued(folder: Path, manifest: dict) -> dict | None:
     return {**earlier, "status": "unfinished", "resumed": resumed, "notebooks": notebooks}
 
 
-def _done_and_unchanged(old: Sequence[dict], new: Sequence[dict], folder: Path) -> int:
-    """How many notebooks from the first on need not run again."""
-    for count, (before, now) in enumerate(zip(old, new, strict=False)):
-        given = {name: value for name, value in before["parameters"].items() if name != "out_dir"}
-        same = all(before[name] == now[name] for name in ("name", "source_sha256"))
-        kept = (folder / f"{before['name']}.ipynb").is_file()
-        if not (same and kept and before["status"] == "done" and given == now["parameters"]):
-            return count
-    return min(len(old), len(new))
+def _is_done(before: dict, now: dict, folder: Path) -> bool:
+    """Whether a notebook that ran as ``before`` need not run as ``now``."""
+    given = {name: value for name, value in before["parameters"].items() if name != "out_dir"}
+    same = all(before[name] == now[name] for name in ("name", "source_sha256"))
+    kept = (folder / f"{before['name']}.ipynb").is_file()
+    return same and kept and before["status"] == "done" and given == now["parameters"]
 
 
 def git_state() -> dict[str, str | bool | None]:
@@ -141,9 +141,9 @@ def _device() -> dict[str, str | int]:
 def _processor() -> str:
     """The model of the processor where Linux tells it, else its architecture."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if model := re.search(r"^model name\s*:\s*(\S.*)", told, re.MULTILINE):
+            return model[1].strip()
     return platform.processor() or platform.machine()
 
 

@@ -6,7 +6,8 @@ notebook, with its equations as MathML, which browsers know how to draw.
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,10 +15,9 @@ import jinja2
 import nbformat
 from bs4 import BeautifulSoup
 from latex2mathml.converter import convert_to_element
-from markupsafe import Markup
-from nbconvert import HTMLExporter
+from nbconvert import HTMLExporter, TemplateExporter
+from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from traitlets.config import Config
 
 from more_lib.runs.reading import captioned, title
 from more_lib.system.files import atomic_file
@@ -25,7 +25,6 @@ from more_lib.system.files import atomic_file
 # What outputs are shown as, the first they have; widgets and scripts need a kernel or the net.
 SHOWN = ("text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain")
 ACTIVE = "script, style, link, meta, base, iframe, object, embed, form"  # what HTML can do
-MACROS = r"\newcommand{\arg}{\operatorname{arg}}"  # commands that latex2mathml does not know
 
 
 def write_page(template: str, path: Path, **values: object) -> Path:
@@ -54,15 +53,13 @@ def write_notebook_page(notebook: Path) -> Path:
     content = nbformat.read(notebook, as_version=4)
     for cell, caption in captioned(content.cells):
         cell.metadata["alt"] = cell.metadata.get("alt") or caption or "figure"
-    config = Config({"NbConvertBase": {"display_data_priority": list(SHOWN)}})
-    exporter = _Exporter(config=config, template_name="basic", exclude_output_prompt=True)
-    body, _ = exporter.from_notebook_node(content)
+    body, _ = _exporter().from_notebook_node(content)
     return write_page(
         "notebook.html",
         notebook.with_suffix(".html"),
         title=title(content.cells) or notebook.stem,
         source=notebook.name,
-        body=Markup(_still(body)),
+        body=_still(body),
     )
 
 
@@ -72,8 +69,9 @@ def mathml(latex: str, display: str = "inline") -> str:
     Args:
         display: ``inline``, or ``block`` for an equation on lines of its own.
     """
+    known = re.sub(r"\\arg(?![a-zA-Z])", r"\\operatorname{arg}", latex)
     try:
-        equation = convert_to_element(MACROS + latex, display=display)
+        equation = convert_to_element(known, display=display)
     except Exception:  # the converter's own errors, and whatever half an equation sets off in it
         return f"<code>{html.escape(latex)}</code>"
     del equation.attrib["xmlns"]  # HTML needs none, and headings with one come out prefixed
@@ -96,15 +94,36 @@ class _Renderer(IPythonRenderer):
     def latex_environment(self, name: str, body: str) -> str:
         return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        if url.startswith("attachment:") and not self.attachments.get(url[len("attachment:") :]):
+            return f"<code>![{text}]({html.escape(url)})</code>"  # the notebook lacks it
+        return super().image(text, url, title)
+
 
 class _Exporter(HTMLExporter):
-    """nbconvert's HTML with this module's Markdown."""
+    """nbconvert's HTML with this module's Markdown, and without what ``_still`` makes needless."""
+
+    def default_filters(self) -> Iterator[tuple[str, Callable]]:
+        yield from super().default_filters()
+        yield "highlight_code", Highlight2HTML(parent=self)
+        yield "clean_html", lambda text: text  # which would parse every cell of code
+        yield "filter_data_type", lambda data: [kind for kind in SHOWN if kind in data][:1]
+
+    def from_notebook_node(self, *args, **kwargs) -> tuple[str, dict]:
+        # HTMLExporter's own would parse the whole page for names of pictures, as ``_still`` does.
+        return TemplateExporter.from_notebook_node(self, *args, **kwargs)
 
     @jinja2.pass_context
     def markdown2html(self, context: Mapping, source: str) -> str:
         attachments = context.get("cell", {}).get("attachments", {})
         renderer = _Renderer(escape=False, attachments=attachments, anchor_link_text="#")
         return MarkdownWithMath(renderer=renderer).render(source)
+
+
+@cache
+def _exporter() -> _Exporter:
+    """One for all pages, so that its templates are compiled once."""
+    return _Exporter(template_name="basic", exclude_output_prompt=True)
 
 
 def _still(body: str) -> str:
@@ -114,6 +133,8 @@ def _still(body: str) -> str:
         element.decompose()
     for table in soup.select("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+    for image in soup.select("img:not([alt])"):
+        image["alt"] = "figure"
     for link in soup.select("a[href]"):
         link["href"] = re.sub(r"^([\w-]+)\.ipynb(?=#|$)", r"\1.html", link["href"])
     return str(soup)

@@ -9,22 +9,31 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 
 from more_lib.paper.claims import VERDICT_COLUMNS
 from more_lib.runs.recording import TRAINING_AHEAD, collected
 from more_lib.system.errors import InputError
 
-# What readers of a manifest rely on, by type; dots lead into it.
-_FIELDS = {
-    str: "profile status started git.commit device.type device.name library_sha256 data_sha256 "
-    "backbone_sha256 recipe.data.dataset recipe.backbone.name",
-    (bool, type(None)): "git.dirty",
-    (int, float): "seconds",
-    int: "device.count threads",
-    dict: "versions seeds recipe.optimizer",
-    list: "overrides resumed notebooks",
-}
-_NOTEBOOK_FIELDS = {str: "name status", (int, float, type(None)): "seconds"}
+
+def _form(**fields: object) -> type[BaseModel]:
+    """Mappings that have these fields, of these types, and may have more."""
+    return create_model("Form", **{name: (kind, ...) for name, kind in fields.items()})
+
+
+# What readers of a manifest rely on.
+_MANIFEST = _form(
+    **dict.fromkeys("profile status started".split(), str),
+    **dict.fromkeys("library_sha256 data_sha256 backbone_sha256".split(), str),
+    **dict.fromkeys("versions seeds".split(), dict),
+    **dict.fromkeys("overrides resumed".split(), list),
+    seconds=float,
+    threads=int,
+    git=_form(commit=str, dirty=bool | None),
+    device=_form(type=str, name=str, count=int),
+    recipe=_form(data=_form(dataset=str), backbone=_form(name=str), optimizer=dict),
+    notebooks=list[_form(name=str, status=str, seconds=float | None)],
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,17 +81,14 @@ def load_run(folder: str | Path) -> Run:
     file = folder / "manifest.json"
     if not file.is_file():
         raise InputError(_no_run(folder))
-    manifest = _mapping(file)
-    _check(manifest, _FIELDS, f"{file}")
-    for number, entry in enumerate(manifest["notebooks"]):
-        _check(entry, _NOTEBOOK_FIELDS, f"{file}: notebooks[{number}]")
+    manifest = _checked_json(file, _MANIFEST)
     names = [TRAINING_AHEAD, *(entry["name"] for entry in manifest["notebooks"])]
-    unfinished = manifest["status"] == "unfinished"
-    metrics, costs = (
-        collected(folder, kind, names) if unfinished else _recorded(folder / f"{kind}.json")
-        for kind in ("metrics", "costs")
-    )
-    return Run(folder, manifest, metrics, costs)
+    kinds = ("metrics", "costs")
+    if manifest["status"] == "unfinished":
+        return Run(folder, manifest, *(collected(folder, kind, names) for kind in kinds))
+    files = (folder / f"{kind}.json" for kind in kinds)  # which a run that broke off early lacks
+    recorded = (_checked_json(f, dict[str, dict]) if f.is_file() else {} for f in files)
+    return Run(folder, manifest, *recorded)
 
 
 def record_of(run: Run) -> dict:
@@ -98,8 +104,7 @@ def record_of(run: Run) -> dict:
         (protocol,) = (r for r in measured["rows"] if (r["map"], r["labels"]) == ("lam", "true"))
         fields = ("dataset", "split", "images", "scales", "threshold", "crf")
         optimizer = manifest["recipe"]["optimizer"]
-        entries = (entry for entry in manifest["notebooks"] if entry["seconds"] is not None)
-        ran = {entry["name"]: entry["seconds"] for entry in entries}
+        times = {entry["name"]: entry["seconds"] for entry in manifest["notebooks"]}
         return {
             "commit": manifest["git"]["commit"],
             **{name: manifest[name] for name in ("started", "device", "threads", "seeds")},
@@ -109,7 +114,8 @@ def record_of(run: Run) -> dict:
             "training_ahead": run.costs.get(TRAINING_AHEAD, {}).get("training", {}),
             "notebooks": [
                 {"name": name, "title": title(run.cells(name)), "seconds": seconds}
-                for name, seconds in ran.items()
+                for name, seconds in times.items()
+                if seconds is not None
             ],
             "protocol": {name: protocol[name] for name in fields},
             "ablation": measured["ablation"],
@@ -169,31 +175,22 @@ def _no_run(folder: Path) -> str:
     return f"{folder} is a folder of runs; give one of them: {newest}{older}"
 
 
-def _mapping(file: Path) -> dict:
+def _checked_json(file: Path, form: object) -> dict:
+    """A file's JSON, if it is of a form; ``InputError`` names the file and the field that is not.
+
+    Args:
+        form: whatever pydantic can check; numbers in quotes are no numbers.
+    """
+    content = file.read_bytes()
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # neither JSON nor UTF-8
-        cure = "restore it, or run `python -m more_lib reproduce` again"
-        raise InputError(f"{file} is damaged ({error}); {cure}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{file} holds a {type(value).__name__}, not what `reproduce` writes")
-    return value
-
-
-def _recorded(file: Path) -> dict[str, dict]:
-    """metrics.json or costs.json, which a run that did not get so far lacks."""
-    value = _mapping(file) if file.is_file() else {}
-    for part, named in value.items():
-        if not isinstance(named, dict):
-            raise InputError(f"{file}: {part} is no mapping of names to values; run it again")
-    return value
-
-
-def _check(value: object, fields: Mapping, where: str) -> None:
-    for kind, paths in fields.items():
-        for path in paths.split():
-            found = value
-            for name in path.split("."):
-                found = found.get(name, ...) if isinstance(found, Mapping) else ...
-            if not isinstance(found, kind):
-                raise InputError(f"{where} has no usable {path}: it is not what `reproduce` writes")
+        TypeAdapter(form).validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = re.sub(r"\.(\d+)(?=\.)", r"[\1]", ".".join(map(str, first["loc"])))
+        held = type(first["input"]).__name__
+        fault = f"has no usable {field}: it is" if field else f"holds a {held},"
+        if first["type"] == "json_invalid":  # not UTF-8 either
+            cure = "restore it, or run `python -m more_lib reproduce` again"
+            raise InputError(f"{file} is damaged ({first['msg']}); {cure}") from error
+        raise InputError(f"{file} {fault} not what `reproduce` writes") from error
+    return json.loads(content)

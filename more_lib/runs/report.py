@@ -7,17 +7,17 @@ and what it all rests on. ``write_results`` says the same numbers in Markdown.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from markupsafe import Markup
 from nbformat import NotebookNode
 
 from more_lib.paper import results
 from more_lib.paper.claims import verdict_counts
-from more_lib.paper.frames import cell_text, label, notes, readable
+from more_lib.paper.frames import Readable, cell_text, label, notes, readable
 from more_lib.runs.manifest import CHECKOUT
 from more_lib.runs.pages import write_notebook_page, write_page
 from more_lib.runs.reading import Run, captioned, is_verdicts, load_run, record_of, title
@@ -97,7 +97,7 @@ def write_results(
     return path
 
 
-def table(value: object) -> Markup:
+def table(value: object) -> str:
     """A recorded value as an HTML table: rows as they are, a mapping as name and value."""
     if isinstance(value, Mapping):
         flat = pd.json_normalize(value, sep=" · ").to_dict("records")[0]
@@ -107,12 +107,11 @@ def table(value: object) -> Markup:
     else:
         rows = pd.DataFrame(value)
         frame, below, header = readable(rows), notes(rows), True
-    with pd.option_context("display.max_colwidth", None):
-        shown = frame.to_html(border=0, header=header)  # which escapes the cells
-    shown = re.sub(r"<td>([-+−]?\d[\d.,]*(e[-+]\d+)?%?)</td>", r'<td class="number">\1</td>', shown)
-    return Markup('<div class="scroll">{}</div>{}').format(
-        Markup(shown), Markup("").join(Markup('<p class="note">{}</p>').format(n) for n in below)
-    )
+    shown = Readable(frame).to_html(border=0, header=header)  # which escapes the cells
+    number = r"[-+\u2212]?\d[\d.,]*(e[-+]\d+)?%?"
+    shown = re.sub(f"<td>({number})</td>", r'<td class="number">\1</td>', shown)
+    said = "".join(f'<p class="note">{escape(note)}</p>' for note in below)
+    return f'<div class="scroll">{shown}</div>{said}'
 
 
 def duration(seconds: float | None) -> str:

@@ -11,13 +11,14 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
-from types import ModuleType
+
+import papermill
 
 from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.schema import Recipe
@@ -26,6 +27,8 @@ from more_lib.runs.recording import TRAINING_AHEAD, collected, record_costs
 from more_lib.runs.report import duration, write_report, write_results
 from more_lib.system.errors import InputError
 from more_lib.system.files import sha256, write_json
+
+logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what matters is raised or printed here
 
 
 class ReproduceError(RuntimeError):
@@ -43,11 +46,6 @@ class Step:
     @property
     def name(self) -> str:
         return self.path.stem
-
-    def entry(self) -> dict:
-        """What the manifest says of a notebook before it runs."""
-        digest = sha256(self.path)
-        return {"name": self.name, "source_sha256": digest, "parameters": self.parameters}
 
     def all_parameters(self, folder: Path) -> dict[str, str | bool]:
         """What the notebook gets in the run ``folder``, ``out_dir`` included if it takes one."""
@@ -84,7 +82,11 @@ def reproduce(
     recipe = load_recipe(profile, overrides)
     source = Path(notebooks) if notebooks else CHECKOUT / "notebooks"
     steps = plan(source, profile, overrides, full)
-    manifest = new_manifest(recipe, overrides, [step.entry() for step in steps])
+    entries = [
+        {"name": step.name, "source_sha256": sha256(step.path), "parameters": step.parameters}
+        for step in steps
+    ]
+    manifest = new_manifest(recipe, overrides, entries)
     parent = Path(runs) / profile
     found = _resumed(parent, manifest) if resume else None
     folder, manifest = found or (_new_folder(parent, manifest), manifest)
@@ -116,7 +118,7 @@ def _train_ahead(recipe: Recipe, full: bool, folder: Path) -> None:
 
     started = time.perf_counter()
     names, seeds = (ablation.CONDITIONS, 3) if full else (ablation.MAIN, 1)
-    chosen = [recipe.seed + i for i in range(seeds)]
+    chosen = range(recipe.seed, recipe.seed + seeds)
     wanted = trials.with_seeds(ablation.trials(recipe, list(names)).values(), chosen)
     try:
         if networks := trials.train_side_by_side(wanted):
@@ -155,8 +157,8 @@ def _step(path: Path, profile: str, overrides: str, full: bool) -> Step:
         parameters["overrides"] = overrides
     if full and "full" in declared:
         parameters["full"] = True
-    records_metrics = "out_dir" in declared
-    for name, value in {**parameters, **({"out_dir": ""} if records_metrics else {})}.items():
+    step = Step(path, parameters, records_metrics="out_dir" in declared)
+    for name, value in step.all_parameters(path.parent).items():
         wanted, given = type(value).__name__, declared.get(name)
         if given is None:
             others = ", ".join(declared) or "none; tag a cell 'parameters'"
@@ -170,13 +172,13 @@ def _step(path: Path, profile: str, overrides: str, full: bool) -> Step:
                 f"{path.name} declares {name} with {kind}, this run gives a {wanted}: "
                 f"write {name}: {wanted} = …"
             )
-    return Step(path, parameters, records_metrics)
+    return step
 
 
 def _declared_parameters(path: Path) -> dict[str, str]:
     """Parameter names of a notebook with their annotations, "None" without one."""
     try:
-        inspected = _papermill().inspect_notebook(_papermill_path(path))
+        inspected = papermill.inspect_notebook(_papermill_path(path))
     except Exception as error:  # whatever a broken file sets off: it is no usable notebook
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} is no notebook papermill can read: {reason}") from error
@@ -195,9 +197,7 @@ def _run_all(steps: Sequence[Step], manifest: dict, folder: Path) -> str:
         with _kernel_environment():
             failure = _run_one(step, folder)
         entry["seconds"] = round(time.monotonic() - started, 1)
-        entry["status"] = "failed" if failure else "done"
-        if failure:
-            entry["error"] = failure
+        entry |= {"status": "failed", "error": failure} if failure else {"status": "done"}
         save_manifest(manifest, folder)
         print(f"{'failed after ' if failure else ''}{duration(entry['seconds'])}", flush=True)
         if failure:
@@ -208,10 +208,12 @@ def _run_all(steps: Sequence[Step], manifest: dict, folder: Path) -> str:
 def _run_one(step: Step, folder: Path) -> str:
     """Execute one notebook into the run's folder; how it failed in one line, or ""."""
     target = folder / f"{step.name}.ipynb"
-    for earlier in (target, folder / step.name):
-        _set_aside(earlier)
+    for left in filter(Path.exists, (target, folder / step.name)):  # by a run that is resumed
+        (folder / "earlier").mkdir(exist_ok=True)
+        names = (f"{left.stem}-{number}{left.suffix}" for number in count(1))
+        left.rename(_first_free(folder / "earlier", names))
     try:
-        _papermill().execute_notebook(
+        papermill.execute_notebook(
             _papermill_path(step.path),
             _papermill_path(target),
             parameters=step.all_parameters(folder),
@@ -231,21 +233,9 @@ def _run_one(step: Step, folder: Path) -> str:
 
 def _cells_started(notebook: Path) -> int:
     """How many code cells began to run, which is the number of the last one."""
-    if not notebook.is_file():
-        return 0
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = [cell["metadata"] for cell in cells if cell["cell_type"] == "code"]
-    return sum(bool(each.get("papermill", {}).get("start_time")) for each in code)
-
-
-def _set_aside(path: Path) -> None:
-    """Move what an earlier attempt of a resumed run left into ``earlier/``."""
-    if not path.exists():
-        return
-    earlier = path.parent / "earlier"
-    earlier.mkdir(exist_ok=True)
-    names = (earlier / f"{path.stem}-{number}{path.suffix}" for number in count(1))
-    path.rename(next(name for name in names if not name.exists()))
+    cells = json.loads(notebook.read_bytes())["cells"] if notebook.is_file() else []
+    code = [cell["metadata"].get("papermill", {}) for cell in cells if cell["cell_type"] == "code"]
+    return sum(bool(timing.get("start_time")) for timing in code)
 
 
 @contextmanager
@@ -265,14 +255,6 @@ def _kernel_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _papermill() -> ModuleType:
-    """Papermill without lines of its own: what matters is raised or printed here."""
-    import papermill
-
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    return papermill
-
-
 def _papermill_path(path: Path) -> str:
     """An absolute path whose braces papermill does not take for a template."""
     return str(path.resolve()).replace("{", "{{").replace("}", "}}")
@@ -282,14 +264,18 @@ def _new_folder(parent: Path, manifest: dict) -> Path:
     """Make the run's folder: a new one, even for a second run within the same second."""
     git, started = manifest["git"], datetime.fromisoformat(manifest["started"])
     name = f"{started:%Y%m%d-%H%M%S}-{git['commit'][:7]}{'-dirty' if git['dirty'] else ''}"
-    folders = (parent / (name if number == 1 else f"{name}-{number}") for number in count(1))
-    folder = next(each for each in folders if not each.exists())
+    folder = _first_free(parent, chain([name], (f"{name}-{number}" for number in count(2))))
     try:
         folder.mkdir(parents=True)
     except OSError as error:  # a file stands where a parent should be, no rights, a full disk
         reason = f"{error.strerror}; choose another folder for runs"
         raise InputError(f"cannot make {folder}: {reason}") from error
     return folder
+
+
+def _first_free(parent: Path, names: Iterable[str]) -> Path:
+    """The first of ``names`` in a folder that nothing has yet."""
+    return next(path for path in map(parent.joinpath, names) if not path.exists())
 
 
 def _resumed(parent: Path, manifest: dict) -> tuple[Path, dict] | None:

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -40,15 +41,14 @@ def statuses(folder: Path) -> list[str]:
     return [entry["status"] for entry in read(folder)["notebooks"]]
 
 
-def fix_foundations(patch: pytest.MonkeyPatch) -> None:
-    """No data is made or hashed, and sources may be edited while tests run."""
-    patch.setattr("more_lib.training.cache.provenance", lambda recipe: dict(PROVENANCE))
-    patch.setattr(manifests, "_library_sha256", lambda: "library")
+NAMES = ["00_zeroth", "01_first", "02_second"]
 
 
 @pytest.fixture(autouse=True)
 def known_foundations(monkeypatch):
-    fix_foundations(monkeypatch)
+    """No data is made or hashed, and sources may be edited while tests run."""
+    monkeypatch.setattr("more_lib.training.cache.provenance", lambda recipe: dict(PROVENANCE))
+    monkeypatch.setattr(manifests, "_library_sha256", lambda: "library")
 
 
 @pytest.fixture
@@ -71,100 +71,94 @@ def executed(monkeypatch) -> SimpleNamespace:
 
 @pytest.fixture
 def three(tmp_path) -> Path:
-    for name in ("02_second", "00_zeroth", "01_first"):
+    for name in reversed(NAMES):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", f"print({name!r})")
     write_notebook(tmp_path / "notebooks" / "draft.ipynb", "1 / 0")
     return tmp_path / "notebooks"
 
 
 @pytest.fixture
-def run(three, tmp_path):
+def run(executed, three, tmp_path):
     """Reproduces the three notebooks, with overrides and options as ``reproduce`` takes them."""
-    return lambda *overrides, profile="mini", **options: reproduce(
-        profile, overrides, tmp_path / "runs", notebooks=three, **options
-    )
+
+    def run(*overrides, profile="mini", notebooks=three, **options):
+        return reproduce(profile, overrides, tmp_path / "runs", notebooks=notebooks, **options)
+
+    return run
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory) -> SimpleNamespace:
-    """Real kernels: a notebook that works, one that fails; then the same, mended and resumed."""
-    root = tmp_path_factory.mktemp("a {brace} and spaces")
-    first = (
+@pytest.fixture
+def broken_off(executed, run, tmp_path) -> Path:
+    """A run that failed in its last notebook, which would work now."""
+    executed.bad = {"02_second"}
+    with pytest.raises(ReproduceError):
+        run()
+    executed.bad, executed.names[:] = set(), []
+    (folder,) = (tmp_path / "runs" / "mini").iterdir()
+    return folder
+
+
+def test_real_kernels_run_fail_with_a_name_and_are_resumed(tmp_path, monkeypatch):
+    root = tmp_path / "a {brace} and spaces"
+    source = write_notebook(
+        root / "notebooks" / "01_works.ipynb",
         "import os, pathlib\n"
         "from more_lib.runs.recording import record_metrics\n"
         "print(profile, overrides, os.environ['MORE_PROGRESS'], os.environ.get('MPLBACKEND'))\n"
-        "record_metrics(out_dir, 'places', {'cwd': os.getcwd(), 'out_dir': out_dir})"
+        "record_metrics(out_dir, 'places', {'cwd': os.getcwd(), 'out_dir': out_dir})",
     )
-    folder = root / "notebooks"
-    source = write_notebook(folder / "01_works.ipynb", first)
     untouched = source.read_bytes()
-    broken = write_notebook(folder / "02_breaks.ipynb", "x = 1", "raise OSError('a\\nb')")
-    seen = SimpleNamespace(root=root)
+    broken = write_notebook(source.parent / "02_breaks.ipynb", "x = 1", "raise OSError('a\\nb')")
     arguments = ("mini", ["optimizer.iterations=3"], root / "runs")
-    with pytest.MonkeyPatch.context() as patch:
-        fix_foundations(patch)
-        patch.setenv("MPLBACKEND", "pdf")
-        patch.setenv("MORE_PROGRESS", "1")
-        with pytest.raises(ReproduceError) as failure:
-            reproduce(*arguments, notebooks=folder)
-        seen.error = str(failure.value)
-        seen.environment = (os.environ["MPLBACKEND"], os.environ["MORE_PROGRESS"])
-        (seen.folder,) = (root / "runs" / "mini").iterdir()
-        seen.failed, seen.kept = read(seen.folder), (seen.folder / "02_breaks.ipynb").read_text()
-        seen.report = (seen.folder / "report.html").read_text(encoding="utf-8")
-        write_notebook(broken, "x = 1")
-        seen.resumed = reproduce(*arguments, resume=True, notebooks=folder)
-    seen.source_kept = source.read_bytes() == untouched
-    return seen
+    for name, value in (("MPLBACKEND", "pdf"), ("MORE_PROGRESS", "1")):
+        monkeypatch.setenv(name, value)
 
+    with pytest.raises(ReproduceError) as failure:
+        reproduce(*arguments, notebooks=source.parent)
+    assert str(failure.value) == "02_breaks stopped at cell In [4]: OSError: b"
+    (folder,) = (root / "runs" / "mini").iterdir()
+    failed = read(folder)
+    assert (failed["status"], statuses(folder)) == ("failed", ["done", "failed"])
+    assert failed["notebooks"][1]["error"] == str(failure.value)
+    kept = (folder / "02_breaks.ipynb").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "OSError" in kept and "This run failed." in page and "OSError: b" in page
 
-def test_kernels_get_parameters_environment_and_the_run_folder(real):
-    cells = nbformat.read(real.folder / "01_works.ipynb", as_version=4).cells
+    # Kernels got parameters, an environment of their own and the run's folder to work in.
+    cells = nbformat.read(folder / "01_works.ipynb", as_version=4).cells
     backend = "module://matplotlib_inline.backend_inline"
     assert cells[-1].outputs[0].text == f"mini optimizer.iterations=3 0 {backend}\n"
-    assert real.environment == ("pdf", "1")  # the caller's is put back
-    assert real.source_kept
-    places = read(real.folder, "metrics.json")["01_works"]["places"]
-    assert Path(places["cwd"]) == real.folder.resolve()
-    assert Path(places["out_dir"]) == real.folder.resolve() / "01_works"
+    assert (os.environ["MPLBACKEND"], os.environ["MORE_PROGRESS"]) == ("pdf", "1")
+    assert source.read_bytes() == untouched
+    places = read(folder, "metrics.json")["01_works"]["places"]
+    assert Path(places["cwd"]) == folder.resolve()
+    assert Path(places["out_dir"]) == folder.resolve() / "01_works"
 
-
-def test_a_failure_names_notebook_cell_and_last_line(real):
-    assert real.error == "02_breaks stopped at cell In [4]: OSError: b"
-    assert real.failed["status"] == "failed"
-    assert [entry["status"] for entry in real.failed["notebooks"]] == ["done", "failed"]
-    assert real.failed["notebooks"][1]["error"] == real.error
-    assert "OSError" in real.kept
-    assert "This run failed." in real.report and "OSError: b" in real.report
-
-
-def test_resume_runs_only_what_is_left(real):
-    assert real.resumed == real.folder
-    resumed = read(real.folder)
-    assert resumed["status"] == "done"
-    assert resumed["notebooks"][0] == real.failed["notebooks"][0]  # skipped: not even the time
-    assert resumed["notebooks"][1]["status"] == "done"
-    assert "error" not in resumed["notebooks"][1]
-    assert (real.folder / "earlier" / "02_breaks-1.ipynb").read_text() == real.kept
-    assert "This run failed." not in (real.folder / "report.html").read_text(encoding="utf-8")
+    write_notebook(broken, "x = 1")
+    assert reproduce(*arguments, resume=True, notebooks=source.parent) == folder
+    first, second = read(folder)["notebooks"]
+    assert (read(folder)["status"], second["status"]) == ("done", "done")
+    assert first == failed["notebooks"][0]  # skipped: not even the time
+    assert "error" not in second
+    assert (folder / "earlier" / "02_breaks-1.ipynb").read_text() == kept
+    assert "This run failed." not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_notebooks_run_in_order_and_are_all_done(executed, run, capsys):
     folder = run()
-    assert executed.names == ["00_zeroth", "01_first", "02_second"]
+    assert executed.names == NAMES
     assert statuses(folder) == ["done"] * 3
     assert read(folder, "metrics.json")["02_second"] == {"counts": {"calls": 3}}
-    names = ("00_zeroth", "01_first", "02_second")
-    assert read(folder, "costs.json") == {name: {"time": {"seconds": 0.5}} for name in names}
+    assert read(folder, "costs.json") == {name: {"time": {"seconds": 0.5}} for name in NAMES}
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" … ")[0] for line in lines[1:4]] == executed.names
+    assert [line.split(" … ")[0] for line in lines[1:4]] == NAMES
     assert re.fullmatch(r"00_zeroth … \d+ s", lines[1])
     assert lines[-2].startswith(f"no RESULTS.md: {folder}: it lacks what notebooks 05, 06 and 07")
     assert lines[-1] == f"report: {folder / 'report.html'}"
-    assert all((folder / f"{name}.html").is_file() for name in (*names, "report"))
+    assert all((folder / f"{name}.html").is_file() for name in (*NAMES, "report"))
 
 
-def test_results_are_written_at_the_end(executed, run, monkeypatch, capsys):
+def test_results_are_written_at_the_end(run, monkeypatch, capsys):
     monkeypatch.setattr("more_lib.runs.reproduce.write_results", lambda folder: folder / "R.md")
     folder = run()
     assert capsys.readouterr().out.splitlines()[-2] == f"results: {folder / 'R.md'}"
@@ -177,9 +171,7 @@ def test_manifest_says_what_the_run_rests_on(executed, run):
     assert manifest["seeds"] == {"recipe": 7}
     assert manifest["overrides"] == ["seed=7"]
     assert {name: manifest[name] for name in PROVENANCE} == PROVENANCE
-    assert manifest["versions"]["torch"] == torch.__version__.split("+")[0] or (
-        manifest["versions"]["torch"] == torch.__version__
-    )
+    assert manifest["versions"]["torch"] in (torch.__version__, torch.__version__.split("+")[0])
     assert manifest["threads"] == torch.get_num_threads()
     assert re.fullmatch("[0-9a-f]{40}|unknown", manifest["git"]["commit"])
     out_dir = str((folder / "00_zeroth").resolve())
@@ -187,7 +179,7 @@ def test_manifest_says_what_the_run_rests_on(executed, run):
     assert executed.parameters[0] == {"profile": "mini", "overrides": "seed=7", "out_dir": out_dir}
 
 
-def test_the_manifest_is_current_while_notebooks_run(executed, run, monkeypatch):
+def test_the_manifest_is_current_while_notebooks_run(run, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "papermill.execute_notebook",
@@ -221,19 +213,18 @@ def test_a_killed_kernel_names_the_cell_it_was_in(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "git, ending",
+    "commit, dirty, ending",
     [
-        ({"commit": "0123456789abcdef", "dirty": False}, "-0123456"),
-        ({"commit": "0123456789abcdef", "dirty": True}, "-0123456-dirty"),
-        ({"commit": "unknown", "dirty": None}, "-unknown"),
+        ("0123456789abcdef", False, "-0123456"),
+        ("0123456789abcdef", True, "-0123456-dirty"),
+        ("unknown", None, "-unknown"),
     ],
 )
-def test_run_folders_are_named_and_never_shared(executed, run, tmp_path, monkeypatch, git, ending):
-    fixed = "2026-01-02T03:04:05+00:00"
+def test_run_folders_are_named_and_never_shared(run, tmp_path, monkeypatch, commit, dirty, ending):
     fresh = manifests.new_manifest
+    known = {"git": {"commit": commit, "dirty": dirty}, "started": "2026-01-02T03:04:05+00:00"}
     monkeypatch.setattr(
-        "more_lib.runs.reproduce.new_manifest",
-        lambda *args: {**fresh(*args), "git": git, "started": fixed},
+        "more_lib.runs.reproduce.new_manifest", lambda *given: {**fresh(*given), **known}
     )
     folders = [run() for _ in range(3)]
     names = [folder.relative_to(tmp_path / "runs").as_posix() for folder in folders]
@@ -251,15 +242,11 @@ def test_resume_skips_a_finished_run_that_nothing_changed(executed, run, capsys)
     assert capsys.readouterr().out.count("skipped: done and unchanged") == 3
 
 
-def test_resume_goes_on_from_the_first_changed_notebook(executed, run, three, tmp_path):
-    executed.bad = {"02_second"}
-    with pytest.raises(ReproduceError):
-        run()
-    executed.bad, executed.names[:] = set(), []
+def test_resume_goes_on_from_the_first_changed_notebook(executed, run, three, broken_off):
     write_notebook(three / "01_first.ipynb", "print('changed')")
     folder = run(resume=True)
     assert executed.names == ["01_first", "02_second"]
-    assert list((tmp_path / "runs" / "mini").iterdir()) == [folder]
+    assert list(folder.parent.iterdir()) == [folder] == [broken_off]
     assert statuses(folder) == ["done"] * 3
     assert len(read(folder)["resumed"]) == 1
     kept = {path.name for path in (folder / "earlier").iterdir()}
@@ -270,17 +257,12 @@ def test_resume_goes_on_from_the_first_changed_notebook(executed, run, three, tm
 def test_a_finished_run_with_a_changed_notebook_is_not_touched(executed, run, three):
     folder = run()
     write_notebook(three / "02_second.ipynb", "print('changed')")
-    again = run(resume=True)
-    assert again != folder
-    assert len(executed.names) == 6
+    assert run(resume=True) != folder
+    assert executed.names == NAMES * 2
 
 
 @pytest.mark.parametrize("changed", ["recipe", "data", "library", "versions"])
-def test_resume_needs_the_same_foundations(executed, run, tmp_path, monkeypatch, changed):
-    executed.bad = {"02_second"}
-    with pytest.raises(ReproduceError):
-        run()
-    executed.bad, executed.names[:] = set(), []
+def test_resume_needs_the_same_foundations(executed, run, broken_off, monkeypatch, changed):
     if changed == "data":
         other = {**PROVENANCE, "data_sha256": "0" * 64}
         monkeypatch.setattr("more_lib.training.cache.provenance", lambda recipe: other)
@@ -288,34 +270,34 @@ def test_resume_needs_the_same_foundations(executed, run, tmp_path, monkeypatch,
         monkeypatch.setattr(manifests, "_library_sha256", lambda: "another")
     elif changed == "versions":
         monkeypatch.setattr(manifests, "_versions", lambda: {"torch": "0.1"})
-    overrides = ["seed=1"] if changed == "recipe" else []
-    run(*overrides, resume=True)
-    assert executed.names == ["00_zeroth", "01_first", "02_second"]
-    assert len(list((tmp_path / "runs" / "mini").iterdir())) == 2
+    assert run(*["seed=1"] * (changed == "recipe"), resume=True) != broken_off
+    assert executed.names == NAMES
 
 
 def test_resume_passes_over_a_folder_that_is_no_run(executed, run, tmp_path, capsys):
-    (tmp_path / "runs" / "mini" / "99999999").mkdir(parents=True)
-    (tmp_path / "runs" / "mini" / "99999999" / "manifest.json").write_text("[]")
+    folder = tmp_path / "runs" / "mini" / "99999999"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("[]")
     run(resume=True)
     assert "nothing to resume" in capsys.readouterr().out
-    assert len(executed.names) == 3
+    assert executed.names == NAMES
 
 
 @pytest.mark.parametrize(
-    "profile, overrides, expected",
+    "overrides, given, expected",
     [
-        ("minni", [], "minni.*mini"),
-        ("mini", ["optimizer.iteration=3"], "optimizer.iteration.*optimizer.iterations"),
-        ("mini", ["optimizer.iterations=many"], "optimizer.iterations.*whole number"),
-        ("mini", ["evaluation.scales=[1.0, 0.5]"], "without spaces"),
+        ([], {"profile": "minni"}, "minni.*mini"),
+        (["optimizer.iteration=3"], {}, "optimizer.iteration.*optimizer.iterations"),
+        (["optimizer.iterations=many"], {}, "optimizer.iterations.*whole number"),
+        (["evaluation.scales=[1.0, 0.5]"], {}, "without spaces"),
+        ([], {"notebooks": "missing"}, "no notebooks.*missing"),
     ],
 )
-def test_a_bad_recipe_stops_before_anything_runs(
-    executed, run, tmp_path, profile, overrides, expected
+def test_wrong_arguments_stop_before_anything_runs(
+    executed, run, tmp_path, overrides, given, expected
 ):
     with pytest.raises(InputError, match=expected):
-        run(*overrides, profile=profile)
+        run(*overrides, **given)
     assert not executed.names and not (tmp_path / "runs").exists()
 
 
@@ -355,12 +337,7 @@ def test_a_broken_notebook_file_is_named(tmp_path, content):
         plan(tmp_path, "mini")
 
 
-def test_no_notebooks_is_an_error(executed, tmp_path):
-    with pytest.raises(InputError, match="no notebooks.*missing"):
-        reproduce("mini", runs=tmp_path / "runs", notebooks=tmp_path / "missing")
-
-
-def test_runs_below_a_file_is_an_error(executed, run, tmp_path):
+def test_runs_below_a_file_is_an_error(run, tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(InputError, match="cannot make .*runs"):
         run()
@@ -377,21 +354,14 @@ def test_full_reaches_the_notebooks_that_know_it(executed, run, three):
 def test_networks_are_trained_ahead_and_a_failure_is_left_to_the_notebook(
     monkeypatch, capsys, tmp_path
 ):
-    asked = []
-
-    def side_by_side(recipes):
-        asked.append(recipes)
-        if len(asked) == 2:
-            raise RuntimeError("losses {'segmentation': nan}")
-        return len(recipes)
-
-    monkeypatch.setattr("more_lib.paper.trials.train_side_by_side", side_by_side)
+    trained = Mock(side_effect=[3, RuntimeError("losses {'segmentation': nan}")])
+    monkeypatch.setattr("more_lib.paper.trials.train_side_by_side", trained)
     recipe = load_recipe("mini", ["seed=4"])
-    _train_ahead(recipe, full=False, folder=tmp_path)
-    _train_ahead(recipe, full=True, folder=tmp_path)
-    main = [ablation.condition(recipe, name) for name in ("baseline", "lir", "more")]
-    assert asked[0] == main
-    assert len(asked[1]) == 18 and {each.seed for each in asked[1]} == {4, 5, 6}
+    for full in (False, True):
+        _train_ahead(recipe, full, tmp_path)
+    main, every = (call.args[0] for call in trained.call_args_list)
+    assert main == [ablation.condition(recipe, name) for name in ("baseline", "lir", "more")]
+    assert len(every) == 18 and {each.seed for each in every} == {4, 5, 6}
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("trained and scored: ")
     assert "failed" in second and "segmentation" in second
