@@ -148,8 +148,9 @@ def _processor() -> str:
 
 
 def _library_sha256() -> str:
-    """Digest of the library's sources: of the list that ``sha256sum`` prints for them."""
+    """Digest of the library, profiles and tables included: of ``sha256sum``'s list of its files."""
     package = Path(more_lib.__file__).parent
-    names = sorted(file.relative_to(package).as_posix() for file in package.rglob("*.py"))
+    files = (file for file in package.rglob("*") if file.is_file() and file.suffix != ".pyc")
+    names = sorted(file.relative_to(package).as_posix() for file in files)
     listing = "".join(f"{sha256(package / name)}  {name}\n" for name in names)
     return hashlib.sha256(listing.encode()).hexdigest()

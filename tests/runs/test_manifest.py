@@ -26,15 +26,16 @@ def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
     assert manifests.git_state() == {"commit": "unknown", "dirty": None}
 
 
-def test_the_digest_of_the_library_is_that_of_its_sources(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["room/a.py", "room/profile.yaml"])
+def test_the_digest_of_the_library_covers_code_and_tables(name, tmp_path, monkeypatch):
     package = tmp_path / "more_lib"
-    (package / "room").mkdir(parents=True)
-    for name in ("__init__.py", "room/a.py", "room/notes.txt"):
-        (package / name).write_text(name)
+    (package / "room/__pycache__").mkdir(parents=True)
+    for file in ("__init__.py", "room/a.py", "room/profile.yaml"):
+        (package / file).write_text(file)
     monkeypatch.setattr(manifests.more_lib, "__file__", str(package / "__init__.py"))
     digest = manifests._library_sha256()
     assert re.fullmatch("[0-9a-f]{64}", digest)
-    (package / "room" / "notes.txt").write_text("changed")
+    (package / "room/__pycache__/a.pyc").write_text("compiled")
     assert manifests._library_sha256() == digest
-    (package / "room" / "a.py").write_text("changed")
+    (package / name).write_text("changed")
     assert manifests._library_sha256() != digest
