@@ -146,10 +146,7 @@ def inputs(batch: int, classes: int) -> dict[str, Tensor]:
 
 
 def cases(batch: int, classes: int) -> dict[str, tuple[Callable, Callable]]:
-    """Ours and a loop that computes the same, by name: functions without arguments.
-
-    Those of losses take the gradient, too, and return the loss.
-    """
+    """Ours and a loop that computes the same, by name: functions without arguments."""
     given = inputs(batch, classes)
     mask, labels = given["mask"], given["labels"]
     tokens, features = given["tokens"].requires_grad_(), given["features"].requires_grad_()
@@ -162,7 +159,7 @@ def cases(batch: int, classes: int) -> dict[str, tuple[Callable, Callable]]:
     def both(loss: Callable, *values: object) -> tuple[Callable, Callable]:
         return partial(loss, *values), partial(getattr(loops, loss.__name__), *values)
 
-    trained = {
+    return {
         "confident relation": both(confident_relation_loss, *relation, 0.5),
         "uncertain relation": (
             lambda: uncertain_relation_loss(*relation, variant=LirRecipe(sampling="all")),
@@ -175,8 +172,6 @@ def cases(batch: int, classes: int) -> dict[str, tuple[Callable, Callable]]:
             lambda: loops.graph_category_representation(tokens, patches, graph, k).sum(),
         ),
         "dense energy, 48 × 48": _energies(pictures, logits.detach()),
-    }
-    return {name: tuple(map(_with_gradient, pair)) for name, pair in trained.items()} | {
         "refinement (PAR), 4 maps": (
             lambda: par(pictures, cam[:, :4]),
             lambda: loops.pixel_adaptive_refinement(pictures, cam[:, :4]),
@@ -203,23 +198,19 @@ def _energies(pictures: Tensor, logits: Tensor) -> tuple[Callable, Callable]:
     )
 
 
-def _with_gradient(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    def run() -> Tensor:
-        value = loss()
-        value.backward()
-        return value.detach()
+def _timed(run: Callable, repeats: int) -> tuple[float, Tensor]:
+    """Seconds of the best of ``repeats`` runs, one that warms up aside, and what the last gave.
 
-    return run
-
-
-def _timed(run: Callable, repeats: int) -> tuple[float, object]:
-    """Seconds of the best of ``repeats`` runs, one that warms up aside, and what the last gave."""
+    What has a gradient is timed with it.
+    """
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     times = []
     for _ in range(repeats + (repeats > 1)):
         wait()
         started = time.perf_counter()
         result = run()
+        if result.requires_grad:
+            result.backward()
         wait()
         times.append(time.perf_counter() - started)
     return min(times[repeats > 1 :]), result

@@ -22,6 +22,7 @@ from more_lib.system.errors import InputError
 
 COMMANDS = ("reproduce", "train", "evaluate", "predict", "report", "study", "bench", "doctor")
 MINI, VOC, NEW = PROFILES["mini"], PROFILES["voc"], Path("new")
+SCORES = "map  mIoU %\nlam   24.00"
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def calls(monkeypatch):
     stand_in(reproduce, "reproduce", Path("runs/mini/now"))
     for name in ("train", "train_or_load", "load_trained"):
         stand_in(training, name, SimpleNamespace(folder="kept/mini-0123", model=None))
-    stand_in(scoreboard, "scoreboard", "map  mIoU %\nlam   24.00")
+    stand_in(scoreboard, "scoreboard", SCORES)
     stand_in(scoreboard, "export_masks", "2 masks: m.tgz")
     return made
 
@@ -64,15 +65,11 @@ def run(*arguments):
         ),
         ("train --profile voc --folder new", ("train", VOC, NEW, False, False), "trained"),
         ("train --folder new --resume --tensorboard", ("train", MINI, NEW, True, True), "trained"),
-        (
-            "evaluate --json new",
-            ("scoreboard", MINI, [], "", False, NEW, None),
-            "map  mIoU %\nlam   24.00\n",
-        ),
+        ("evaluate --json new", ("scoreboard", MINI, [], "", False, NEW, None), SCORES),
         (
             "evaluate --protocol paper-val --protocol lam-log --split x --skip-bad",
             ("scoreboard", MINI, ["paper-val", "lam-log"], "x", True, None, None),
-            "map",
+            SCORES,
         ),
         (
             "evaluate --protocol paper-val --split test --export new",
