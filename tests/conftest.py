@@ -18,13 +18,10 @@ def own_data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MORE_DATA", str(tmp_path / "more_data"))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_runtest_setup(item):
     """Tests marked ``gpu`` are skipped where there is none."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
-    import torch
+    if item.get_closest_marker("gpu"):
+        import torch
 
-    if not torch.cuda.is_available():
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")

@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 1_000_000  # bytes
-CHECKED = "nbval-check-output"
 # Folders of somebody's machine: /home/name, /Users/name, C:\Users, /tmp/pytest-1, ~/.cache.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])(/(home|Users|root|tmp|mnt)/\w|[A-Z]:\\\\?\w|~/\.cache)")
 
@@ -26,34 +25,25 @@ def path(request):
 
 @pytest.fixture(scope="module")
 def cells(path):
-    return [
-        cell
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
-        if cell["cell_type"] == "code"
-    ]
+    stored = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in stored if cell["cell_type"] == "code"]
 
 
 def test_they_are_numbered_without_a_gap():
     assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(len(NOTEBOOKS)))
 
 
-def test_every_cell_was_executed_in_order(cells):
+def test_every_cell_was_executed_in_order_and_without_an_error(cells):
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-
-
-def test_no_cell_ended_in_an_error(cells):
     kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
     assert "error" not in kinds
 
 
-def test_three_cells_or_more_are_compared_and_have_something_to_compare(cells):
-    checked = [cell for cell in cells if CHECKED in cell["metadata"].get("tags", [])]
+def test_it_has_three_cells_or_more_to_compare_and_one_of_parameters(cells):
+    tagged = [(tag, cell) for cell in cells for tag in cell["metadata"].get("tags", [])]
+    checked = [cell for tag, cell in tagged if tag == "nbval-check-output"]
     assert len(checked) >= 3 and all(cell["outputs"] for cell in checked)
-
-
-def test_it_has_one_cell_of_parameters(cells):
-    tags = [tag for cell in cells for tag in cell["metadata"].get("tags", [])]
-    assert tags.count("parameters") == 1
+    assert [tag for tag, _ in tagged].count("parameters") == 1
 
 
 def test_it_is_light_and_names_no_folder_of_a_machine(path):

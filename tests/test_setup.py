@@ -33,6 +33,7 @@ def test_constraints_are_versions_only_and_name_nothing_twice():
     for line in CONSTRAINTS:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
     assert len(PINNED) == len(CONSTRAINTS)
+    assert len({canonicalize_name(item.name) for item in DIRECT}) == len(DIRECT)
     assert CONSTRAINTS == sorted(CONSTRAINTS, key=str.lower)
 
 
@@ -99,115 +100,128 @@ def test_citation_and_changelog_name_the_version_and_the_paper():
     assert re.findall(r"^## \[(.*?)\]", changes, re.M)[:2] == ["Unreleased", more_lib.__version__]
 
 
-class TestMake:
-    """The Makefile in a copy, where a small script stands in for Python."""
+class Checkout:
+    """The Makefile in a folder of its own, where a small script stands in for Python.
 
-    @pytest.fixture
-    def checkout(self, tmp_path):
-        if shutil.which("make") is None:
-            pytest.skip("make is not installed")
-        folder = tmp_path / "check out"  # with a space, as some paths have
-        (folder / "notebooks").mkdir(parents=True)
-        (folder / "notebooks/00_first.ipynb").touch()
-        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-            shutil.copy(ROOT / name, folder)
-        return folder
+    It notes its arguments, and ``-m venv`` puts a copy of it where the environment's would be.
+    """
 
-    @pytest.fixture
-    def python(self, tmp_path):
-        """Notes its arguments in ``calls``; ``-m venv`` puts a copy of it where Python would be."""
-        script = tmp_path / "python"
-        script.write_text(
-            "#!/bin/sh\n"
-            f'echo "$*" >> "{tmp_path}/calls"\n'
+    INHERITED = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "PROFILE", "FAST")  # by make test
+
+    def __init__(self, parent: Path):
+        self.folder = parent / "check out"  # with a space, as some paths have
+        self.python, self.notes = parent / "python", parent / "calls"
+        self.script = (
+            f'#!/bin/sh\necho "$*" >> "{self.notes}"\n'
             'if [ "$2" = venv ]; then mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; fi\n'
         )
-        script.chmod(0o755)
-        return script
+        self.python.write_text(self.script)
+        self.python.chmod(0o755)
+        (self.folder / "notebooks").mkdir(parents=True)
+        (self.folder / "notebooks/00_first.ipynb").touch()
+        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, self.folder)
 
-    def test_help_is_the_default_and_names_every_target(self, checkout):
-        makefile = (ROOT / "Makefile").read_text()
-        targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
-        assert set(targets) == {"help", "reproduce", "check", "test", "lab", "clean"}
-        text = _make(checkout).stdout
-        assert text == _make(checkout, "help").stdout
-        for target in targets:
-            assert f"make {target}  " in text
+    def make(self, *arguments: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+        """Run make with the stand-in; how it ended, and what the stand-in was called with."""
+        self.notes.write_text("")
+        environment = {name: os.environ[name] for name in os.environ.keys() - self.INHERITED}
+        command = ["make", *arguments, f"PYTHON={self.python}"]
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+        return done, self.notes.read_text().splitlines()
 
-    def test_set_up_happens_once_and_again_when_the_pins_change(self, checkout, python, tmp_path):
-        first = _make(checkout, "reproduce", f"PYTHON={python}")
-        assert first.returncode == 0, first.stderr
-        install = "-m pip install -qq --disable-pip-version-check -c constraints.txt -e .[dev]"
-        extra = install.replace("dev", "crf")
-        assert _calls(tmp_path)[-3:] == [install, extra, "-m more_lib reproduce --profile mini"]
-        assert "-m venv --clear .venv" in _calls(tmp_path)
 
-        (tmp_path / "calls").unlink()
-        _make(checkout, "reproduce", "PROFILE=voc", f"PYTHON={python}")
-        assert _calls(tmp_path) == ["-m more_lib reproduce --profile voc"]
+@pytest.fixture
+def checkout(tmp_path):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    return Checkout(tmp_path)
 
-        (tmp_path / "calls").unlink()
-        newer = (checkout / ".venv/.installed").stat().st_mtime + 5
-        os.utime(checkout / "constraints.txt", (newer, newer))
-        _make(checkout, "reproduce", f"PYTHON={python}")
-        assert install in _calls(tmp_path)
-        assert not any("venv" in call for call in _calls(tmp_path))
 
-    def test_without_a_compiler_only_pydensecrf2_is_left_out(self, checkout, python, tmp_path):
-        python.write_text(python.read_text() + 'case "$*" in *crf*) exit 1;; esac\n')
-        result = _make(checkout, "reproduce", f"PYTHON={python}")
-        assert result.returncode == 0 and "Without pydensecrf2" in result.stdout
-        assert _calls(tmp_path)[-1] == "-m more_lib reproduce --profile mini"
+def test_help_is_the_default_and_names_every_target(checkout):
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    assert set(targets) == {"help", "reproduce", "check", "test", "lab", "clean"}
+    text = checkout.make()[0].stdout
+    assert text == checkout.make("help")[0].stdout
+    assert all(f"make {target}  " in text for target in targets)
 
-    def test_a_failed_installation_is_not_taken_for_done(self, checkout, python, tmp_path):
-        script = python.read_text()
-        python.write_text(script + 'if [ "$3" = install ]; then exit 1; fi\n')
-        assert _make(checkout, "lab", f"PYTHON={python}").returncode != 0
-        assert not any("jupyterlab" in call for call in _calls(tmp_path))
-        (checkout / ".venv/bin/python").write_text(script)
-        assert _make(checkout, "lab", f"PYTHON={python}").returncode == 0
-        assert _calls(tmp_path)[-1] == "-m jupyterlab notebooks"
 
-    def test_checks_then_runs_the_tests_then_the_notebooks(self, checkout, python, tmp_path):
-        assert _make(checkout, "test", f"PYTHON={python}").returncode == 0
-        *checks, tests, notebooks = _calls(tmp_path)[-5:]
-        assert [call.split()[1] for call in checks] == ["ruff", "ruff", "mypy"]
-        assert tests == "-m pytest -q -n auto --maxprocesses 8 --dist loadfile tests"
-        assert notebooks.startswith("-m pytest -q --nbval-lax --nbval-current-env")
-        assert notebooks.endswith(" notebooks")
-        _make(checkout, "test", "FAST=1", f"PYTHON={python}")
-        *_, check, tests = _calls(tmp_path)
-        assert "mypy" in check and tests.endswith("-m not slow and not gpu tests")
+def test_set_up_happens_once_and_again_when_the_pins_change(checkout):
+    done, calls = checkout.make("reproduce")
+    assert done.returncode == 0, done.stderr
+    install = "-m pip install -qq --disable-pip-version-check -c constraints.txt -e .[dev]"
+    extra = install.replace("dev", "crf")
+    assert calls[-3:] == [install, extra, "-m more_lib reproduce --profile mini"]
+    assert "-m venv --clear .venv" in calls
 
-    def test_a_fault_in_the_style_ends_the_test(self, checkout, python, tmp_path):
-        python.write_text(python.read_text() + 'case "$*" in *ruff*) exit 1;; esac\n')
-        assert _make(checkout, "test", f"PYTHON={python}").returncode != 0
-        assert not any("pytest" in call for call in _calls(tmp_path))
+    assert checkout.make("reproduce", "PROFILE=voc")[1] == ["-m more_lib reproduce --profile voc"]
 
-    @pytest.mark.parametrize(
-        ("script", "message"),
-        [
-            ("exit 1", "error: no Python 3.11 or 3.12 among: "),
-            ('case "$2" in *ensurepip*) exit 1;; esac', "apt install python3-venv"),
-            ("", "error: notebooks/ holds no notebook"),
-        ],
-    )
-    def test_what_is_missing_is_said_in_one_line(self, checkout, python, script, message):
-        (checkout / "notebooks/00_first.ipynb").unlink()
-        python.write_text(f"#!/bin/sh\n{script}\n" if script else python.read_text())
-        result = _make(checkout, "test", f"PYTHON={python}")
-        assert result.returncode == 2 and message in result.stderr
+    newer = (checkout.folder / ".venv/.installed").stat().st_mtime + 5
+    os.utime(checkout.folder / "constraints.txt", (newer, newer))
+    _, calls = checkout.make("reproduce")
+    assert install in calls and not any("venv" in call for call in calls)
 
-    def test_clean_keeps_runs(self, checkout, python):
-        _make(checkout, "reproduce", f"PYTHON={python}")
-        (checkout / "runs").mkdir()
-        for folder in ("more_lib/__pycache__", "tests", "data_scripts"):
-            (checkout / folder).mkdir(parents=True)
-        result = _make(checkout, "clean")
-        assert result.returncode == 0, result.stderr
-        left = {path.name for path in checkout.iterdir()}
-        assert "runs" in left and ".venv" not in left
-        assert not (checkout / "more_lib/__pycache__").exists()
+
+def test_without_a_compiler_only_pydensecrf2_is_left_out(checkout):
+    checkout.python.write_text(checkout.script + 'case "$*" in *crf*) exit 1;; esac\n')
+    done, calls = checkout.make("reproduce")
+    assert done.returncode == 0 and "Without pydensecrf2" in done.stdout
+    assert calls[-1] == "-m more_lib reproduce --profile mini"
+
+
+def test_a_failed_installation_is_not_taken_for_done(checkout):
+    checkout.python.write_text(checkout.script + 'if [ "$3" = install ]; then exit 1; fi\n')
+    done, calls = checkout.make("lab")
+    assert done.returncode != 0 and not any("jupyterlab" in call for call in calls)
+    (checkout.folder / ".venv/bin/python").write_text(checkout.script)
+    done, calls = checkout.make("lab")
+    assert done.returncode == 0 and calls[-1] == "-m jupyterlab notebooks"
+
+
+def test_checks_then_runs_the_tests_then_the_notebooks(checkout):
+    done, calls = checkout.make("test")
+    assert done.returncode == 0, done.stderr
+    *checks, tests, notebooks = calls[-5:]
+    assert [call.split()[1] for call in checks] == ["ruff", "ruff", "mypy"]
+    assert tests == "-m pytest -q -n auto --maxprocesses 8 --dist loadfile tests"
+    assert notebooks.startswith("-m pytest -q --nbval-lax --nbval-current-env")
+    assert notebooks.endswith(" notebooks")
+    *_, check, tests = checkout.make("test", "FAST=1")[1]
+    assert "mypy" in check and tests.endswith("-m not slow and not gpu tests")
+
+
+def test_a_fault_in_the_style_ends_the_test(checkout):
+    checkout.python.write_text(checkout.script + 'case "$*" in *ruff*) exit 1;; esac\n')
+    done, calls = checkout.make("test")
+    assert done.returncode != 0 and not any("pytest" in call for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exit 1", "error: no Python 3.11 or 3.12 among: "),
+        ('case "$2" in *ensurepip*) exit 1;; esac', "apt install python3-venv"),
+        ("", "error: notebooks/ holds no notebook"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(checkout, script, message):
+    (checkout.folder / "notebooks/00_first.ipynb").unlink()
+    checkout.python.write_text(f"#!/bin/sh\n{script}\n" if script else checkout.script)
+    done, _ = checkout.make("test")
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_clean_keeps_runs(checkout):
+    checkout.make("reproduce")
+    for folder in ("runs", "more_lib/__pycache__", "tests", "data_scripts"):
+        (checkout.folder / folder).mkdir(parents=True)
+    done, _ = checkout.make("clean")
+    assert done.returncode == 0, done.stderr
+    left = {path.name for path in checkout.folder.iterdir()}
+    assert "runs" in left and ".venv" not in left
+    assert not (checkout.folder / "more_lib/__pycache__").exists()
 
 
 def test_the_workflow_runs_the_two_commands_on_both_pythons_and_the_check_elsewhere():
@@ -220,45 +234,22 @@ def test_the_workflow_runs_the_two_commands_on_both_pythons_and_the_check_elsewh
 
 def test_continuous_integration_runs_the_two_commands_from_anywhere(tmp_path):
     fake = tmp_path / "make"
-    fake.write_text(f'#!/bin/sh\necho "$PWD $*" >> "{tmp_path}/calls"\n')
+    fake.write_text('#!/bin/sh\necho "$PWD $*"\n')
     fake.chmod(0o755)
-    search = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     command = [shutil.which("bash"), str(ROOT / ".ci/run")]
-    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PATH": search}, check=True)
-    assert _calls(tmp_path) == [f"{ROOT} test", f"{ROOT} reproduce"]
-
+    search = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=tmp_path, env=search, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == f"{ROOT} test\n{ROOT} reproduce\n"
     fake.write_text("#!/bin/sh\nexit 3\n")
-    failed = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PATH": search})
-    assert failed.returncode == 3
-
-
-def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    inherited = (
-        "MAKEFLAGS",
-        "MFLAGS",
-        "MAKELEVEL",
-        "PYTHON",
-        "PROFILE",
-        "FAST",
-    )  # make test runs this
-    environment = {name: text for name, text in os.environ.items() if name not in inherited}
-    command = ["make", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def _calls(folder: Path) -> list[str]:
-    return (folder / "calls").read_text().splitlines()
+    assert subprocess.run(command, cwd=tmp_path, env=search).returncode == 3
 
 
 def _imported(file: Path) -> set[str]:
     """First names of the modules that a file imports, wherever in it."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names.add(node.module.partition(".")[0])
-    return names
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names}
 
 
 def _closure(requirement: Requirement, found: dict[str, set[str]] | None = None) -> set[str]:

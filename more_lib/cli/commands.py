@@ -25,12 +25,13 @@ app = typer.Typer(
 )
 
 
-def command(function: Callable) -> Callable:
-    """A function as a command: its docstring is the help, an ``InputError`` ends in one line."""
-    return app.command()(clear_errors(function))
+def command(example: str) -> Callable:
+    """Make a function a command: its docstring is the help, an ``InputError`` ends in one line."""
+    register = app.command(epilog=f"Example:\n\npython -m more_lib {example}")
+    return lambda function: register(clear_errors(function))
 
 
-@command
+@command("reproduce --profile mini")
 def reproduce(
     profile: give.Profile = "mini",
     changes: give.Changes = None,
@@ -43,22 +44,17 @@ def reproduce(
     Makes the data and trains what is not there yet, executes every notebook in order without a
     browser, and gathers their figures and tables in one HTML file. Stops at the first notebook
     that fails.
-
-    Example:
-
-        python -m more_lib reproduce --profile mini
     """
-    from more_lib.runs.reproduce import ReproduceError
-    from more_lib.runs.reproduce import reproduce as run
+    from more_lib.runs import reproduce as batch
 
     try:
-        run(profile, changes or [], runs, resume, full)
-    except ReproduceError as error:
+        batch.reproduce(profile, changes or [], runs, resume, full)
+    except batch.ReproduceError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
 
 
-@command
+@command("train --set optimizer.iterations=100 --folder trial")
 def train(
     profile: give.Profile = "mini",
     recipe: give.RecipeFile = None,
@@ -76,10 +72,6 @@ def train(
     was trained before is found again; checkpoints every optimizer.checkpoint_every iterations. On
     several GPUs: `accelerate launch -m more_lib train ...` or `torchrun --nproc-per-node gpu -m
     more_lib train ...`.
-
-    Example:
-
-        python -m more_lib train --set optimizer.iterations=100 --folder trial
     """
     from more_lib import training
     from more_lib.data import without_bad
@@ -95,7 +87,7 @@ def train(
     say(f"trained model: {trained.folder}")
 
 
-@command
+@command("evaluate --checkpoint trial --protocol paper-val")
 def evaluate(
     profile: give.Profile = "mini",
     recipe: give.RecipeFile = None,
@@ -118,10 +110,6 @@ def evaluate(
     (--protocol paper-val --split test --export masks.tgz) nothing is scored. A run that was killed
     goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`. For the
     authors' own network give --released FILE --profile voc.
-
-    Example:
-
-        python -m more_lib evaluate --checkpoint trial --protocol paper-val
     """
     from more_lib.cli.scoreboard import export_masks, scoreboard
     from more_lib.evaluation.protocols import listing
@@ -164,7 +152,7 @@ def _recipe(profile: str, changes: list[str] | None, file: Path | None, data, la
     return changed(recipe, changes or [])
 
 
-@command
+@command("predict photos --checkpoint trial --output masks")
 def predict(
     images: give.Images,
     profile: give.Profile = "mini",
@@ -185,10 +173,6 @@ def predict(
     all of them a summary. Nothing is overwritten, and every file is checked before the first is
     computed. --set changes the scales and the threshold of the evaluation. The network is that of
     --checkpoint, of --released FILE --profile voc, or else the profile's, trained if need be.
-
-    Example:
-
-        python -m more_lib predict photos --checkpoint trial --output masks
     """
     from more_lib import training
     from more_lib.evaluation.writing import Output, plan_predictions, write_predictions
@@ -204,7 +188,7 @@ def predict(
     write_predictions(plan, trained.model)
 
 
-@command
+@command("report runs/mini/one runs/mini/other")
 def report(
     runs: give.RunFolders, output: give.ComparisonFile = None, results: give.Results = False
 ) -> None:
@@ -212,10 +196,6 @@ def report(
 
     Several: code, hardware, recipes, verdicts and all metrics that differ, side by side on a page,
     the newest run's comparison.html. --results takes a whole run of mini, from committed code.
-
-    Example:
-
-        python -m more_lib report runs/mini/one runs/mini/other
     """
     from more_lib.runs import comparison
     from more_lib.runs import report as reports
@@ -231,7 +211,7 @@ def report(
         print(f"report: {reports.write_report(runs[0])}")
 
 
-@command
+@command("study variants --seeds 1 --json variants.json")
 def study(
     name: give.StudyName,
     profile: give.Profile = "mini",
@@ -246,10 +226,6 @@ def study(
     switched alone, then all. backbones: baseline and MoRe on backbones of several depths and
     widths. Hours on two cores; what was trained before is taken from the cache, so a study can be
     interrupted.
-
-    Example:
-
-        python -m more_lib study variants --seeds 1 --json variants.json
     """
     from more_lib.paper.studies import format_study, run_study
     from more_lib.recipes import load_recipe
@@ -258,14 +234,13 @@ def study(
 
     recipe = load_recipe(profile, changes or [])
     chosen = range(recipe.seed, recipe.seed + seeds)
-    commit = git_state()["commit"]
-    found = run_study(name, recipe, chosen, train=not trained_only, commit=commit)
+    found = run_study(name, recipe, chosen, train=not trained_only, commit=git_state()["commit"])
     if json:
         write_json(found, json)
     print(format_study(found))
 
 
-@command
+@command("bench losses --shape voc")
 def bench(
     what: give.Timed = "losses",
     shape: give.Shape = "all",
@@ -277,10 +252,6 @@ def bench(
     losses: each against loops, at VOC's and COCO's sizes; minutes on a CPU. crf: exact sums, the
     lattice and all pairs stored, and what share of labels agrees; a minute. step: the parts of a
     profile's training step, time and memory, in fp32 and bf16; on a CPU with --profile mini.
-
-    Example:
-
-        python -m more_lib bench losses --shape voc
     """
     from more_lib.runs.manifest import CHECKOUT
 
@@ -300,16 +271,12 @@ def bench(
     print(speed.losses(shape) if what == "losses" else speed.crf())
 
 
-@command
+@command("doctor")
 def doctor() -> None:
     """Show what is installed and found, and what is missing.
 
     Lists versions, device, data and weights of each profile; for each missing part what does not
     work without it, and the cure. Downloads nothing.
-
-    Example:
-
-        python -m more_lib doctor
     """
     from more_lib.cli.doctor import report
 

@@ -5,11 +5,11 @@ downloaded, written or trained.
 """
 
 import os
-import platform
 import shutil
 import sys
 import timeit
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
@@ -27,7 +27,7 @@ LITTLE_SPACE = 2e9  # bytes; the mini profile's data, weights and runs stay well
 
 @dataclass(frozen=True)
 class Row:
-    """One finding. ``cost`` says what does not work without the part, and the cure."""
+    """One finding. ``cost``, shown unless all is ok: what does not work so, and the cure."""
 
     name: str
     status: Literal["ok", "note", "missing"]
@@ -40,7 +40,7 @@ class Row:
         indent = " " * len(head)
         text = TextWrapper(WIDTH, head, indent, break_long_words=False, break_on_hyphens=False)
         detail, text.initial_indent = text.wrap(self.detail), indent
-        return detail + text.wrap(self.cost)
+        return detail if self.status == "ok" else detail + text.wrap(self.cost)
 
 
 def report() -> str:
@@ -50,12 +50,10 @@ def report() -> str:
     """
     sections = {"Python and packages": [python(), *packages(), *frameworks()]}
     if all(row.status != "missing" for row in sections["Python and packages"]):
-        from more_lib.recipes import PROFILES
-
         sections["Machine"] = [processor(), accelerator(), cache()]
-        sections["Data"] = _joined(map(data, PROFILES.values()))
-        sections["Weights"] = _joined(map(weights, PROFILES.values()))
-    sections["Optional"] = [*extras(), git()]
+        sections["Data"] = for_profiles(data)
+        sections["Weights"] = for_profiles(weights)
+    sections["Optional"] = extras()
     lines = [f"MoRe kit {__version__}: what is here, and what each missing part costs"]
     for title, rows in sections.items():
         lines += ["", title, *(line for row in rows for line in row.lines())]
@@ -64,21 +62,20 @@ def report() -> str:
 
 def python() -> Row:
     """The interpreter, which has to be one that the project is made for."""
-    detail = f"{platform.python_version()} in {sys.prefix}"
-    if (3, 11) <= sys.version_info[:2] <= (3, 12):
-        return Row("Python", "ok", detail)
-    return Row("Python", "note", detail, "only 3.11 and 3.12 are tested: make PYTHON=python3.11")
+    status = "ok" if (3, 11) <= sys.version_info[:2] <= (3, 12) else "note"
+    cost = "only 3.11 and 3.12 are tested: make PYTHON=python3.11"
+    return Row("Python", status, f"{sys.version.split()[0]} in {sys.prefix}", cost)
 
 
 def packages() -> list[Row]:
     """The packages that every part needs: those that are missing or too old, if any are."""
-    needed = _requirements()
-    if not needed:
+    faults = _faults()
+    if not faults:
         cost = "without it: notebooks cannot import more_lib; `pip install -e .` (or make) does it"
         return [Row("more_lib", "missing", "not installed in this Python", cost)]
     cost = "without it: nothing runs; `pip install -e .`"
-    rows = [Row(each.name, "missing", fault, cost) for each in needed if (fault := _fault(each))]
-    return rows or [Row("packages", "ok", f"all {len(needed)} that pyproject.toml asks for")]
+    rows = [Row(name, "missing", fault, cost) for name, fault in faults.items() if fault]
+    return rows or [Row("packages", "ok", f"all {len(faults)} that pyproject.toml asks for")]
 
 
 def frameworks() -> list[Row]:
@@ -98,12 +95,12 @@ def processor() -> Row:
     """CPU threads, and whether bf16 pays off on them."""
     import torch
 
-    speedup = _matrix_seconds(torch.float32) / _matrix_seconds(torch.bfloat16)
+    matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    fp32, bf16 = (min(timeit.repeat(lambda m=m: m @ m, number=1, repeat=5)) for m in matrices)
+    speedup = fp32 / bf16
     detail = f"{torch.get_num_threads()} threads; bf16 products at {speedup:.1f}x the speed of fp32"
-    if speedup >= 0.9:
-        return Row("CPU", "ok", detail)
     cost = "bf16 is only emulated: precision auto takes fp32 here, training takes twice as long"
-    return Row("CPU", "note", detail, cost)
+    return Row("CPU", "ok" if speedup >= 0.9 else "note", detail, cost)
 
 
 def accelerator() -> Row:
@@ -129,53 +126,61 @@ def cache() -> Row:
         cost = "without it: no data, no training; set MORE_DATA to a folder you can write"
         return Row("data folder", "missing", f"{folder} cannot be written", cost)
     free = shutil.disk_usage(parent).free
-    detail = f"{folder}, {free / 1e9:.0f} GB free"
-    if free >= LITTLE_SPACE:
-        return Row("data folder", "ok", detail)
+    status = "ok" if free >= LITTLE_SPACE else "note"
     cost = "data or training may not fit; free some, or set MORE_DATA to another disk"
-    return Row("data folder", "note", detail, cost)
+    return Row("data folder", status, f"{folder}, {free / 1e9:.0f} GB free", cost)
+
+
+def for_profiles(look: Callable) -> list[Row]:
+    """What ``data`` or ``weights`` finds for each profile; those with the same share a row."""
+    from more_lib.recipes import PROFILES
+
+    names: dict[Row, list[str]] = defaultdict(list)
+    for name, recipe in PROFILES.items():
+        names[look(recipe)].append(name)
+    return [replace(row, name=f"profile {', '.join(names[row])}") for row in names]
 
 
 def data(recipe) -> Row:
     """Whether the images of a profile's ``Recipe`` are where training would look for them."""
     from more_lib.data import split_file, tree_root
 
-    name, section = f"profile {recipe.profile}", recipe.data
-    root = tree_root(section)
+    section, root = recipe.data, tree_root(recipe.data)
     names = dict.fromkeys((section.train_split, section.val_split))
     splits = [split_file(section, split) for split in names]
     absent = [path for path in splits if not path.is_file()]
     if not absent:
         counts = ", ".join(f"{len(path.read_text().split())} {path.stem}" for path in splits)
-        return Row(name, "ok", f"{root}: {counts}")
+        return Row("data", "ok", f"{root}: {counts}")
     if section.dataset == "emoji" and not section.root and not root.exists():
         cost = "nothing lost: the first run makes it, in about a minute"
-        return Row(name, "note", "EmojiVOC is not made yet", cost)
+        return Row("data", "note", "EmojiVOC is not made yet", cost)
     cure = "say where it is: data.root=FOLDER"
     if section.dataset in ("voc", "coco", "pets") and not section.root:
         script = f"data_scripts/prepare_{section.dataset}.py"
         cure = f"`python {script}` fetches it or takes yours; else {cure}"
-    return Row(name, "missing", f"no {absent[0]}", f"without it: does not run; {cure}")
+    return Row("data", "missing", f"no {absent[0]}", f"without it: does not run; {cure}")
 
 
 def weights(recipe) -> Row:
     """Whether the pretrained backbone of a profile's ``Recipe`` is on this machine."""
     from more_lib.method.backbones import MINI_WIDTHS, backbone_file, downloaded_weights
 
-    title, name, own = f"profile {recipe.profile}", recipe.backbone.name, recipe.backbone.weights
+    name, own = recipe.backbone.name, recipe.backbone.weights
     file = backbone_file(name, own) or downloaded_weights(name)
     if file is None:
         cost = "downloaded at first use; without network: backbone.weights=FILE.safetensors"
-        return Row(title, "missing", f"{name} is not in timm's cache", cost)
+        return Row("weights", "missing", f"{name} is not in timm's cache", cost)
     if file.is_file():
-        return Row(title, "ok", f"{name}: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
+        size = file.stat().st_size / 1e6
+        return Row("weights", "ok", f"{name}: {file.name}, {size:.1f} MB")
     ships = name in MINI_WIDTHS and not own
     cure = f"data_scripts/pretrain_mini_vit.py --backbone {name} makes it" if ships else "check it"
-    return Row(title, "missing", f"{name}: no {file}", f"without it: does not run; {cure}")
+    return Row("weights", "missing", f"{name}: no {file}", f"without it: does not run; {cure}")
 
 
 def extras() -> list[Row]:
-    """Packages that only some uses need."""
+    """What only some uses need: packages, and git, which tells a run its commit."""
     losses = {
         "crf": "no dense CRF of whole photographs on a CPU",
         "log": "no `train --tensorboard`",
@@ -183,55 +188,29 @@ def extras() -> list[Row]:
     }
     rows = []
     for extra, loss in losses.items():
-        name, needed = f"extra {extra}", _requirements(extra)
-        faults = ", ".join(f"{each.name} {fault}" for each in needed if (fault := _fault(each)))
+        found = _faults(extra)
+        wrong = [f"{name} {fault}" for name, fault in found.items() if fault]
+        status = "missing" if wrong or not found else "ok"
+        detail = ", ".join(wrong or found) or "not installed"
         cost = f"without it: {loss}; `pip install -e .[{extra}]`"
-        if faults or not needed:
-            rows.append(Row(name, "missing", faults or "not installed", cost))
-        else:
-            rows.append(Row(name, "ok", ", ".join(each.name for each in needed)))
-    return rows
+        rows.append(Row(f"extra {extra}", status, detail, cost))
+    program = shutil.which("git")
+    cost = "without it: run manifests name no commit"
+    return [*rows, Row("git", "ok" if program else "missing", program or "not found", cost)]
 
 
-def git() -> Row:
-    """Git, which tells each run which commit it came from."""
-    if program := shutil.which("git"):
-        return Row("git", "ok", program)
-    return Row("git", "missing", "not found", "without it: run manifests name no commit")
+def _faults(extra: str = "") -> dict[str, str]:
+    """What is wrong with each package that more_lib needs, or that an extra adds; "" if nothing.
 
-
-def _joined(rows: Iterable[Row]) -> list[Row]:
-    """Rows of profiles that look for the same thing as one row."""
-    joined: dict[str, Row] = {}
-    for row in rows:
-        first = joined.get(row.detail)
-        name = f"{first.name}, {row.name.removeprefix('profile ')}" if first else row.name
-        joined[row.detail] = replace(first or row, name=name)
-    return list(joined.values())
-
-
-def _requirements(extra: str = "") -> list[Requirement]:
-    """What more_lib needs, or what one of its extras adds; empty where it is not installed."""
+    Empty where more_lib itself is not installed.
+    """
+    faults = {}
     with suppress(metadata.PackageNotFoundError):
-        every = [Requirement(line) for line in metadata.requires("more-lib") or []]
-        wanted = [item for item in every if bool(item.marker) == bool(extra)]
-        return [item for item in wanted if not extra or item.marker.evaluate({"extra": extra})]
-    return []
-
-
-def _fault(requirement: Requirement) -> str:
-    """What is wrong with an installed package; nothing when it satisfies ``requirement``."""
-    try:
-        version = metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-    fits = requirement.specifier.contains(version, prereleases=True)
-    return "" if fits else f"is {version}, not {requirement.specifier}"
-
-
-def _matrix_seconds(dtype) -> float:
-    """The fastest of a few square matrix products."""
-    import torch
-
-    matrix = torch.ones(512, 512, dtype=dtype)
-    return min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=5))
+        for item in map(Requirement, metadata.requires("more-lib") or []):
+            if item.marker.evaluate({"extra": extra}) if item.marker else not extra:
+                faults[item.name] = "not installed"
+                with suppress(metadata.PackageNotFoundError):
+                    version = metadata.version(item.name)
+                    fits = item.specifier.contains(version, prereleases=True)
+                    faults[item.name] = "" if fits else f"is {version}, not {item.specifier}"
+    return faults

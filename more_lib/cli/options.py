@@ -1,15 +1,17 @@
 """The options of the commands: each with its help, its metavar and what it accepts."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
+File, Folder, Name = (partial(Option, metavar=what) for what in ("FILE", "FOLDER", "NAME"))
+
 # What a recipe is made of
 Profile = Annotated[
     str,
-    Option(
-        metavar="NAME",
+    Name(
         help="A named recipe: mini (emoji made on the spot, CPU, minutes), pets and voc (one GPU), "
         "coco (several GPUs, as the released script) or coco-log (as the published log).",
     ),
@@ -18,32 +20,26 @@ Changes = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="One value, as optimizer.lr=1e-4. May be repeated."),
 ]
-RecipeFile = Annotated[Path | None, Option(metavar="FILE", help="YAML with the values to change.")]
-Data = Annotated[
-    Path | None,
-    Option(metavar="FOLDER", help="Your images: FOLDER/images, /labels.csv; /masks if any."),
-]
+RecipeFile = Annotated[Path | None, File(help="YAML with the values to change.")]
+Data = Annotated[Path | None, Folder(help="Yours: FOLDER/images, /labels.csv; /masks if any.")]
 Labels = Annotated[
-    Path | None,
-    Option(metavar="FILE", help="With --data: the table elsewhere (image,classes; 1.jpg,cat;dog)."),
+    Path | None, File(help="With --data: the table elsewhere (image,classes; 1.jpg,cat;dog).")
 ]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out and list images that are damaged.")]
 
 # Which network
 Checkpoint = Annotated[
     Path | None,
-    Option(
-        metavar="FOLDER",
+    Folder(
         exists=True,
         file_okay=False,
         help="A folder that `train` made with this profile; its recipe counts then, with --set on "
-        "top. Without it, the recipe's model (predict: that of mini), trained first if need be.",
+        "top. Without it, the recipe's model, trained first if need be.",
     ),
 ]
 Released = Annotated[
     Path | None,
-    Option(
-        metavar="FILE",
+    File(
         exists=True,
         dir_okay=False,
         help="The authors' checkpoint (a .pth or safetensors file of the released code); with "
@@ -52,10 +48,10 @@ Released = Annotated[
 ]
 
 # reproduce and train
-Runs = Annotated[Path, Option(metavar="FOLDER", help="Where the folders of runs go.")]
+Runs = Annotated[Path, Folder(help="Where the folders of runs go.")]
 ResumeRun = Annotated[bool, Option(help="Continue the last run: skip what is done and unchanged.")]
 Full = Annotated[bool, Option("--full", help="Train all six conditions with three seeds each.")]
-TrainFolder = Annotated[Path | None, Option(metavar="FOLDER", help="Train into this new folder.")]
+TrainFolder = Annotated[Path | None, Folder(help="Train into this new folder.")]
 ResumeTraining = Annotated[bool, Option("--resume", help="Go on from the newest checkpoint.")]
 Tensorboard = Annotated[bool, Option("--tensorboard", help="Write the log for TensorBoard too.")]
 
@@ -70,32 +66,30 @@ Protocols = Annotated[
     ),
 ]
 ListProtocols = Annotated[bool, Option("--list-protocols", help="Say what each is; score nothing.")]
-Split = Annotated[str, Option(metavar="NAME", help="With --protocol: another split than its own.")]
+Split = Annotated[str, Name(help="With --protocol: another split than its own.")]
 Export = Annotated[
-    Path | None,
-    Option(metavar="FILE", help="Write one --protocol's masks for VOC's server: .tgz or folder."),
+    Path | None, File(help="Write one --protocol's masks for VOC's server: .tgz or folder.")
 ]
-ScoresFile = Annotated[Path | None, Option(metavar="FILE", help="Save all scores, by class, here.")]
+ScoresFile = Annotated[Path | None, File(help="Save all scores, by class, here.")]
 
 # predict
 Images = Annotated[list[Path], Argument(metavar="IMAGES...", help="Images, and folders of them.")]
 ImageLabels = Annotated[
-    Path | None,
-    Option(metavar="FILE", help="Take the classes of this table, as for `train --labels`."),
+    Path | None, File(help="Take the classes of this table, as for `train --labels`.")
 ]
-Output = Annotated[Path, Option(metavar="FOLDER", help="Where masks and overlays go.")]
-MapName = Annotated[str, Option(metavar="NAME", help="Made into masks: lam, cam, fused, decoder.")]
+Output = Annotated[Path, Folder(help="Where masks and overlays go.")]
+MapName = Annotated[str, Name(help="Made into masks: lam, cam, fused, decoder.")]
 Crf = Annotated[bool, Option("--crf", help="Refine along the image's edges by a dense CRF.")]
 Npz = Annotated[bool, Option("--npz", help="Keep the maps as numbers, too: maps/<image>.npz.")]
 Force = Annotated[bool, Option("--force", help="Overwrite what is in the output folder.")]
 
 # report, study and bench
 RunFolders = Annotated[list[Path], Argument(metavar="RUN", help="Folders, as in runs/mini/.")]
-ComparisonFile = Annotated[Path | None, Option(metavar="FILE", help="Where a comparison goes.")]
+ComparisonFile = Annotated[Path | None, File(help="Where a comparison goes.")]
 Results = Annotated[bool, Option("--results", help="Write notebooks/RESULTS.md from a mini run.")]
 StudyName = Annotated[str, Argument(metavar="NAME", help="conditions, variants or backbones.")]
 Seeds = Annotated[int, Option(metavar="N", min=1, help="Trainings of each, from the seed on.")]
 TrainedOnly = Annotated[bool, Option("--trained-only", help="Score what is trained; train none.")]
-StudyFile = Annotated[Path | None, Option(metavar="FILE", help="Save every row and its protocol.")]
+StudyFile = Annotated[Path | None, File(help="Save every row and its protocol.")]
 Timed = Annotated[str, Argument(metavar="WHAT", help="What to time: losses, crf or step.")]
-Shape = Annotated[str, Option(metavar="NAME", help="Losses: sizes of voc, coco, or all.")]
+Shape = Annotated[str, Name(help="Losses: sizes of voc, coco, or all.")]

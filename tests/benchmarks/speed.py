@@ -23,6 +23,7 @@ from more_lib.method.gcr import GraphCategoryRepresentation
 from more_lib.method.lir import confident_relation_loss, uncertain_relation_loss
 from more_lib.method.losses import patch_token_contrast_loss, segmentation_loss
 from more_lib.method.pseudo_labels import PixelAdaptiveRefinement, refine_cam
+from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.recipes.schema import LirRecipe
 from more_lib.system.devices import best_device
 from more_lib.system.errors import InputError
@@ -86,18 +87,17 @@ def time_crf(repeats: int = 2) -> Iterator[dict]:
 
 def crf() -> str:
     """``time_crf`` as text: milliseconds of each way, ratios, and how many labels are alike."""
+    line = "{:>9}{:>10}{:>14}{:>14}{:>8}{:>12}{:>8}{:>10}".format
     head = ("picture", "pairs", "stored ms", "exact ms", "ratio", "lattice ms", "ratio", "alike")
-    table = [head]
+    lines = [line(*head)]
     for row in time_crf():
         (height, width), ways = row["size"], [row.get(w) for w in ("stored", "exact", "lattice")]
         stored, exact, lattice = (f"{1000 * t:.1f}" if t else "not run here" for t in ways)
-        faster = [f"{slow / fast:.1f}×" if slow and fast else "–" for slow, fast in pairwise(ways)]
+        gain, more = (f"{a / b:.1f}×" if a and b else "–" for a, b in pairwise(ways))
         alike = f"{row['alike']:.2f} %" if "alike" in row else "–"
-        times = (stored, exact, faster[0], lattice, faster[1])
-        table.append((f"{height}×{width}", f"{(height * width) ** 2:.1e}", *times, alike))
+        size = f"{height}×{width}", f"{(height * width) ** 2:.1e}"
+        lines.append(line(*size, stored, exact, gain, lattice, more, alike))
     note = "pairs: in each of 10 iterations; ratio: times faster than the way before; alike: labels"
-    widths = (9, 10, 14, 14, 8, 12, 8, 10)
-    lines = ["".join(f"{x:>{w}}" for x, w in zip(row, widths, strict=True)) for row in table]
     return "\n".join([*lines, note])
 
 
@@ -131,7 +131,7 @@ def inputs(batch: int, classes: int) -> dict[str, Tensor]:
     strongest, number = small.max(1)
     # A third of the patches uncertain: hundreds an image.
     low, high = (strongest.flatten(1).quantile(q, 1).view(-1, 1, 1) for q in (0.3, 0.65))
-    mask = torch.where(strongest > high, number + 1, torch.where(strongest < low, 0, 255))
+    mask = torch.where(strongest > high, number + 1, torch.where(strongest < low, 0, IGNORE_INDEX))
     made = {
         "tokens": torch.randn(batch, classes, DIM, generator=g),
         "features": torch.randn(batch, DIM, GRID, GRID, generator=g),
@@ -146,10 +146,7 @@ def inputs(batch: int, classes: int) -> dict[str, Tensor]:
 
 
 def cases(batch: int, classes: int) -> dict[str, tuple[Callable, Callable]]:
-    """Ours and a loop that computes the same, by name: functions without arguments.
-
-    Those of losses take the gradient, too, and return the loss.
-    """
+    """Ours and a loop that computes the same, by name: functions without arguments."""
     given = inputs(batch, classes)
     mask, labels = given["mask"], given["labels"]
     tokens, features = given["tokens"].requires_grad_(), given["features"].requires_grad_()
@@ -157,32 +154,24 @@ def cases(batch: int, classes: int) -> dict[str, tuple[Callable, Callable]]:
     relation = (tokens, features, mask, labels)
     graph = GraphCategoryRepresentation(DIM).to(tokens.device)
     patches, k = features.flatten(2).mT, max(classes // 2, 1)
-    every = LirRecipe(sampling="all")
     par, pictures, cam = PixelAdaptiveRefinement(), given["images"], given["cam"]
-    trained = {
-        "confident relation": (
-            lambda: confident_relation_loss(*relation, 0.5),
-            lambda: loops.confident_relation_loss(*relation, 0.5),
-        ),
+
+    def both(loss: Callable, *values: object) -> tuple[Callable, Callable]:
+        return partial(loss, *values), partial(getattr(loops, loss.__name__), *values)
+
+    return {
+        "confident relation": both(confident_relation_loss, *relation, 0.5),
         "uncertain relation": (
-            lambda: uncertain_relation_loss(*relation, variant=every),
+            lambda: uncertain_relation_loss(*relation, variant=LirRecipe(sampling="all")),
             lambda: loops.uncertain_relation_loss(*relation),
         ),
-        "patch-token contrast": (
-            lambda: patch_token_contrast_loss(features, mask),
-            lambda: loops.patch_token_contrast_loss(features, mask),
-        ),
-        "segmentation": (
-            lambda: segmentation_loss(logits, given["pixel_mask"]),
-            lambda: loops.segmentation_loss(logits, given["pixel_mask"]),
-        ),
+        "patch-token contrast": both(patch_token_contrast_loss, features, mask),
+        "segmentation": both(segmentation_loss, logits, given["pixel_mask"]),
         "GCR": (
             lambda: graph(tokens, patches).sum(),
             lambda: loops.graph_category_representation(tokens, patches, graph, k).sum(),
         ),
         "dense energy, 48 × 48": _energies(pictures, logits.detach()),
-    }
-    return {name: tuple(map(_with_gradient, both)) for name, both in trained.items()} | {
         "refinement (PAR), 4 maps": (
             lambda: par(pictures, cam[:, :4]),
             lambda: loops.pixel_adaptive_refinement(pictures, cam[:, :4]),
@@ -199,8 +188,9 @@ def _energies(pictures: Tensor, logits: Tensor) -> tuple[Callable, Callable]:
     side, weight, sigma_rgb, sigma_xy = 48, 1e-7, 15.0, 50.0
     pictures = F.interpolate(pictures, (side, side), mode="bilinear") * 255
     logits = F.interpolate(logits, (side, side)).requires_grad_()
-    unknown = torch.full((len(pictures), side, side), 255, device=pictures.device)
-    features, gate = bilateral_features(pictures, sigma_rgb, sigma_xy), unknown.flatten(1) / 255
+    unknown = torch.full((len(pictures), side, side), IGNORE_INDEX, device=pictures.device)
+    features = bilateral_features(pictures, sigma_rgb, sigma_xy)
+    gate = torch.ones_like(features[..., 0])  # which counts unknown pixels in full
     energy = DenseEnergyLoss(weight, sigma_rgb, sigma_xy, 1.0)
     return (
         lambda: energy(pictures, logits, unknown),
@@ -208,30 +198,19 @@ def _energies(pictures: Tensor, logits: Tensor) -> tuple[Callable, Callable]:
     )
 
 
-def _with_gradient(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    def run() -> Tensor:
-        value = loss()
-        value.backward()
-        return value.detach()
+def _timed(run: Callable, repeats: int) -> tuple[float, Tensor]:
+    """Seconds of the best of ``repeats`` runs, one that warms up aside, and what the last gave.
 
-    return run
-
-
-def _timed(run: Callable, repeats: int) -> tuple[float, object]:
-    """The seconds of the best of ``repeats`` runs, after one that warms up where there are several.
-
-    The second value is what the last one returned.
+    What has a gradient is timed with it.
     """
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     times = []
     for _ in range(repeats + (repeats > 1)):
-        _wait()
+        wait()
         started = time.perf_counter()
         result = run()
-        _wait()
+        if result.requires_grad:
+            result.backward()
+        wait()
         times.append(time.perf_counter() - started)
     return min(times[repeats > 1 :]), result
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
