@@ -8,7 +8,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from more_lib.figures import graph as graph_plots
 from more_lib.method.gcr import Graph, GraphCategoryRepresentation
 from more_lib.system.errors import InputError
-from tests.figures.helpers import assert_shows_itself, image, texts
+from tests.figures.helpers import each_shows_itself, image, texts
 
 HEADS, TAILS = ["T1", "T2"], ["p1", "p2", "p3", "p4"]
 GRID = (2, 3)
@@ -35,10 +35,7 @@ FIGURES = {
     "plot_edge_weights": lambda: graph_plots.plot_edge_weights({"here": graph().weights}),
 }
 
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_and_leaves_no_trace(name):
-    assert_shows_itself(FIGURES[name])
+test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
 
 
 def test_graph_has_an_arrow_for_every_edge_as_thick_as_its_weight():

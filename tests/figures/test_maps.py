@@ -11,7 +11,7 @@ from tests.figures.helpers import (
     CLASSES,
     CREAM,
     DOG,
-    assert_shows_itself,
+    each_shows_itself,
     drawn,
     image,
     legend,
@@ -31,10 +31,7 @@ FIGURES = {
     "plot_patch_grid": lambda: figures.plot_patch_grid(image(), 8),
 }
 
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_and_leaves_no_trace(name):
-    assert_shows_itself(FIGURES[name])
+test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
 
 
 def test_summary():

@@ -9,7 +9,7 @@ from matplotlib.patches import Circle, Rectangle
 from more_lib.figures import relations as plots
 from more_lib.method.lir import uncertain_patches
 from more_lib.system.errors import InputError
-from tests.figures.helpers import CLASSES, assert_shows_itself, image, legend, maps, titles
+from tests.figures.helpers import CLASSES, each_shows_itself, image, legend, maps, titles
 
 STRIPES = np.tile(np.array([1, 1, 1, 255, 255, 255, 0, 0]), (8, 1))
 
@@ -53,9 +53,7 @@ def frames(ax):
     }
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_and_leaves_no_trace(name):
-    assert_shows_itself(FIGURES[name])
+test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
 
 
 def test_three_way_masks_name_what_is_open():

@@ -7,7 +7,7 @@ import torch
 from more_lib.figures import scores
 from more_lib.paper.ablation import CONDITIONS, MAIN
 from more_lib.system.errors import InputError
-from tests.figures.helpers import CLASSES, assert_shows_itself, legend, texts
+from tests.figures.helpers import CLASSES, each_shows_itself, legend, texts
 
 MATRIX = [[8, 2, 2], [4, 4, 0], [0, 0, 0]]
 IOUS = {"CAM": [0.8, 0.75, 0.6], "LAM": [0.5, 0.4, np.nan]}
@@ -42,10 +42,7 @@ FIGURES = {
     ),
 }
 
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_and_leaves_no_trace(name):
-    assert_shows_itself(FIGURES[name])
+test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
 
 
 def test_training_curves():
