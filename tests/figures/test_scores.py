@@ -114,13 +114,18 @@ def test_several_seeds_get_error_bars():
     assert texts(left)[0] == "10.0 ± 2.0" and texts(right)[0] == "6.00 ± 0.50"
 
 
-def test_a_score_without_a_value_is_written_out():
-    left, right = scores.plot_ablation(rows(miou=None, confusion_ratio=None, miou_std=None)).axes
+@pytest.mark.parametrize("spread", [True, False])
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_score_without_a_value_is_written_out(spread, missing):
+    lost = dict.fromkeys(("miou", "confusion_ratio", "miou_std", "confusion_ratio_std"), missing)
+    left, right = scores.plot_ablation(rows(spread, **lost)).axes
     assert texts(left)[0] == texts(right)[0] == "no value"
-    assert widths(right)[0] == 0
+    assert widths(right)[0] == 0 and len(texts(left)[1]) == (10 if spread else 4)
 
 
-@pytest.mark.parametrize("given", [[], rows()])
-def test_a_map_that_no_row_has_is_refused(given):
-    with pytest.raises(InputError, match="no row of map 'decoder'"):
-        scores.plot_ablation(given, "decoder")
+def test_a_map_that_no_row_has_is_refused():
+    for given, there in (([], "none"), (rows(), "LAM, CAM")):
+        with pytest.raises(
+            InputError, match=f"no row of map 'decoder' to draw; there are: {there}"
+        ):
+            scores.plot_ablation(given, "decoder")
