@@ -1,5 +1,7 @@
 """Figures of notebook 04 say what they should: panels, values, windows, rings. No looks."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -43,14 +45,8 @@ def rings(ax):
 def frames(ax):
     """Row, column and side of every frame, by its colour."""
     squares = (patch for patch in ax.patches if isinstance(patch, Rectangle))
-    return {
-        to_hex(each.get_edgecolor()).upper(): (
-            each.get_y() + 0.5,
-            each.get_x() + 0.5,
-            each.get_width(),
-        )
-        for each in squares
-    }
+    colors = ((to_hex(each.get_edgecolor()).upper(), each) for each in squares)
+    return {c: (each.get_y() + 0.5, each.get_x() + 0.5, each.get_width()) for c, each in colors}
 
 
 test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
@@ -148,14 +144,11 @@ def lam_steps(mask, size):
 
 
 NOT_UNCERTAIN, NO_MASK = "is not uncertain in this mask", r"give \(h, w\) integers"
+OUTSIDE = ((0, 0), (0, 7), (8, 3), (-1, 3))
+NO_MASKS = (np.zeros((2, 2)), np.zeros(4, int), np.zeros((1, 2, 2), int))
 UNFIT = [
-    (NOT_UNCERTAIN, lambda: plots.plot_windows(STRIPES, (0, 0))),
-    (NOT_UNCERTAIN, lambda: plots.plot_windows(STRIPES, (0, 7))),
-    (NOT_UNCERTAIN, lambda: plots.plot_windows(STRIPES, (8, 3))),
-    (NOT_UNCERTAIN, lambda: plots.plot_windows(STRIPES, (-1, 3))),
-    (NO_MASK, lambda: plots.kernel_values(np.zeros((2, 2)))),
-    (NO_MASK, lambda: plots.kernel_values(np.zeros(4, int))),
-    (NO_MASK, lambda: plots.kernel_values(np.zeros((1, 2, 2), int))),
+    *((NOT_UNCERTAIN, partial(plots.plot_windows, STRIPES, place)) for place in OUTSIDE),
+    *((NO_MASK, partial(plots.kernel_values, mask)) for mask in NO_MASKS),
     ("give at least one mask", lambda: plots.plot_three_way(image(), {}, CLASSES)),
     ("give integers", lambda: plots.plot_three_way(image(), {"m": np.array([[3]])}, CLASSES)),
     ("give integers", lambda: plots.plot_three_way(image(), {"m": np.array([[0.5]])}, CLASSES)),

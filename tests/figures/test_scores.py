@@ -92,16 +92,12 @@ def test_similarity_keeps_the_cosines_scale():
     assert texts(figure.axes[0]) == ["1.00", "0.25", "0.25", "1.00"]
 
 
-def widths(ax):
-    return [bar.get_width() for bar in ax.patches]
-
-
 def test_a_bar_a_condition_for_both_scores():
     figure = scores.plot_ablation(rows())
     assert "LAM" in figure.get_suptitle()
-    left, right = figure.axes
-    assert widths(left) == pytest.approx([10, 30, 50])
-    assert widths(right) == pytest.approx([6, 4, 2])
+    left = figure.axes[0]
+    widths = [[bar.get_width() for bar in ax.patches] for ax in figure.axes]
+    assert widths == [pytest.approx([10, 30, 50]), pytest.approx([6, 4, 2])]
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names == [CONDITIONS[name].title for name in MAIN]
     assert texts(left) == ["10.0", "30.0", "50.0"]
@@ -120,7 +116,7 @@ def test_a_score_without_a_value_is_written_out(spread, missing):
     lost = dict.fromkeys(("miou", "confusion_ratio", "miou_std", "confusion_ratio_std"), missing)
     left, right = scores.plot_ablation(rows(spread, **lost)).axes
     assert texts(left)[0] == texts(right)[0] == "no value"
-    assert widths(right)[0] == 0 and len(texts(left)[1]) == (10 if spread else 4)
+    assert right.patches[0].get_width() == 0 and len(texts(left)[1]) == (10 if spread else 4)
 
 
 def test_a_map_that_no_row_has_is_refused():
