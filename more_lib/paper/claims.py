@@ -35,12 +35,9 @@ def verdicts(
         plain: LAM's scores of ``ablation.plain``, if that was trained (Figure 3).
     """
     known = evidence(found, costs, separation, plain)
-    protocols = {
-        "maps": found["map_protocol"],
-        "split": f"{found['dataset']} {found['split']}",
-        "paper_val": "paper-val on VOC 2012 or COCO 2014",
-        "training": "profile voc on a GPU",
-    }
+    protocols = {"maps": found["map_protocol"], "split": f"{found['dataset']} {found['split']}"}
+    protocols["paper_val"] = "paper-val on VOC 2012 or COCO 2014"
+    protocols["training"] = "profile voc on a GPU"
     if "more paper-val" in known.index:
         protocols["paper_val"] = found["protocols"]["paper-val"]["protocol"]
     if "more training" in known.index:
@@ -77,10 +74,7 @@ def judge(claim: pd.Series, known: pd.DataFrame, protocols: Mapping[str, str]) -
 
 
 def evidence(
-    found: Mapping,
-    costs: Mapping[str, Mapping],
-    separation: Mapping[str, float],
-    plain: Mapping | pd.Series | None = None,
+    found: Mapping, costs: Mapping, separation: Mapping, plain: Mapping | pd.Series | None = None
 ) -> pd.DataFrame:
     """All that claims are judged by: a row a condition and what was measured, ``more LAM``.
 
