@@ -1,11 +1,9 @@
-"""Figures of notebook 02: measures by class and by block, token lengths, patches that are marked.
-
-Drawn like those of ``maps``, whose colours and panels they share.
-"""
+"""Figures of notebook 02: measures by class and by block, token lengths, marked patches."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from more_lib.figures import canvas
 from more_lib.figures.canvas import Array, Names, Picture
@@ -34,11 +32,8 @@ def plot_classes(
         raise InputError(f"there are {len(classes)} classes: give each network one value a class")
     figure = canvas.new_figure((canvas.WIDTH * 0.85, 1.4 + 0.28 * len(classes)), title)
     ax, places = figure.subplots(), np.arange(len(classes))
-    table = np.stack([*columns.values()])
-    low = np.where(np.isnan(table), np.inf, table).min(0)
-    high = np.where(np.isnan(table), -np.inf, table).max(0)
-    drawn = low <= high
-    ax.hlines(places[drawn], low[drawn], high[drawn], color="0.8", lw=3, zorder=1)
+    drawn = pd.DataFrame(columns).dropna(how="all")
+    ax.hlines(drawn.index, drawn.min(axis=1), drawn.max(axis=1), color="0.8", lw=3, zorder=1)
     for index, (name, column) in enumerate(columns.items()):
         shape, color = "osD^v"[index % 5], canvas.line_color(index)
         mean = f"{name}: mean {np.nanmean(column):.2f}" if np.isfinite(column).any() else name

@@ -1,7 +1,4 @@
-"""Figures of GCR's graph (notebook 03): edges of a few nodes, neighbours on a picture, weights.
-
-As in ``maps``: arrays or tensors in, a matplotlib figure out, nothing shown.
-"""
+"""Figures of GCR's graph (notebook 03): edges of a few nodes, neighbours on a picture, weights."""
 
 from collections.abc import Mapping
 
@@ -36,7 +33,10 @@ def plot_graph(
     as thick as its weight S. Tails in grey are nobody's neighbour. Raises ``InputError`` for names
     that do not fit the graph, an image it lacks, and more than ``MOST_EDGES`` edges.
     """
-    neighbors, closeness, weights = _edges(graph, image)
+    count = check_shapes(**{name: (part, "B C K") for name, part in graph._asdict().items()})["B"]
+    if not 0 <= image < count:
+        raise InputError(f"image {image} is not one of the {count} in the graph")
+    neighbors, closeness, weights = (canvas.as_array(part)[image] for part in graph)
     if len(heads) != len(neighbors):
         raise InputError(f"there are {len(heads)} names for {len(neighbors)} heads")
     low, high = neighbors.min(), neighbors.max()
@@ -52,10 +52,10 @@ def plot_graph(
     ax = figure.subplots()
     head_places = _column(0.0, len(heads), most)
     tail_places = _column(1.0, len(tails), most)
-    for head, chosen in enumerate(neighbors):
-        for tail, r, weight in zip(chosen, closeness[head], weights[head], strict=True):
-            places, text = (tail_places[tail], head_places[head]), f"r {r:.2f}   S {weight:.2f}"
-            _arrow(ax, *places, weight, canvas.line_color(head), text)
+    for (head, rank), tail in np.ndenumerate(neighbors):
+        r, weight, color = closeness[head, rank], weights[head, rank], canvas.line_color(head)
+        text = f"r {r:.2f}   S {weight:.2f}"
+        _arrow(ax, tail_places[tail], head_places[head], weight, color, text)
     for head, (name, place) in enumerate(zip(heads, head_places, strict=True)):
         box = {"boxstyle": "circle", "fc": "white", "ec": canvas.line_color(head), "lw": 2}
         ax.text(*place, name, bbox=box, **NODE)
@@ -147,15 +147,6 @@ def relative_entropy(weights: Array) -> np.ndarray:
     array = canvas.as_array(weights).astype(np.float64)
     logs = np.log(array, out=np.zeros_like(array), where=array > 0)
     return -(array * logs).sum(-1) / np.log(max(array.shape[-1], 2))
-
-
-def _edges(graph: Graph, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Neighbours, closeness and weights of one image, (C, K) each."""
-    count = check_shapes(**{name: (part, "B C K") for name, part in graph._asdict().items()})["B"]
-    if not 0 <= image < count:
-        raise InputError(f"image {image} is not one of the {count} in the graph")
-    neighbors, closeness, weights = (canvas.as_array(part)[image] for part in graph)
-    return neighbors, closeness, weights
 
 
 def _column(x: float, count: int, most: int) -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Figures of images, masks and maps: arrays or tensors in, a matplotlib figure out, nothing shown.
+"""Figures of images, masks and maps.
 
 A notebook displays the figure that ends its cell, a script calls ``savefig``. Maps are drawn in
 viridis, which colour-blind readers can read, masks in VOC's colours with a legend. Images are RGB:
@@ -7,7 +7,6 @@ there). Maps and masks are (H, W) of any size, drawn over the whole image.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 
 import numpy as np
 
@@ -80,28 +79,21 @@ def compare_localization(
 
     Look for a map that is bright on the whole object of the class on the left, and dark elsewhere.
     """
-    truths = list(map(canvas.as_array, masks))
-    shown = {
-        name: [
-            item if canvas.is_mask(item) else item[index]
-            for item, index in zip(map(canvas.as_array, column), class_indices, strict=True)
-        ]
-        for name, column in columns.items()
-    }
     names = [classes[index] for index in class_indices]
-    figure, axes = canvas.new_grid(names, ["image", *shown, "ground truth"], title)
-    overlays = []
-    for row, image, *items in zip(axes, images, *shown.values(), truths, strict=True):
-        row[0].imshow(canvas.as_rgb(image))
-        for ax, item in zip(row[1:], items, strict=True):
+    figure, axes = canvas.new_grid(names, ["image", *columns, "ground truth"], title)
+    overlays, drawn = [], []
+    rows = zip(axes, images, class_indices, *columns.values(), masks, strict=True)
+    for panels, image, index, *items in rows:
+        panels[0].imshow(canvas.as_rgb(image))
+        for ax, item in zip(panels[1:], map(canvas.as_array, items), strict=True):
             if canvas.is_mask(item):
                 ax.imshow(canvas.colorize(item, classes))
+                drawn.append(item)
             else:
-                overlays.append(canvas.draw_overlay(ax, image, item))
+                overlays.append(canvas.draw_overlay(ax, image, item[index]))
     if overlays:
         canvas.share_scale(figure, overlays, axes)
-    drawn = filter(canvas.is_mask, chain(truths, *shown.values()))
-    canvas.class_legend(figure, list(drawn), classes)
+    canvas.class_legend(figure, drawn, classes)
     return figure
 
 

@@ -1,7 +1,6 @@
 """Figures of notebook 04: three-way masks, the uncertain kernel on them, and what CRE does to LAM.
 
-As in ``maps``, each function takes arrays or tensors and returns a figure that shows itself. Masks
-are three-way: 0 background, 1..C the classes, 255 uncertain, one value a patch.
+Masks are three-way: 0 background, 1..C the classes, 255 uncertain, one value a patch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,36 +70,32 @@ def plot_windows(
     Look for the same window in both panels and another token taken from it.
     Raises ``InputError`` when the patch is not an uncertain patch of the mask.
     """
-    values, (row, column) = kernel_values(mask), patch
-    inside = 0 <= row < values.shape[0] and 0 <= column < values.shape[1]
-    if not inside or values[row, column] != MEANINGS["uncertain"]:
+    values, reach = kernel_values(mask), kernel_size // 2
+    if tuple(patch) not in map(tuple, np.argwhere(values == MEANINGS["uncertain"])):
         raise InputError(f"patch {patch} is not uncertain in this mask; choose one that is 255")
+    corner = (patch[0] - reach, patch[1] - reach)
+    sides = zip(patch, values.shape, strict=True)
+    tested = all(reach <= place < side - reach for place, side in sides)
     tensor = torch.as_tensor(canvas.as_array(mask))[None]
-    reach = kernel_size // 2
-    top, left = row - reach, column - reach
-    mean = window_mean(mask, patch, kernel_size)
-    centre = bool(uncertain_patches(tensor, kernel_size, phi)[0, row, column])
+    centres = uncertain_patches(tensor, kernel_size, phi)[0]
     corners = uncertain_patches(tensor, kernel_size, phi, "corner")[0]
-    corner = top >= 0 and left >= 0 and bool(corners[top, left])
-    tested = reach <= row < values.shape[0] - reach and reach <= column < values.shape[1] - reach
-    verdicts = [f"mean {mean:.2f} {'>' if kept else '≤'} φ = {phi:g}" for kept in (centre, corner)]
-    if not tested:
-        verdicts[1] = "too near to the border, not tested"
+    mean = f"mean {window_mean(mask, patch, kernel_size):.2f}"
+    verdicts = {True: f"{mean} > φ = {phi:g}, kept", False: f"{mean} ≤ φ = {phi:g}"}
+    verdicts[None] = "too near to the border, not tested"
     figure, axes = canvas.new_grid([""], ["", ""], title, side=4)
-    names, tokens = ("paper", "released code"), (patch, (top, left))
-    variants = zip(axes[0], names, (centre, corner), tokens, verdicts, strict=True)
-    for ax, name, kept, token, verdict in variants:
+    released = bool(corners[corner]) if tested else None
+    variants = (("paper", bool(centres[patch]), patch), ("released code", released, corner))
+    for ax, (name, kept, token) in zip(axes[0], variants, strict=True):
         _draw_values(ax, values)
-        ax.set_title(f"{name}: {verdict}{', kept' if kept else ''}", fontsize=10)
-        if name == "paper" or tested:
-            _frame(ax, (top, left), kernel_size, WINDOW)
+        ax.set_title(f"{name}: {verdicts[kept]}", fontsize=10)
+        if kept is not None:
+            _frame(ax, corner, kernel_size, WINDOW)
         _frame(ax, patch, 1, TESTED)
         if kept:
             _ring(ax, token)
         ax.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(values.shape[0] - 0.5, -0.5))
     frames = {f"window, {kernel_size} × {kernel_size}": WINDOW, "patch tested": TESTED}
-    handles = [Patch(fill=False, edgecolor=c, linewidth=2, label=n) for n, c in frames.items()]
-    canvas.legend_below(figure, [*_value_handles(), *handles, _ring_handle("token taken")])
+    _legend(figure, frames, "token taken")
     return figure
 
 
@@ -123,7 +118,7 @@ def plot_kept_patches(
         for place in np.argwhere(patches):
             _ring(ax, place)
         ax.set_title(f"{name}: {patches.sum()}", fontsize=10)
-    canvas.legend_below(figure, [*_value_handles(), _ring_handle("chosen")])
+    _legend(figure, {}, "chosen")
     return figure
 
 
@@ -241,13 +236,12 @@ def _ring(ax: Axes, place: Sequence[int]) -> None:
         ax.add_patch(circle)
 
 
-def _value_handles() -> list[Patch]:
-    return [
+def _legend(figure: Picture, frames: Mapping[str, str], ring: str) -> None:
+    """What the greys, the frames (colours by name) and the rings stand for."""
+    greys = [
         Patch(facecolor=GREYS[value], edgecolor="grey", label=f"{value} {name}")
         for name, value in MEANINGS.items()
     ]
-
-
-def _ring_handle(label: str) -> Line2D:
-    style = {"marker": "o", "markersize": 9, "markeredgewidth": 2.5, "linestyle": ""}
-    return Line2D([], [], fillstyle="none", color=TAKEN, label=label, **style)
+    squares = [Patch(fill=False, ec=color, lw=2, label=name) for name, color in frames.items()]
+    circle = {"marker": "o", "ms": 9, "mew": 2.5, "ls": "", "fillstyle": "none", "color": TAKEN}
+    canvas.legend_below(figure, [*greys, *squares, Line2D([], [], label=ring, **circle)])

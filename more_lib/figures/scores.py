@@ -1,11 +1,9 @@
-"""Figures of numbers: losses, IoU, confusions, thresholds, likeness of tokens, the ablation.
-
-Numbers in, a matplotlib figure out that shows itself.
-"""
+"""Figures of numbers: losses, IoU, confusions, thresholds, likeness of tokens, the ablation."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from more_lib.figures import canvas
@@ -133,9 +131,10 @@ def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -
     title = title or f"{kind}, part by part"
     figure = canvas.new_figure((canvas.WIDTH, 1.5 + 0.4 * len(chosen)), title)
     left, right = figure.subplots(1, 2, sharey=True)
-    _bars(left, _column(chosen, "miou", 100), canvas.LINES[0], ".1f")
-    _bars(right, _column(chosen, "confusion_ratio"), canvas.LINES[1], ".2f")
-    names = [row["title"] for row in chosen]
+    scores = pd.DataFrame(chosen)
+    _bars(left, 100 * _with_deviation(scores, "miou"), canvas.LINES[0], ".1f")
+    _bars(right, _with_deviation(scores, "confusion_ratio"), canvas.LINES[1], ".2f")
+    names = scores["title"]
     left.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
     left.set(xlabel="mIoU (%), higher is better", title="how much is right")
     right.set(xlabel="FP / TP, lower is better", title="confusion ratio")
@@ -161,18 +160,17 @@ def _heatmap(
     return figure
 
 
-def _column(rows: Sequence[Mapping], score: str, scale: int = 1) -> np.ndarray:
-    """Mean, nan where there is none, and standard deviation of a score, (rows, 2)."""
-    cells = [(row[score], row.get(f"{score}_std") or 0) for row in rows]
-    return scale * np.array(cells, dtype=float)
+def _with_deviation(scores: pd.DataFrame, score: str) -> np.ndarray:
+    """Mean and standard deviation of a score, (rows, 2), nan where there is none."""
+    return scores.reindex(columns=[score, f"{score}_std"]).to_numpy(float)
 
 
 def _bars(ax: Axes, values: np.ndarray, color: str, fmt: str) -> None:
     """Horizontal bars with their numbers, from means with standard deviations."""
-    means, spreads = np.nan_to_num(values[:, 0]), values[:, 1]
+    means, spreads = np.nan_to_num(values).T
     error = {"xerr": spreads, "error_kw": {"capsize": 3}} if spreads.any() else {}
     ax.barh(range(len(values)), means, 0.6, color=color, **error)
-    for place, (mean, spread) in enumerate(values):
+    for place, (mean, spread) in enumerate(zip(values[:, 0], spreads, strict=True)):
         text = "no value" if np.isnan(mean) else f"{mean:{fmt}}"
         text += f" ± {spread:{fmt}}" if spread else ""
         end = means[place] + spreads[place]

@@ -9,22 +9,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from more_lib.paper.published import published
 from more_lib.paper.trials import MAPS, over_seeds, score_each
 from more_lib.recipes.loading import changed
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 
-_NO_CRE, _NO_URE, _NO_GCR = (
-    "loss.confident_relation=0",
-    "loss.uncertain_relation=0",
-    "graph.use=false",
-)
-# As MCTformer: without CRE nothing else tells a class token which class is its own.
-_BY_NAME = "loss.token_classification=1"
-
 
 class Condition(NamedTuple):
-    """A row of the ablation; ``paper`` is its mIoU in per cent on VOC 2012 val, None without one.
+    """A row of ``published/conditions.csv``, and its mIoU in the paper's Table 3.
 
     The paper's numbers come from other images, another backbone and another protocol (multi-scale
     LAM, predicted labels, CRF): they say in which order to expect ours, not how large they are.
@@ -32,18 +25,15 @@ class Condition(NamedTuple):
 
     title: str
     overrides: tuple[str, ...]
-    paper: float | None
+    paper: float | None  # in per cent on VOC 2012 val; None where the paper has no such row
 
 
+# The baseline classifies its class tokens, as MCTformer does: without CRE nothing else tells a
+# token which class is its own.
+_PAPER = published("table3").set_index("condition")["miou"].to_dict()
 CONDITIONS = {
-    "baseline": Condition(
-        "baseline: neither LIR nor GCR", (_NO_CRE, _NO_URE, _NO_GCR, _BY_NAME), 41.6
-    ),
-    "lir": Condition("LIR without GCR", (_NO_GCR,), 72.1),
-    "gcr": Condition("GCR without LIR", (_NO_CRE, _NO_URE), None),
-    "without_cre": Condition("without CRE", (_NO_CRE,), 65.0),
-    "without_ure": Condition("without URE", (_NO_URE,), 74.4),
-    "more": Condition("MoRe: LIR and GCR", (), 76.4),
+    name: Condition(title, tuple(overrides.split()), _PAPER.get(row))
+    for name, title, row, overrides in published("conditions").fillna("").itertuples(index=False)
 }
 MAIN = ("baseline", "lir", "more")
 

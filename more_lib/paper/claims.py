@@ -5,10 +5,9 @@ seeds a difference counts when it is no smaller than the standard deviations of 
 with one when it has the right sign: then it is an indication, and says so.
 """
 
-import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from operator import ge, gt, le, lt
 
 import numpy as np
 import pandas as pd
@@ -18,25 +17,7 @@ from more_lib.paper.trials import SCORES, with_spread
 
 VERDICT_COLUMNS = ("claim", "paper", "ours", "verdict", "protocol")
 SHOWN, NOT_SHOWN, NOT_RUN = VERDICTS = ("shown", "not shown", "not run here")
-_BETTER = {
-    "higher": operator.gt,
-    "lower": operator.lt,
-    "at least": operator.ge,
-    "at most": operator.le,
-}
-
-
-class Claim(NamedTuple):
-    """A row of ``published/claims.csv``: of ``evidence``, ``after`` is better than ``before``."""
-
-    claim: str
-    paper: str
-    ours: str  # how this run's numbers are put: before's scores, then after's
-    before: str
-    after: str
-    scores: str  # one or several, by spaces
-    better: str  # a word of _BETTER
-    protocol: str  # filled in from the run
+_BETTER = {"higher": gt, "lower": lt, "at least": ge, "at most": le}
 
 
 def verdicts(
@@ -54,32 +35,33 @@ def verdicts(
         plain: LAM's scores of ``ablation.plain``, if that was trained (Figure 3).
     """
     known = evidence(found, costs, separation, plain)
-    protocols = {
-        "maps": found["map_protocol"],
-        "split": f"{found['dataset']} {found['split']}",
-        "paper_val": "paper-val on VOC 2012 or COCO 2014",
-        "training": "profile voc on a GPU",
-    }
+    protocols = {"maps": found["map_protocol"], "split": f"{found['dataset']} {found['split']}"}
+    protocols["paper_val"] = "paper-val on VOC 2012 or COCO 2014"
+    protocols["training"] = "profile voc on a GPU"
     if "more paper-val" in known.index:
         protocols["paper_val"] = found["protocols"]["paper-val"]["protocol"]
     if "more training" in known.index:
         protocols["training"] = costs["more"]["device"]
-    claims = published("claims").itertuples(index=False)
-    rows = [judge(Claim(*claim), known, protocols) for claim in claims]
+    rows = [judge(claim, known, protocols) for _, claim in published("claims").iterrows()]
     return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 
 
-def judge(claim: Claim, known: pd.DataFrame, protocols: Mapping[str, str]) -> tuple[str, ...]:
-    """A claim's ``VERDICT_COLUMNS`` by the one rule for all: ``NOT_RUN`` if a number is missing."""
-    scores, protocol = claim.scores.split(), claim.protocol.format(**protocols)
-    pair = known.reindex([claim.before, claim.after])
+def judge(claim: pd.Series, known: pd.DataFrame, protocols: Mapping[str, str]) -> tuple[str, ...]:
+    """A claim's ``VERDICT_COLUMNS`` by the one rule for all: ``NOT_RUN`` if a number is missing.
+
+    claim: a row of ``published/claims.csv``: that of ``known`` the row ``after`` is ``better`` than
+    the row ``before``, in each of ``scores`` (by spaces). ``ours`` is how this run's numbers are
+    put, before's scores, then after's; ``protocol`` is filled in from ``protocols``.
+    """
+    scores, protocol = claim["scores"].split(), claim["protocol"].format(**protocols)
+    pair = known.reindex([claim["before"], claim["after"]])
     before, after = pair.reindex(columns=scores).to_numpy(float)
     gain = after - before
     if np.isnan(gain).any():
-        return claim.claim, claim.paper, NOT_RUN, NOT_RUN, protocol
+        return claim["claim"], claim["paper"], NOT_RUN, NOT_RUN, protocol
     spread = pair.reindex(columns=[f"{score}_std" for score in scores]).to_numpy(float)
     noise = np.hypot(*np.nan_to_num(spread))
-    holds = (_BETTER[claim.better](gain, 0) & (abs(gain) >= noise)).all()
+    holds = (_BETTER[claim["better"]](gain, 0) & (abs(gain) >= noise)).all()
     texts = [
         with_spread(row, score) if score in SCORES else row[score]
         for _, row in pair.iterrows()
@@ -88,14 +70,11 @@ def judge(claim: Claim, known: pd.DataFrame, protocols: Mapping[str, str]) -> tu
     if not pd.isna(seeds := pair["seeds"].iloc[1]):
         protocol += f"; {seeds:.0f} seeds" if seeds > 1 else "; one seed: an indication"
     verdict = SHOWN if holds else NOT_SHOWN
-    return claim.claim, claim.paper, claim.ours.format(*texts), verdict, protocol
+    return claim["claim"], claim["paper"], claim["ours"].format(*texts), verdict, protocol
 
 
 def evidence(
-    found: Mapping,
-    costs: Mapping[str, Mapping],
-    separation: Mapping[str, float],
-    plain: Mapping | pd.Series | None = None,
+    found: Mapping, costs: Mapping, separation: Mapping, plain: Mapping | pd.Series | None = None
 ) -> pd.DataFrame:
     """All that claims are judged by: a row a condition and what was measured, ``more LAM``.
 

@@ -17,14 +17,12 @@ from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocMasks
 from more_lib.evaluation.masks import Batch, SplitImages, evaluation_mode, segment
 from more_lib.evaluation.protocols import Protocol
-from more_lib.evaluation.scoring import check_masks
+from more_lib.evaluation.scoring import Device, check_masks
 from more_lib.method.localization import fuse, multiscale_maps
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 from more_lib.system.shapes import check_shapes
-
-Device = torch.device | str | None
 
 
 def representative(values: Tensor | ArrayLike, count: int) -> list[int]:
@@ -134,17 +132,12 @@ def localize(
         maps = multiscale_maps(
             model, images.to(place), recipe.evaluation.scales, recipe.masks.lam_similarity
         )
-    found = {kind: getattr(maps, kind) for kind in ("cam", "aux_cam", "lam", "attention")}
-    found["fused"] = fuse(maps.lam, maps.cam)
-    return {kind: each.cpu() for kind, each in found.items()}
+    found = maps._asdict() | {"fused": fuse(maps.lam, maps.cam)}
+    return {kind: found[kind].cpu() for kind in ("cam", "aux_cam", "lam", "attention", "fused")}
 
 
 def _segmented(
-    model: nn.Module,
-    recipe: Recipe,
-    protocol: Protocol,
-    indices: Sequence[int],
-    device: Device,
+    model: nn.Module, recipe: Recipe, protocol: Protocol, indices: Sequence[int], device: Device
 ) -> Iterator[Batch]:
     tree = open_tree(recipe.data)
     check_masks(tree, protocol.split)

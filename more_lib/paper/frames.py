@@ -6,30 +6,30 @@ Notebook 07 ends its cells with ``readable``, the report prints it as HTML, RESU
 
 import json
 import re
+from html import escape
 
 import pandas as pd
 
 FRACTIONS = ("miou", "iou", "map", "precision", "recall", "accuracy")  # shown in per cent
 UNITS = {"seconds": "s", "minutes": "min", "hours": "h", "percent": "%"}
 UNITS |= {"mb": "MB", "gb": "GB", "ms": "ms"}
-ACRONYMS = ("cam", "lam", "crf", "cpu", "gpu", "gcr", "lir", "voc", "coco")
-SPELLINGS = {word: word.upper() for word in ACRONYMS}
+SPELLINGS = {word: word.upper() for word in "cam lam crf cpu gpu gcr lir voc coco".split()}
 SPELLINGS |= {"miou": "mIoU", "iou": "IoU", "lr": "learning rate"}
 SPELLINGS |= {"toco": "ToCo", "dupl": "DuPL", "more": "MoRe"}
 
 
 class Readable(pd.DataFrame):
-    """A frame of text that shows itself whole: no cell cut short, no row or column left out."""
+    """A frame of text that shows itself whole, its notes below: nothing is cut or left out."""
 
     def to_html(self, *args, **kwargs) -> str:
         with pd.option_context("display.max_colwidth", None):
             return super().to_html(*args, **kwargs)
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        return "\n".join([self.to_html(), *(f"<p>{escape(n)}</p>" for n in self.attrs["notes"])])
 
     def __repr__(self) -> str:
-        return self.to_string()
+        return "\n".join([self.to_string(), *self.attrs["notes"]])
 
 
 def readable(frame: pd.DataFrame) -> Readable:
@@ -37,28 +37,27 @@ def readable(frame: pd.DataFrame) -> Readable:
 
     Columns whose name ends in one of ``FRACTIONS`` hold shares and are shown in per cent, an ending
     of ``UNITS`` becomes a unit. A column ``note``, and columns in which all of several rows agree,
-    leave the table, unless they hold shares: ``notes`` has them in words.
+    leave the table, unless they hold shares: its ``notes`` say them below.
     """
-    kept = [key for key in frame if key != "note" and key not in _shared(frame)]
-    texts = [[cell_text(key, value) for value in frame[key]] for key in kept]
-    labels = [_header(frame, key) for key in kept]
-    if not kept:
-        return Readable()
-    table = Readable(list(zip(*texts[1:], strict=True)), index=texts[0], columns=labels[1:])
-    table.columns.name = labels[0]
+    heads = {key: label(key, next(filter(is_number, frame[key]), None)) for key in frame}
+    texts = {key: [cell_text(key, value) for value in frame[key]] for key in frame}
+    shared = [key for key in frame if key != "note" and _is_shared(frame[key])]
+    table, kept = Readable(), [key for key in frame if key not in (*shared, "note")]
+    if kept or shared:
+        name, *others = kept or shared
+        cells = list(zip(*(texts[key] for key in others), strict=True))
+        columns = pd.Index([heads[key] for key in others], name=heads[name])
+        table = Readable(cells, index=texts[name], columns=columns)
+    same = " · ".join(f"{heads[key]}: {texts[key][0]}" for key in shared)
+    noted = zip(table.index, frame["note"], strict=True) if "note" in frame else ()
+    rows = [f"{name}: {note}" for name, note in noted if not pd.isna(note) and note]
+    table.attrs["notes"] = [f"all rows: {same}", *rows] if same else rows
     return table
 
 
 def notes(frame: pd.DataFrame) -> list[str]:
-    """What ``readable`` leaves out: "all rows: seeds: 1 · split: val", then each row's note."""
-    shared = [
-        f"{_header(frame, key)}: {cell_text(key, frame[key].iloc[0])}" for key in _shared(frame)
-    ]
-    found = [f"all rows: {' · '.join(shared)}"] if shared else []
-    if "note" in frame:
-        noted = zip(readable(frame).index, frame["note"], strict=True)
-        found += [f"{name}: {note}" for name, note in noted if not pd.isna(note) and note]
-    return found
+    """What leaves the table of ``readable``: "all rows: seeds: 1 · split: val", each row's note."""
+    return readable(frame).attrs["notes"]
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -115,12 +114,7 @@ def is_fraction(key: str, value: object) -> bool:
     return is_number(value) and re.split(r"[_\W]+", key.lower())[-1] in FRACTIONS
 
 
-def _header(frame: pd.DataFrame, key: str) -> str:
-    return label(key, next(filter(is_number, frame[key]), None))
-
-
-def _shared(frame: pd.DataFrame) -> list[str]:
-    """Columns in which all of two rows or more agree, those of notes and shares aside."""
-    agree = [key for key in frame if len(set(map(str, frame[key]))) == 1]
-    plain = [key for key in agree if not any(is_fraction(key, value) for value in frame[key])]
-    return [key for key in plain if key != "note"] if len(frame) > 1 else []
+def _is_shared(column: pd.Series) -> bool:
+    """Whether all of two rows or more agree, and none is a share."""
+    agree = len(column) > 1 and len(set(map(str, column))) == 1
+    return agree and not any(is_fraction(column.name, value) for value in column)

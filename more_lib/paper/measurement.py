@@ -6,6 +6,8 @@ published numbers. ``tables`` and ``claims`` read nothing else.
 
 from collections.abc import Sequence
 
+import numpy as np
+import pandas as pd
 import torch
 
 from more_lib.evaluation.protocols import map_protocol, named_protocols
@@ -28,11 +30,10 @@ def measure(
 ) -> dict:
     """Every score that Tables 1 to 4 ask for.
 
-    Args:
-        names, seeds: conditions of the ablation, and the seeds of their trainings. Scores that one
-            network gives (protocols, classes) are those of the first seed.
-        train_split: score the pseudo labels on the training images, as the paper's Table 1 does.
-            Else on the validation images, which costs less; their protocol says which it was.
+    names, seeds: conditions of the ablation, and the seeds of their trainings. Scores that one
+    network gives (protocols, classes) are those of the first seed. train_split: score the pseudo
+    labels on the training images, as the paper's Table 1 does. Else on the validation images, which
+    costs less; their protocol says which it was.
 
     "protocols" and "pseudo_labels" hold rows by protocol name, as ``results.rows`` gives them, but
     without those that need a CRF where none can run. "ablation" is the frame of ``ablation.run``,
@@ -76,27 +77,18 @@ def can_refine() -> bool:
 
 
 def _named(trained: Trained, names: Sequence[str], split: str = "") -> dict[str, dict]:
-    wanted = {
-        name: protocol
-        for name, protocol in named_protocols(names, trained.recipe, split).items()
-        if protocol.crf == "none" or can_refine()
-    }
-    found = evaluate_protocols(trained, list(wanted.values()))
+    known = named_protocols(names, trained.recipe, split)
+    wanted = {name: each for name, each in known.items() if each.crf == "none" or can_refine()}
+    found = zip(wanted.items(), evaluate_protocols(trained, list(wanted.values())), strict=True)
     return {
-        name: {**rows(each).to_dict("records")[0], "protocol": wanted[name].describe()}
-        for name, each in zip(wanted, found, strict=True)
+        name: {**rows(evaluation).to_dict("records")[0], "protocol": protocol.describe()}
+        for (name, protocol), evaluation in found
     }
 
 
 def _classes(trained: Trained) -> dict[str, dict[str, float | None]]:
     """IoU and confusion ratio of every class, background first; None where there is no value."""
     result = evaluate_or_load(trained).result("lam")
-    found = result.scores
-    return {
-        name: {"iou": _finite(found.iou[k]), "confusion_ratio": _finite(found.confusion_ratio[k])}
-        for k, name in enumerate(("background", *result.classes))
-    }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if abs(value) < float("inf") else None
+    scores = {score: getattr(result.scores, score) for score in ("iou", "confusion_ratio")}
+    table = pd.DataFrame(scores, index=["background", *result.classes])
+    return table.astype(object).where(np.isfinite(table), None).to_dict("index")

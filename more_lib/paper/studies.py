@@ -5,7 +5,8 @@ shows it. What our machines found is kept in ``records`` with its protocol and h
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from itertools import cycle
+from operator import itemgetter
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,17 +14,8 @@ import pandas as pd
 from more_lib.evaluation.protocols import map_protocol
 from more_lib.method.backbones import MINI_WIDTHS
 from more_lib.method.model import MoRe
-from more_lib.paper import ablation, records, switches
-from more_lib.paper.trials import (
-    SCORES,
-    Rows,
-    is_trained,
-    over_seeds,
-    score_trained,
-    train_side_by_side,
-    with_seeds,
-    with_spread,
-)
+from more_lib.paper import ablation, records, switches, trials
+from more_lib.paper.trials import SCORES, Rows, with_spread
 from more_lib.recipes.loading import changed, training_fingerprint
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
@@ -85,21 +77,19 @@ def run_study(
     trainings, and ``commit``, that of the checkout. Raises ``InputError`` for an unknown study, and
     where nothing is there to score.
     """
-    trials = _study(name).trials(recipe)
+    recipes = _study(name).trials(recipe)
+    seeded = trials.with_seeds(recipes.values(), seeds)
     if train:
-        train_side_by_side(with_seeds(trials.values(), seeds))
-    rows: list[dict] = []
-    hardware = set()
-    for seed in seeds:
-        for trial, recipe_of_trial in trials.items():
-            each = replace(recipe_of_trial, seed=seed)
-            if not train and not is_trained(each):
-                continue
+        trials.train_side_by_side(seeded)
+    rows, hardware = [], set()
+    for trial, each in zip(cycle(recipes), seeded, strict=False):
+        if train or trials.is_trained(each):
             trained = train_or_load(each)
-            record = trained.record
-            threads = f"{record['threads']} thread{'s' * (record['threads'] > 1)}"
-            hardware.add(f"{record['device']}, {threads}, {record['precision']}")
-            rows += score_trained(trial, trained)
+            rows += trials.score_trained(trial, trained)
+            device, threads, precision = itemgetter("device", "threads", "precision")(
+                trained.record
+            )
+            hardware.add(f"{device}, {threads} thread{'s' * (threads > 1)}, {precision}")
     if not rows:
         raise InputError(f"study {name}: none of its networks is trained; leave --trained-only out")
     where = map_protocol(recipe, "lam", "true")
@@ -150,11 +140,9 @@ def format_study(found: Mapping) -> str:
     width = table["trial"].str.len().max()
     lines.append(f"{'LAM':{width}}  seeds       mIoU %   confusion   against {study.reference}")
     for _, row in table.iterrows():
-        line = f"{row['trial']:{width}}{row['seeds']:7}{with_spread(row, 'miou'):>13}"
-        line += f"{with_spread(row, 'confusion_ratio'):>12}"
-        if pd.notna(row["miou_gain"]):
-            line += f"{with_spread(row, 'miou_gain'):>13}"
-        lines.append(line)
+        miou, ratio, gain = (with_spread(row, s) for s in ("miou", "confusion_ratio", "miou_gain"))
+        line = f"{row['trial']:{width}}{row['seeds']:7}{miou:>13}{ratio:>12}"
+        lines.append(line if pd.isna(row["miou_gain"]) else f"{line}{gain:>13}")
     return "\n".join(lines)
 
 
@@ -175,7 +163,7 @@ def compared(rows: Rows, reference: str, kind: str = "LAM") -> pd.DataFrame:
     gained = ["miou", "confusion_ratio"]
     gains = scored[gained] - base[gained].to_numpy()
     gains = gains.where(scored["trial"] != against).add_suffix("_gain")
-    return over_seeds(scored.join(gains), [*SCORES, *gains])
+    return trials.over_seeds(scored.join(gains), [*SCORES, *gains])
 
 
 def _study(name: str) -> Study:

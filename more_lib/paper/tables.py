@@ -14,13 +14,6 @@ from more_lib.paper.ablation import CONDITIONS
 from more_lib.paper.claims import NOT_RUN
 from more_lib.paper.published import published
 
-PAPER_CONDITIONS = {  # rows of the paper's Table 3
-    "baseline": "baseline ViT-B",
-    "without_cre": "without CRE",
-    "without_ure": "without URE",
-    "lir": "without GCR",
-    "more": "MoRe",
-}
 LOGGED = {"decoder-log": "decoder", "lam-log": "LAM", "cam-log": "CAM"}
 
 
@@ -88,10 +81,8 @@ def table3(found: Mapping) -> pd.DataFrame:
     Gains can be set beside the paper's in sign and order, also on other images.
     """
     scores = ["precision", "recall", "miou"]
-    paper = (
-        published("table3").set_index("condition").reindex(map(PAPER_CONDITIONS.get, CONDITIONS))
-    )
-    paper.index = list(CONDITIONS)
+    rows = published("conditions").set_index("condition")["paper"]
+    paper = published("table3").set_index("condition").reindex(rows).set_axis(rows.index)
     ours = _lam(found, [*scores, "miou_std", "confusion_ratio", "seeds"]).reindex(CONDITIONS)
     table = pd.DataFrame({"condition": {name: each.title for name, each in CONDITIONS.items()}})
     table[[f"paper_{score}" for score in scores]] = _share(paper[scores])

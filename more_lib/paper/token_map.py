@@ -16,6 +16,7 @@ from sklearn.preprocessing import normalize
 from torch import nn
 
 from more_lib.evaluation.masks import evaluation_mode
+from more_lib.evaluation.scoring import Device
 from more_lib.system.errors import InputError
 from more_lib.system.shapes import check_shapes
 
@@ -54,9 +55,7 @@ class TokenMap(NamedTuple):
 
 
 def present_tokens(
-    model: nn.Module,
-    batches: Iterable[Mapping],
-    device: torch.device | str | None = None,
+    model: nn.Module, batches: Iterable[Mapping], device: Device = None
 ) -> ClassTokens:
     """The class tokens, after the graph where there is one, of each image's own classes.
 

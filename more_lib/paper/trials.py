@@ -70,11 +70,9 @@ def score_each(
     score has no value. Maps take the true image labels, on ``recipe.data.val_split``; scales and
     threshold are the recipe's, without CRF.
     """
+    seeded = ((name, each) for name in trials for each in with_seeds([trials[name]], seeds))
     return pd.DataFrame(
-        row
-        for name, recipe in trials.items()
-        for each in with_seeds([recipe], seeds)
-        for row in score_trained(name, train_or_load(each), maps)
+        row for name, each in seeded for row in score_trained(name, train_or_load(each), maps)
     )
 
 
@@ -84,9 +82,8 @@ def score_trained(name: str, trained: Trained, maps: Sequence[str] = MAPS) -> li
     for kind in maps:
         labels = "none" if kind == "decoder" else "true"
         summary = evaluation.result(kind, labels).scores.summary()
-        scores = {score: summary[score] for score in SCORES}
-        seed = trained.recipe.seed
-        rows.append({"trial": name, "seed": seed, "map": MAP_NAMES[kind], **scores})
+        row = {"trial": name, "seed": trained.recipe.seed, "map": MAP_NAMES[kind]}
+        rows.append(row | {score: summary[score] for score in SCORES})
     return rows
 
 
@@ -113,7 +110,7 @@ def with_spread(row: Mapping | pd.Series, score: str) -> str:
     Shares are in per cent, a confusion ratio as it is; a ``<score>_gain`` has its sign.
     """
     factor, digits = (1, 2) if score.startswith("confusion_ratio") else (100, 1)
-    value, spread = row.get(score), row.get(f"{score}_std")
+    value, spread = row[score], row.get(f"{score}_std")  # no deviations where all have one seed
     if pd.isna(value):
         return "–"
     text = f"{factor * value:{'+' if score.endswith('_gain') else ''}.{digits}f}"

@@ -5,7 +5,7 @@ import pytest
 
 from more_lib.figures import artifacts
 from more_lib.system.errors import InputError
-from tests.figures.helpers import CLASSES, assert_shows_itself, image, maps
+from tests.figures.helpers import CLASSES, each_shows_itself, image, maps
 
 LINES = {"one": [0.1, 0.2, 0.3], "two": [0.3, np.nan, 0.1]}
 MAP = maps(4, 4)
@@ -18,10 +18,7 @@ FIGURES = {
     ),
 }
 
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_and_leaves_no_trace(name):
-    assert_shows_itself(FIGURES[name])
+test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
 
 
 def test_what_does_not_fit_is_refused():

@@ -8,7 +8,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from more_lib.figures import graph as graph_plots
 from more_lib.method.gcr import Graph, GraphCategoryRepresentation
 from more_lib.system.errors import InputError
-from tests.figures.helpers import assert_shows_itself, image, texts
+from tests.figures.helpers import each_shows_itself, image
 
 HEADS, TAILS = ["T1", "T2"], ["p1", "p2", "p3", "p4"]
 GRID = (2, 3)
@@ -25,8 +25,8 @@ def edges(neighbors=(0, 5, -2), weights=(0.7, 0.2, 0.1)):
     return {"a head": (torch.tensor(neighbors), torch.tensor(weights))}
 
 
-def arrows(figure):
-    return [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
+def shapes(ax, kind):
+    return [patch for patch in ax.patches if isinstance(patch, kind)]
 
 
 FIGURES = {
@@ -35,33 +35,21 @@ FIGURES = {
     "plot_edge_weights": lambda: graph_plots.plot_edge_weights({"here": graph().weights}),
 }
 
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_and_leaves_no_trace(name):
-    assert_shows_itself(FIGURES[name])
+test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
 
 
-def test_graph_has_an_arrow_for_every_edge_as_thick_as_its_weight():
-    widths = [arrow.get_linewidth() for arrow in arrows(FIGURES["plot_graph"]())]
+def test_every_edge_has_an_arrow_from_tail_to_head_as_thick_as_its_weight():
+    arrows = shapes(FIGURES["plot_graph"]().axes[0], FancyArrowPatch)
+    widths = [arrow.get_linewidth() for arrow in arrows]
     assert len(widths) == 4
     assert np.argsort(widths).tolist() == [1, 2, 3, 0]  # S 0.1, 0.25, 0.75, 0.9
+    assert {tuple(x for x, _ in arrow._posA_posB) for arrow in arrows} == {(1, 0)}
 
 
-def test_arrows_run_from_tail_to_head():
-    for arrow in arrows(FIGURES["plot_graph"]()):
-        (tail_x, _), (head_x, _) = arrow._posA_posB
-        assert (tail_x, head_x) == (1, 0)
-
-
-def test_graph_names_every_node_and_prints_r_and_s():
-    shown = texts(FIGURES["plot_graph"]().axes[0])
-    assert set(HEADS + TAILS) <= set(shown)
-    assert {"r 0.60   S 0.90", "r 0.40   S 0.10", "r 0.50   S 0.25"} <= set(shown)
-
-
-def test_tails_that_nobody_chose_are_grey():
-    ax = FIGURES["plot_graph"]().axes[0]
-    color = {text.get_text(): text.get_color() for text in ax.texts}
+def test_graph_names_every_node_prints_r_and_s_and_greys_tails_that_nobody_chose():
+    color = {text.get_text(): text.get_color() for text in FIGURES["plot_graph"]().axes[0].texts}
+    shown = {*HEADS, *TAILS, "r 0.60   S 0.90", "r 0.40   S 0.10", "r 0.50   S 0.25"}
+    assert shown <= set(color)
     assert color["p4"] != color["p1"] == color["p2"] == color["p3"]
 
 
@@ -69,7 +57,7 @@ def test_graph_of_the_library_and_of_another_image_of_the_batch():
     layer = GraphCategoryRepresentation(4, 3, "release")
     drawn = layer.graph(torch.randn(2, 2, 4), torch.randn(2, 4, 4))
     figure = graph_plots.plot_graph(drawn, HEADS, [*HEADS, *TAILS], "title", image=1)
-    assert len(arrows(figure)) == 6 and figure.get_suptitle() == "title"
+    assert len(shapes(figure.axes[0], FancyArrowPatch)) == 6 and figure.get_suptitle() == "title"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +80,7 @@ def test_graph_that_cannot_be_drawn(arguments, message):
 def test_neighbours_lie_on_their_patches():
     figure = FIGURES["show_neighbors"]()
     plain, panel = figure.axes[:2]
-    boxes = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
+    boxes = shapes(panel, Rectangle)
     corners = [(box.get_x(), box.get_y(), box.get_width(), box.get_height()) for box in boxes]
     assert corners == [(-0.5, -0.5, 8, 8), (15.5, 7.5, 8, 8)]  # first and last of 2 x 3 patches
     assert boxes[0].get_facecolor() != boxes[1].get_facecolor()
@@ -106,9 +94,7 @@ def test_class_tokens_among_the_neighbours_are_written_below():
     figure = graph_plots.show_neighbors(image(), several, GRID, ["cat", "dog", "cow"])
     expected = "class tokens: 3 of 4\ncow 0.50\ndog 0.30\nand 1 more"
     assert figure.axes[1].get_xlabel() == expected
-
-
-def test_without_class_tokens_nothing_is_written():
+    # Without class tokens nothing is written.
     figure = graph_plots.show_neighbors(image(), edges((0, 1), (0.5, 0.5)), GRID)
     assert figure.axes[1].get_xlabel() == ""
 
@@ -131,9 +117,9 @@ def test_neighbours_that_cannot_be_drawn(neighbors, weights, message):
 def test_edge_weights_are_ranked_means_with_their_entropy():
     weights = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
     (ax,) = graph_plots.plot_edge_weights({"one": weights, "two": weights[None, :1]}).axes
-    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.75, 0.25], [1, 0]]
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["one: 50 % of ln 2", "two: 0 % of ln 2"]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
+    assert lines == {"one: 50 % of ln 2": [0.75, 0.25], "two: 0 % of ln 2": [1, 0]}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(lines)
 
 
 @pytest.mark.parametrize(

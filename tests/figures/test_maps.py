@@ -6,19 +6,8 @@ import torch
 
 from more_lib.figures import maps as figures
 from more_lib.system.errors import InputError
-from tests.figures.helpers import (
-    CAT,
-    CLASSES,
-    CREAM,
-    DOG,
-    assert_shows_itself,
-    drawn,
-    image,
-    legend,
-    maps,
-    mask,
-    titles,
-)
+from tests.figures import helpers
+from tests.figures.helpers import CLASSES, class_at, image, legend, maps, mask, panels, titles
 
 FIGURES = {
     "show_images": lambda: figures.show_images([image(), image(1)], ["one", "two"], "both"),
@@ -31,10 +20,7 @@ FIGURES = {
     "plot_patch_grid": lambda: figures.plot_patch_grid(image(), 8),
 }
 
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_and_leaves_no_trace(name):
-    assert_shows_itself(FIGURES[name])
+test_every_figure_shows_itself_and_leaves_no_trace = helpers.each_shows_itself(FIGURES)
 
 
 def test_summary():
@@ -47,9 +33,8 @@ def test_summary():
 def test_dataset_panels_and_legend():
     figure = figures.show_dataset([image(), image(1)], [mask(1), mask(2, 255)], CLASSES, ["a", "b"])
     assert titles(figure) == ["a", "b"] and len(figure.axes) == 4
-    assert [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()] == ["image", "mask"]
-    assert tuple(drawn(figure.axes[2])[0, 0]) == CAT
-    assert tuple(drawn(figure.axes[3])[1, 0]) == CREAM
+    assert helpers.row_names(figure) == ["image", "mask"]
+    assert (class_at(figure.axes[2]), class_at(figure.axes[3], 1)) == ("cat", "not counted")
     assert legend(figure) == ["background", "cat", "dog", "not counted"]
 
 
@@ -60,27 +45,23 @@ def test_comparison_shows_each_rows_class():
         {"CAM": cams, "decoder": torch.stack([torch.from_numpy(mask(2))] * 3)}, CLASSES, [0, 1, 1],
     )  # fmt: skip
     assert titles(figure) == ["image", "CAM", "decoder", "ground truth"]
-    grid = np.array(figure.axes[:12]).reshape(3, 4)
-    assert [ax.get_ylabel() for ax in grid[:, 0]] == ["cat", "dog", "dog"]
+    grid = panels(figure, 3)
+    assert helpers.row_names(figure) == ["cat", "dog", "dog"]
     for row, index in enumerate([0, 1, 1]):
-        np.testing.assert_allclose(drawn(grid[row, 1]), cams[row, index])
-        assert tuple(drawn(grid[row, 2])[0, 0]) == DOG
-    assert tuple(drawn(grid[2, 3])[0, 0]) == CAT and tuple(drawn(grid[2, 3])[1, 0]) == DOG
-    assert len(figure.axes) == 13  # and the colour bar
-
-
-def test_comparison_of_masks_alone_needs_no_colour_bar():
+        np.testing.assert_allclose(helpers.drawn(grid[row, 1]), cams[row, index])
+        assert class_at(grid[row, 2]) == "dog"
+    assert class_at(grid[2, 3]) == "cat" and class_at(grid[2, 3], 1) == "dog"
+    assert len(figure.axes) == 13  # and the colour bar, which masks alone do not need
     figure = figures.compare_localization([image()], [mask(1)], {"CAM": [mask(1)]}, CLASSES, [0])
     assert len(figure.axes) == 3
 
 
 def test_heads():
-    figure = figures.plot_attention_heads(image(), maps(3, 2, 3))
-    assert titles(figure) == ["image", "head 1", "head 2", "head 3"]
+    assert titles(FIGURES["plot_attention_heads"]()) == ["image", "head 1", "head 2", "head 3"]
 
 
 def test_patch_grid():
-    figure = figures.plot_patch_grid(image(), 8)
+    figure = FIGURES["plot_patch_grid"]()
     assert figure.get_suptitle() == "2 × 3 = 6 patches of 8 × 8 pixels"
     across, down = (lines.get_segments() for lines in figure.axes[1].collections)
     assert [line[0][0] for line in across] == [7.5, 15.5] and [line[0][1] for line in down] == [7.5]

@@ -1,5 +1,7 @@
 """Figures of notebook 04 say what they should: panels, values, windows, rings. No looks."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from matplotlib.patches import Circle, Rectangle
 from more_lib.figures import relations as plots
 from more_lib.method.lir import uncertain_patches
 from more_lib.system.errors import InputError
-from tests.figures.helpers import CLASSES, assert_shows_itself, image, legend, maps, titles
+from tests.figures.helpers import CLASSES, each_shows_itself, image, legend, maps, titles
 
 STRIPES = np.tile(np.array([1, 1, 1, 255, 255, 255, 0, 0]), (8, 1))
 
@@ -42,20 +44,12 @@ def rings(ax):
 
 def frames(ax):
     """Row, column and side of every frame, by its colour."""
-    return {
-        to_hex(patch.get_edgecolor()).upper(): (
-            int(patch.get_y() + 0.5),
-            int(patch.get_x() + 0.5),
-            int(patch.get_width()),
-        )
-        for patch in ax.patches
-        if isinstance(patch, Rectangle)
-    }
+    squares = (patch for patch in ax.patches if isinstance(patch, Rectangle))
+    colors = ((to_hex(each.get_edgecolor()).upper(), each) for each in squares)
+    return {c: (each.get_y() + 0.5, each.get_x() + 0.5, each.get_width()) for c, each in colors}
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_and_leaves_no_trace(name):
-    assert_shows_itself(FIGURES[name])
+test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
 
 
 def test_three_way_masks_name_what_is_open():
@@ -67,22 +61,10 @@ def test_three_way_masks_name_what_is_open():
     assert len(only.axes) == 2 and legend(only) == ["background", "cat"]
 
 
-@pytest.mark.parametrize("masks", [{}, {"mask": np.array([[3]])}, {"mask": np.array([[0.5]])}])
-def test_three_way_masks_refuse_what_is_none(masks):
-    with pytest.raises(InputError, match="give"):
-        plots.plot_three_way(image(), masks, CLASSES)
-
-
 @pytest.mark.parametrize("kind", [np.array, torch.tensor, list])
 def test_kernel_values(kind):
     values = plots.kernel_values(kind([[0, 1], [2, 255]]))
     assert values.tolist() == [[0, 2], [2, 1]]
-
-
-@pytest.mark.parametrize("mask", [np.zeros((2, 2)), np.zeros(4, int), np.zeros((1, 2, 2), int)])
-def test_kernel_values_refuse_what_is_no_mask(mask):
-    with pytest.raises(InputError, match="give \\(h, w\\) integers"):
-        plots.kernel_values(mask)
 
 
 @pytest.mark.parametrize(
@@ -108,10 +90,7 @@ def test_windows_draw_values_window_and_both_tokens():
         assert frames(ax) == {plots.WINDOW: (1, 0, 6), plots.TESTED: (4, 3, 1)}
         assert "mean 1.50 > φ = 1.2, kept" in ax.get_title()
     assert rings(paper) == [(4, 3)] and rings(released) == [(1, 0)]
-
-
-def test_windows_without_a_token():
-    for ax in plots.plot_windows(STRIPES, (4, 4)).axes:
+    for ax in plots.plot_windows(STRIPES, (4, 4)).axes:  # without a token
         assert "mean 1.17 ≤ φ = 1.2" in ax.get_title() and "kept" not in ax.get_title()
         assert rings(ax) == []
 
@@ -122,23 +101,11 @@ def test_windows_near_the_border_are_not_tested_as_released():
     assert "not tested" in released.get_title() and plots.WINDOW not in frames(released)
 
 
-@pytest.mark.parametrize("patch", [(0, 0), (0, 7), (8, 3), (-1, 3)])
-def test_windows_want_an_uncertain_patch(patch):
-    with pytest.raises(InputError, match="is not uncertain in this mask"):
-        plots.plot_windows(STRIPES, patch)
-
-
 def test_kept_patches_are_ringed_and_counted():
     kept = uncertain_patches(torch.tensor(STRIPES)[None], 6, 1.2)[0]
     first, second = plots.plot_kept_patches(STRIPES, {"paper": kept, "none": kept & False}).axes
     assert first.get_title() == "paper: 5" and second.get_title() == "none: 0"
     assert rings(first) == [(row, 3) for row in range(2, 7)] and rings(second) == []
-
-
-@pytest.mark.parametrize("chosen", [{}, {"other": np.ones((2, 2), bool)}])
-def test_kept_patches_refuse_another_grid(chosen):
-    with pytest.raises(InputError, match=r"give at least one|choice other \(2, 2\) must be"):
-        plots.plot_kept_patches(STRIPES, chosen)
 
 
 def test_lam_steps_have_a_row_a_class_and_a_frame_in_each():
@@ -152,13 +119,6 @@ def test_lam_steps_have_a_row_a_class_and_a_frame_in_each():
         places = np.concatenate(segments)
         assert places.min(0).tolist() == [-0.5, -0.5]
         assert places.max(0).tolist() == [8.5, 15.5]  # 3 of 8 columns
-
-
-def test_lam_steps_refuse_what_does_not_fit():
-    with pytest.raises(InputError, match=r"mask \(8, 8\), map before \(4, 4\) must be"):
-        plots.plot_lam_steps(image(), STRIPES, {"before": maps(2, 4, 4)}, CLASSES, [0])
-    with pytest.raises(InputError, match="give integers"):
-        plots.plot_lam_steps(image(), STRIPES / 2, {"before": maps(2, 8, 8)}, CLASSES, [0])
 
 
 def test_log_terms_leave_out_lines_without_the_term():
@@ -179,15 +139,37 @@ def test_log_terms_together_or_apart():
     assert len(ax.lines) == 2 and ax.get_ylim()[1] > 9 and legend(figure) == ["one", "two"]
 
 
-@pytest.mark.parametrize(
-    ("logs", "terms"),
-    [
-        ({}, {"cre": "CRE"}),
-        ({"one": LOG}, {}),
-        ({"one": LOG}, {"ure": "URE"}),
-        ({"one": []}, {"cre": "CRE"}),
-    ],
-)
-def test_log_terms_refuse_what_is_not_there(logs, terms):
-    with pytest.raises(InputError, match="give at least|has no"):
-        plots.plot_log_terms(logs, terms, {})
+def lam_steps(mask, size):
+    return plots.plot_lam_steps(image(), mask, {"before": maps(2, size, size)}, CLASSES, [0])
+
+
+NOT_UNCERTAIN, NO_MASK = "is not uncertain in this mask", r"give \(h, w\) integers"
+OUTSIDE = ((0, 0), (0, 7), (8, 3), (-1, 3))
+NO_MASKS = (np.zeros((2, 2)), np.zeros(4, int), np.zeros((1, 2, 2), int))
+UNFIT = [
+    *((NOT_UNCERTAIN, partial(plots.plot_windows, STRIPES, place)) for place in OUTSIDE),
+    *((NO_MASK, partial(plots.kernel_values, mask)) for mask in NO_MASKS),
+    ("give at least one mask", lambda: plots.plot_three_way(image(), {}, CLASSES)),
+    ("give integers", lambda: plots.plot_three_way(image(), {"m": np.array([[3]])}, CLASSES)),
+    ("give integers", lambda: plots.plot_three_way(image(), {"m": np.array([[0.5]])}, CLASSES)),
+    ("give at least one", lambda: plots.plot_kept_patches(STRIPES, {})),
+    (
+        r"choice other \(2, 2\) must be",
+        lambda: plots.plot_kept_patches(STRIPES, {"other": np.ones((2, 2), bool)}),
+    ),
+    (r"mask \(8, 8\), map before \(4, 4\) must be", lambda: lam_steps(STRIPES, 4)),
+    ("give integers", lambda: lam_steps(STRIPES / 2, 8)),
+    ("give at least one log", lambda: plots.plot_log_terms({}, {"cre": "CRE"}, {})),
+    ("give at least one log", lambda: plots.plot_log_terms({"one": LOG}, {}, {})),
+    (
+        "one has no ure; its lines hold: ",
+        lambda: plots.plot_log_terms({"one": LOG}, {"ure": "URE"}, {}),
+    ),
+    ("one has no cre; .* nothing", lambda: plots.plot_log_terms({"one": []}, {"cre": "CRE"}, {})),
+]
+
+
+@pytest.mark.parametrize(("message", "draw"), UNFIT)
+def test_what_does_not_fit_is_refused(message, draw):
+    with pytest.raises(InputError, match=message):
+        draw()

@@ -7,7 +7,7 @@ import torch
 from more_lib.figures import scores
 from more_lib.paper.ablation import CONDITIONS, MAIN
 from more_lib.system.errors import InputError
-from tests.figures.helpers import CLASSES, assert_shows_itself, legend, texts
+from tests.figures.helpers import CLASSES, each_shows_itself, legend, texts
 
 MATRIX = [[8, 2, 2], [4, 4, 0], [0, 0, 0]]
 IOUS = {"CAM": [0.8, 0.75, 0.6], "LAM": [0.5, 0.4, np.nan]}
@@ -42,10 +42,7 @@ FIGURES = {
     ),
 }
 
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_and_leaves_no_trace(name):
-    assert_shows_itself(FIGURES[name])
+test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
 
 
 def test_training_curves():
@@ -95,16 +92,12 @@ def test_similarity_keeps_the_cosines_scale():
     assert texts(figure.axes[0]) == ["1.00", "0.25", "0.25", "1.00"]
 
 
-def widths(ax):
-    return [bar.get_width() for bar in ax.patches]
-
-
 def test_a_bar_a_condition_for_both_scores():
     figure = scores.plot_ablation(rows())
     assert "LAM" in figure.get_suptitle()
-    left, right = figure.axes
-    assert widths(left) == pytest.approx([10, 30, 50])
-    assert widths(right) == pytest.approx([6, 4, 2])
+    left = figure.axes[0]
+    widths = [[bar.get_width() for bar in ax.patches] for ax in figure.axes]
+    assert widths == [pytest.approx([10, 30, 50]), pytest.approx([6, 4, 2])]
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names == [CONDITIONS[name].title for name in MAIN]
     assert texts(left) == ["10.0", "30.0", "50.0"]
@@ -117,13 +110,18 @@ def test_several_seeds_get_error_bars():
     assert texts(left)[0] == "10.0 ± 2.0" and texts(right)[0] == "6.00 ± 0.50"
 
 
-def test_a_score_without_a_value_is_written_out():
-    left, right = scores.plot_ablation(rows(miou=None, confusion_ratio=None, miou_std=None)).axes
+@pytest.mark.parametrize("spread", [True, False])
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_score_without_a_value_is_written_out(spread, missing):
+    lost = dict.fromkeys(("miou", "confusion_ratio", "miou_std", "confusion_ratio_std"), missing)
+    left, right = scores.plot_ablation(rows(spread, **lost)).axes
     assert texts(left)[0] == texts(right)[0] == "no value"
-    assert widths(right)[0] == 0
+    assert right.patches[0].get_width() == 0 and len(texts(left)[1]) == (10 if spread else 4)
 
 
-@pytest.mark.parametrize("given", [[], rows()])
-def test_a_map_that_no_row_has_is_refused(given):
-    with pytest.raises(InputError, match="no row of map 'decoder'"):
-        scores.plot_ablation(given, "decoder")
+def test_a_map_that_no_row_has_is_refused():
+    for given, there in (([], "none"), (rows(), "LAM, CAM")):
+        with pytest.raises(
+            InputError, match=f"no row of map 'decoder' to draw; there are: {there}"
+        ):
+            scores.plot_ablation(given, "decoder")

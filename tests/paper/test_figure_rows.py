@@ -68,10 +68,8 @@ class TestImageIou:
         generator = torch.Generator().manual_seed(0)
         said, masks = torch.randint(0, 5, (2, 6, 9, 7), generator=generator)
         masks[torch.rand(masks.shape, generator=generator) < 0.2] = 255
-        own = [
-            np.nanmean(scores(confusion_matrix(*pair, 5)).iou[1:])
-            for pair in zip(said, masks, strict=True)
-        ]
+        pairs = zip(said, masks, strict=True)
+        own = [np.nanmean(scores(confusion_matrix(*pair, 5)).iou[1:]) for pair in pairs]
         np.testing.assert_allclose(image_iou(said, masks, 4), own)
 
     def test_shapes(self):
@@ -95,9 +93,8 @@ class TestSegmented:
 
     def test_masks_come_in_the_order_of_the_indices(self, root):
         recipe = recipe_with(root)
-        masks = figure_rows.segmentations(
-            ColourModel(), recipe, map_protocol(recipe, "cam", "true"), [1, 0]
-        )
+        protocol = map_protocol(recipe, "cam", "true")
+        masks = figure_rows.segmentations(ColourModel(), recipe, protocol, [1, 0])
         dog, cat = (mask.numpy() for mask in masks)
         assert set(np.unique(dog)) == {0, 2} and (dog == 2).sum() == 15
         np.testing.assert_array_equal(cat, np.repeat([[1, 1, 1, 1, 0, 0, 0, 0]], 8, axis=0))
@@ -107,10 +104,9 @@ class TestSegmented:
     )
     def test_images_that_are_not_there(self, root, indices, message):
         recipe = recipe_with(root)
+        protocol = map_protocol(recipe, "cam", "true")
         with pytest.raises(InputError, match=message):
-            figure_rows.segmentations(
-                ColourModel(), recipe, map_protocol(recipe, "cam", "true"), indices
-            )
+            figure_rows.segmentations(ColourModel(), recipe, protocol, indices)
         with pytest.raises(InputError, match=message):
             figure_rows.square_batch(recipe, indices)
 

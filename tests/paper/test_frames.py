@@ -24,6 +24,8 @@ def test_the_first_column_is_the_index_and_what_all_rows_share_is_said_in_words(
     assert table.to_numpy().tolist() == [["25.6", "5.85", "3"], ["–", "0.49", "–"]]
     assert notes(FRAME) == ["all rows: split: val", "MoRe: by CRF"]
     assert not notes(FRAME[:1].drop(columns="note"))  # one row agrees with nobody
+    twice = readable(pd.DataFrame({"a": [1, 1], "note": ["", "seen"]}))
+    assert list(twice.index) == ["1", "1"] and twice.attrs["notes"] == ["all rows: a: 1", "1: seen"]
     equal = FRAME.assign(our_miou=0.5)
     assert "our mIoU (%)" in readable(equal)  # a result is never a note
     assert readable(FRAME[:0].drop(columns="note")).empty and readable(pd.DataFrame()).empty
@@ -36,6 +38,10 @@ def test_a_frame_ends_a_cell_whole_and_alike_each_time():
         text = show(readable(long))
         assert "..." not in text and text.count("word") == 70 * 30 and "column 29" in text
         assert " 0x" not in text and text == show(readable(long))
+    frame = FRAME.assign(split="<val>")
+    assert repr(readable(frame)).endswith("\nall rows: split: <val>\nMoRe: by CRF")
+    below = "</table>\n<p>all rows: split: &lt;val&gt;</p>\n<p>MoRe: by CRF</p>"
+    assert readable(frame)._repr_html_().endswith(below)
     assert "&lt;69&gt;" in readable(long).to_html() and "<69>" not in readable(long).to_html()
 
 

@@ -5,7 +5,7 @@ from importlib import resources
 
 import pytest
 
-from more_lib.paper.ablation import CONDITIONS
+from more_lib.paper.ablation import CONDITIONS, MAIN
 from more_lib.paper.published import TABLES, published
 from more_lib.system.errors import InputError
 
@@ -23,6 +23,8 @@ def test_the_headline_numbers_agree_from_table_to_table():
     ablation = published("table3").set_index("condition")["miou"]
     assert ablation["MoRe"] == more["voc_val"]
     assert {each.paper for each in CONDITIONS.values()} - {None} == set(ablation)
+    main = [CONDITIONS[name].paper for name in MAIN]
+    assert main == sorted(main) == [41.6, 72.1, 76.4]  # in the paper's order
     assert published("table5").set_index("method").loc["MoRe"].tolist() == [372, 12.1]
 
 

@@ -1,15 +1,17 @@
 """Studies: rows are compared seed by seed; what is recorded is of today's recipe."""
 
+import json
 from math import nan
 
 import pytest
 
 from more_lib.paper import studies
 from more_lib.paper.studies import STUDIES, backbones, compared, format_study, recorded, run_study
-from more_lib.paper.trials import SCORES
 from more_lib.recipes.loading import changed, load_recipe, training_fingerprint
 from more_lib.recipes.profiles import PROFILES
+from more_lib.runs.recording import record_metrics
 from more_lib.system.errors import InputError
+from tests.paper.helpers import row
 
 
 def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole():
@@ -31,10 +33,8 @@ def test_a_shipped_backbone_is_also_set_beside_narrower_ones():
     narrow = backbones(recipe)["baseline, 6 blocks of 48"]
     assert (narrow.backbone.name, narrow.backbone.depth) == ("mini_w48", 0)
     assert not narrow.graph.use
-    half = {
-        name.split(" of ")[1] for name in backbones(changed(recipe, ["backbone.name=mini_w96"]))
-    }
-    assert half == {"96", "48"}  # none that is wider
+    half = backbones(changed(recipe, ["backbone.name=mini_w96"]))
+    assert {name.split(" of ")[1] for name in half} == {"96", "48"}  # none that is wider
     cut = changed(recipe, ["backbone.depth=4"])
     assert backbones(cut)["more, 4 blocks of 192"] == cut
     assert backbones(cut)["more, 4 blocks of 96"].backbone.depth == 4
@@ -42,28 +42,30 @@ def test_a_shipped_backbone_is_also_set_beside_narrower_ones():
     assert [name for name in backbones(own) if "192" not in name] == []
 
 
-def row(trial, seed, miou, ratio=1.0, kind="LAM"):
-    scores = dict.fromkeys(SCORES, 0.5) | {"miou": miou, "confusion_ratio": ratio}
-    return {"trial": trial, "seed": seed, "map": kind, **scores}
-
-
 ROWS = [
-    row("release", 0, 0.50, 2.0),
-    row("release", 1, 0.40, 1.0),
-    row("a", 0, 0.53, 1.5),
-    row("a", 1, 0.44, 0.9),
-    row("b", 0, 0.48, None),
-    row("b", 0, 0.99, kind="CAM"),
+    row("release", 0.50, seed=0, confusion_ratio=2.0),
+    row("release", 0.40, seed=1, confusion_ratio=1.0),
+    row("a", 0.53, seed=0, confusion_ratio=1.5),
+    row("a", 0.44, seed=1, confusion_ratio=0.9),
+    row("b", 0.48, seed=0, confusion_ratio=None),
+    row("b", 0.99, "CAM", seed=0),
 ]
-
-
-SIZES = [
-    ("baseline", "3 blocks", 0.1),
-    ("more", "3 blocks", 0.3),
-    ("baseline", "6 blocks", 0.4),
-    ("more", "6 blocks", 0.5),
-    ("more", "9 blocks", 0.5),
-]
+GAPS = {  # reference, mIoU of each trial by seed, gains
+    "a seed that it lacks": ("release", {"release": [0.5], "a": [0.6, 0.6]}, [nan] * 2),
+    "each size has its own": (
+        "baseline",
+        {
+            "baseline, 3": [0.1],
+            "more, 3": [0.3],
+            "baseline, 6": [0.4],
+            "more, 6": [0.5],
+            "more, 9": [1],
+        },
+        [nan, 0.2, nan, 0.1, nan],
+    ),
+    "no reference": ("elsewhere", {"release": [0.5, 0.4], "a": [0.53], "b": [0.48]}, [nan] * 3),
+    "no rows": ("release", {}, []),
+}
 
 
 def test_gains_are_means_of_differences_within_a_seed_by_hand():
@@ -75,37 +77,28 @@ def test_gains_are_means_of_differences_within_a_seed_by_hand():
     assert spread == pytest.approx([nan, 0.005 * 2**0.5, nan], nan_ok=True)
 
 
-GAPS = {  # reference, rows, gains
-    "a seed that it lacks": (
-        "release",
-        [row("release", 0, 0.5), row("a", 0, 0.6), row("a", 1, 0.6)],
-        [nan, nan],
-    ),
-    "each size has its own": (
-        "baseline",
-        [row(f"{name}, {size}", 0, miou) for name, size, miou in SIZES],
-        [nan, 0.2, nan, 0.1, nan],
-    ),
-    "no reference": ("elsewhere", ROWS, [nan] * 3),
-    "no rows": ("release", [], []),
-}
+def test_what_has_no_gain_is_recorded_as_null(tmp_path):
+    """A key that is there and empty: the report of two runs tells it from one that is missing."""
+    record_metrics(tmp_path, "variants", compared(ROWS, "release"))
+    text = (tmp_path / "metrics" / "variants.json").read_text(encoding="utf-8")
+    reference, _, once = json.loads(text, parse_constant=pytest.fail)  # neither NaN nor Infinity
+    empty = {name for name, value in reference.items() if value is None}
+    gains = {f"{score}_gain{end}" for score in ("miou", "confusion_ratio") for end in ("", "_std")}
+    assert empty == gains and set(once) == set(reference)
+    assert once["miou_std"] is once["confusion_ratio"] is None and once["seeds"] == 1
 
 
 @pytest.mark.parametrize("name", GAPS)
 def test_where_the_reference_was_not_trained_there_is_no_gain(name):
-    reference, rows, gains = GAPS[name]
+    reference, scored, gains = GAPS[name]
+    rows = [row(trial, miou, seed=s) for trial in scored for s, miou in enumerate(scored[trial])]
     found = compared(rows, reference)["miou_gain"].tolist()
     assert found == pytest.approx(gains, nan_ok=True)
 
 
 def test_the_answer_as_text_names_protocol_hardware_and_every_trial():
-    found = {
-        "study": "variants",
-        "protocol": "emoji val",
-        "training": "420 iterations of 8",
-        "hardware": ["cpu, 1 thread, fp32"],
-        "rows": ROWS,
-    }
+    found = {"study": "variants", "protocol": "emoji val", "training": "420 iterations of 8"}
+    found |= {"hardware": ["cpu, 1 thread, fp32"], "rows": ROWS}
     lines = format_study(found).splitlines()
     assert lines[1:3] == ["emoji val; 420 iterations of 8", "trained on: cpu, 1 thread, fp32"]
     assert lines[-3].startswith("release") and "45.0 ± 7.1" in lines[-3]
@@ -115,22 +108,19 @@ def test_the_answer_as_text_names_protocol_hardware_and_every_trial():
 def test_unknown_studies_are_refused():
     with pytest.raises(InputError, match="'variant' is unknown; there are: conditions, variants"):
         recorded("variant")
+    assert studies.records.study("variant") is None
 
 
 def test_a_record_is_shown_for_its_own_recipe_alone(monkeypatch):
     recipe = load_recipe("mini")
-    found = {
-        "study": "variants",
-        "training_fingerprint": training_fingerprint(recipe),
-        "rows": ROWS,
-    }
+    found = {"training_fingerprint": training_fingerprint(recipe), "rows": ROWS}
     monkeypatch.setattr(studies, "recorded", lambda name: found)
     assert studies.recorded_for("variants", recipe) is found
     assert studies.recorded_for("variants", changed(recipe, ["lir.phi=1.0"]))["rows"] == []
 
 
 def test_without_training_only_what_is_there_is_scored(monkeypatch):
-    monkeypatch.setattr(studies, "is_trained", lambda recipe: False)
+    monkeypatch.setattr(studies.trials, "is_trained", lambda recipe: False)
     with pytest.raises(InputError, match="study variants: none of its networks is trained"):
         run_study("variants", load_recipe("mini"), [0], train=False)
 
@@ -139,9 +129,6 @@ def test_without_training_only_what_is_there_is_scored(monkeypatch):
 def test_what_is_recorded_is_of_todays_recipe_and_trials(name):
     """A record that no longer belongs to the recipe would be shown as if it did."""
     found, recipe = recorded(name), load_recipe("mini")
-    if not found["rows"]:
-        assert set(found) == {"study", "rows"}
-        return
     assert found["training_fingerprint"] == training_fingerprint(recipe)
     known = STUDIES[name].trials(recipe)
     assert {each["trial"] for each in found["rows"]} <= set(known)

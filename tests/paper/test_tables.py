@@ -6,24 +6,17 @@ import pytest
 from more_lib.evaluation.results import PER_CENT
 from more_lib.paper.published import published
 from more_lib.paper.tables import table1, table2, table3, table4, table5
+from tests.paper.helpers import row
 
 
 def score(miou, protocol="a protocol", split="val"):
     return {"miou": miou, "protocol": protocol, "split": split}
 
 
-def ablation_row(condition, miou, kind="LAM", **others):
-    scores = {"miou": miou, "precision": 0.6, "recall": 0.7, "confusion_ratio": 0.5}
-    return {"condition": condition, "map": kind, "seeds": 1, **scores, **others}
-
-
 @pytest.fixture
 def found():
-    ablation = [
-        ablation_row("baseline", 0.2),
-        ablation_row("baseline", 0.9, "CAM"),
-        ablation_row("more", 0.5, miou_std=0.01, seeds=3),
-    ]
+    ablation = [row("baseline", 0.2), row("baseline", 0.9, "CAM")]
+    ablation += [row("more", 0.5, precision=0.6, recall=0.7, miou_std=0.01, seeds=3)]
     background = {"background": {"iou": 0.8, "confusion_ratio": 0.1}}
     bird, cow = {"iou": 0.4, "confusion_ratio": 1.5}, {"iou": 0.3, "confusion_ratio": None}
     return {
@@ -60,8 +53,8 @@ def test_differences_are_given_on_the_papers_own_images_alone(found):
     assert ours["MoRe, this run, lam-log"] == pytest.approx(0.56 - 0.7336)
     lam = table1(found).set_index("method").loc["MoRe-LAM"]
     assert missing(lam, "difference_seed_miou")  # scored on val: Table 1 is of training images
-    for row in found["pseudo_labels"].values():
-        row["split"] = "train"
+    for each in found["pseudo_labels"].values():
+        each["split"] = "train"
     lam = table1(found).set_index("method").loc["MoRe-LAM"]
     assert lam["difference_mask_miou"] == pytest.approx(0.58 - 0.80)
 

@@ -46,15 +46,11 @@ def batch(numbers, labels):
 class TestPresentTokens:
     def test_only_those_of_the_images_own_classes_by_image_then_by_class(self):
         batches = [batch([5, 6], [[1, 0, 1], [0, 1, 0]]), batch([7], [[0, 0, 1]])]
-        found = present_tokens(Lookup(), batches)
+        found = present_tokens(model := Lookup().train(), batches)
         assert found.vectors.tolist() == [[5, 0], [5, 2], [6, 1], [7, 2]]
         assert found.vectors.dtype == np.float32
         assert found.classes.tolist() == [0, 2, 1, 2]
-
-    def test_the_model_is_left_as_it_was(self):
-        model = Lookup().train()
-        present_tokens(model, [batch([5], [[1, 0, 0]])])
-        assert model.training and model.drop.training
+        assert model.training and model.drop.training  # left as it was
 
     @pytest.mark.parametrize("batches", [[], [batch([5], [[0, 0, 0]])]])
     def test_no_class_no_token(self, batches):
@@ -62,27 +58,34 @@ class TestPresentTokens:
             present_tokens(Lookup(), batches)
 
 
+# (0, 1) between: a = 1 - 2/√5, b = 1. (1, 2): the same a, b = 1 - 1/√5. Both (1, 0): a = 0.
+NEAR, FAR = 1 - 2 / 5**0.5, 1 - 1 / 5**0.5
+BY_HAND = {  # tokens, classes, silhouette, share of nearest alike
+    # a = 0 within, b = 1 to the other class, whatever the lengths.
+    "perfect": ([[1, 0], [5, 0], [0, 1], [0, 3]], [4, 4, 7, 7], 1, 1),
+    # Each: a = 1, b = (0 + 1) / 2, so (b - a) / a = -1/2; and its twin is of the other class.
+    "swapped": ([[1, 0], [0, 1], [0, 2], [3, 0]], [0, 0, 1, 1], -0.5, 0),
+    "between": (
+        [[1, 0], [0, 1], [2, 0], [1, 2]],
+        [0, 1, 0, 1],
+        (3 - NEAR + (FAR - NEAR) / FAR) / 4,
+        1,
+    ),
+    "a class seen once has no nearest of its own": (
+        [[1, 0], [1, 0], [0, 1]],
+        [0, 0, 1],
+        2 / 3,
+        2 / 3,
+    ),
+}
+
+
 class TestSeparation:
-    def test_perfect(self):
-        # a = 0 within, b = 1 to the other class, whatever the lengths.
-        found = separation(tokens([[1, 0], [5, 0], [0, 1], [0, 3]], [4, 4, 7, 7]))
-        assert found == (1, 1, 4, 2)
-
-    def test_swapped(self):
-        # Each: a = 1, b = (0 + 1) / 2, so (b - a) / a = -1/2; and its twin is of the other class.
-        found = separation(tokens([[1, 0], [0, 1], [0, 2], [3, 0]], [0, 0, 1, 1]))
-        assert found == pytest.approx((-0.5, 0, 4, 2))
-
-    def test_between_by_hand(self):
-        # (0, 1): a = 1 - 2/√5, b = 1. (1, 2): the same a, b = 1 - 1/√5. Both (1, 0): a = 0.
-        near, far = 1 - 2 / 5**0.5, 1 - 1 / 5**0.5
-        silhouette = (1 + 1 + (1 - near) + (far - near) / far) / 4
-        found = separation(tokens([[1, 0], [0, 1], [2, 0], [1, 2]], [0, 1, 0, 1]))
-        assert found == pytest.approx((silhouette, 1, 4, 2))
-
-    def test_a_class_seen_once_has_no_nearest_of_its_own(self):
-        found = separation(tokens([[1, 0], [1, 0], [0, 1]], [0, 0, 1]))
-        assert found == pytest.approx((2 / 3, 2 / 3, 3, 2))
+    @pytest.mark.parametrize("name", BY_HAND)
+    def test_by_hand(self, name):
+        vectors, classes, silhouette, alike = BY_HAND[name]
+        found = separation(tokens(vectors, classes))
+        assert found == pytest.approx((silhouette, alike, len(classes), 2))
 
     def test_order_and_length_do_not_matter(self):
         given = clusters([5, 9, 4], spread=0.6)

@@ -8,16 +8,10 @@ import pytest
 import torch
 
 from more_lib.paper import trials
-from more_lib.paper.trials import (
-    SCORES,
-    over_seeds,
-    score_each,
-    train_side_by_side,
-    with_seeds,
-    with_spread,
-)
+from more_lib.paper.trials import over_seeds, train_side_by_side, with_seeds, with_spread
 from more_lib.recipes.loading import changed
 from more_lib.training.cache import cached_folder, train_or_load
+from tests.paper.helpers import row
 from tests.training.helpers import small_recipe
 
 
@@ -27,17 +21,8 @@ def start(tmp_path_factory):
     return small_recipe(folder, "optimizer.iterations=2", "graph.use=false")
 
 
-def row(trial, kind, miou, **others):
-    return {"trial": trial, "map": kind, **dict.fromkeys(SCORES, 0.5), "miou": miou, **others}
-
-
 def test_seeds_of_a_trial_and_map_are_put_together_by_hand():
-    rows = [
-        row("a", "LAM", 0.2, seed=0),
-        row("a", "CAM", 0.9, seed=0),
-        row("b", "LAM", 0.3, seed=0),
-        row("a", "LAM", 0.4, seed=1),
-    ]
+    rows = [row("a", 0.2), row("a", 0.9, "CAM"), row("b", 0.3), row("a", 0.4)]
     table = over_seeds(rows)
     first = table[["trial", "map", "seeds", "precision_std"]].to_numpy().tolist()
     assert first == [["a", "LAM", 2, 0], ["a", "CAM", 1, ANY], ["b", "LAM", 1, ANY]]
@@ -45,10 +30,7 @@ def test_seeds_of_a_trial_and_map_are_put_together_by_hand():
     assert table["miou_std"].tolist() == pytest.approx([0.02**0.5, nan, nan], nan_ok=True)
     assert not [name for name in over_seeds(rows[:3]) if name.endswith("_std")]  # one seed each
     assert over_seeds([]).empty
-
-
-def test_one_seed_without_a_value_leaves_none():
-    table = over_seeds([row("a", "LAM", 0.2), row("a", "LAM", 0.4, precision=None)])
+    table = over_seeds([row("a", 0.2), row("a", 0.4, precision=None)])  # one without a value
     assert table[["precision", "precision_std"]].isna().all(axis=None)
     assert table["miou"][0] == pytest.approx(0.3)
 
@@ -57,9 +39,11 @@ def test_means_are_written_with_their_deviation_in_the_unit_of_their_score():
     given = {"miou": 0.314, "miou_std": 0.006, "recall": None, "confusion_ratio": 0.5}
     given |= {"confusion_ratio_std": nan, "miou_gain": 0.01, "confusion_ratio_gain": -0.2}
     for each in (given, pd.Series(given)):
-        texts = [with_spread(each, score) for score in (*given, "precision")]
+        texts = [with_spread(each, score) for score in given]
         assert texts[::2] == ["31.4 ± 0.6", "–", "–", "-0.20"] and texts[3] == "0.50"
         assert texts[5] == "+1.0"
+        with pytest.raises(KeyError):  # a score that is not there is no score without a value
+            with_spread(each, "precision")
 
 
 def test_every_recipe_comes_with_the_first_seed_before_any_with_the_next(start):
@@ -80,7 +64,7 @@ def test_side_by_side_trains_what_is_missing_and_no_more(start, monkeypatch):
     assert train_side_by_side(wanted) == 0
     assert train_side_by_side([*wanted, *with_seeds([start], [2])]) == 0  # one takes all threads
 
-    rows = score_each({"it": start}, (0, 1), ("lam", "decoder"))
+    rows = trials.score_each({"it": start}, (0, 1), ("lam", "decoder"))
     assert rows[["trial", "seed", "map"]].to_numpy().tolist() == [
         ["it", seed, kind] for seed in (0, 1) for kind in ("LAM", "decoder")
     ]
