@@ -78,16 +78,12 @@ class DenseEnergyLoss(nn.Module):
         gate = (inside - probabilities.detach().amax(dim=1, keepdim=True)).clamp(min=0)
         gate = gate.masked_fill(mask == IGNORE_INDEX, 1)
         features = bilateral_features(images, self.sigma_rgb, self.sigma_xy * self.scale)
-        energy = _GatedEnergy.apply(_pixels(probabilities), _pixels(gate), features)
+        rows = (maps.flatten(2).transpose(1, 2) for maps in (probabilities, gate))  # (B, H*W, K)
+        energy = _GatedEnergy.apply(*rows, features)
         return -self.weight / len(images) * energy
 
     def _resize(self, maps: Tensor, mode: str = "nearest") -> Tensor:
         return F.interpolate(maps, scale_factor=self.scale, mode=mode)
-
-
-def _pixels(maps: Tensor) -> Tensor:
-    """(B, K, H, W) to (B, H*W, K)."""
-    return maps.flatten(2).transpose(1, 2)
 
 
 class _GatedEnergy(torch.autograd.Function):

@@ -40,10 +40,8 @@ def bilateral_features(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Ten
     images: (B, 3, H, W) floats in 0..255, as ``sigma_rgb``; ``sigma_xy`` is in pixels.
     Returns (B, H*W, 5), row by row.
     """
-    height, width = images.shape[-2:]
-    rows = torch.arange(height, dtype=images.dtype, device=images.device)
-    columns = torch.arange(width, dtype=images.dtype, device=images.device)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    like = {"dtype": images.dtype, "device": images.device}
+    y, x = torch.meshgrid(*(torch.arange(n, **like) for n in images.shape[-2:]), indexing="ij")
     position = torch.stack([x, y]).expand(len(images), -1, -1, -1) / sigma_xy
     return torch.cat([position, images / sigma_rgb], dim=1).flatten(2).transpose(1, 2)
 

@@ -95,22 +95,19 @@ class ClassTokenViT(nn.Module):
 
     def _blocks(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid."""
-        grid = self._grid(images)
-        x = self.norm_pre(self._embed(images, grid))
-        for index, block in enumerate(self.blocks):
-            before, x = x, block(x)
-            if index == self.aux_block:
-                aux = x
-        return before, self.norm(x), aux, grid
-
-    def _grid(self, images: Tensor) -> tuple[int, int]:
         (height, width), side = images.shape[-2:], self.patch_size
         if height % side or width % side or not height * width:
             raise InputError(
                 f"image size {height}x{width} is not a multiple of the patch {side}x{side}; "
                 "resize or crop the images"
             )
-        return height // side, width // side
+        grid = height // side, width // side
+        x = self.norm_pre(self._embed(images, grid))
+        for index, block in enumerate(self.blocks):
+            before, x = x, block(x)
+            if index == self.aux_block:
+                aux = x
+        return before, self.norm(x), aux, grid
 
     def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """The token sequence: classes, registers, the backbone's other tokens, patches."""
@@ -156,7 +153,6 @@ def resize_position(position: Tensor, old: tuple[int, int], new: tuple[int, int]
 
 def _split_prefix(vit: VisionTransformer) -> tuple[Tensor, Tensor, Tensor]:
     """Class token, other prefix tokens (positions added to both), and the patches' positions."""
-    assert vit.cls_token is not None and vit.pos_embed is not None  # ``check_plain`` said so
     others = (getattr(vit, name, None) for name in ("dist_token", "reg_token"))
     prefix = torch.cat([vit.cls_token, *(t for t in others if t is not None)], 1).detach()
     position = vit.pos_embed.detach()

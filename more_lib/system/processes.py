@@ -49,10 +49,9 @@ def random_numbers(
 
 
 def _processes_and_rank() -> tuple[int, int]:
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 1, 0
-    return distributed.get_world_size(), distributed.get_rank()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size(), torch.distributed.get_rank()
+    return 1, 0
 
 
 def is_main_process() -> bool:
