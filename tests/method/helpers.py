@@ -5,6 +5,7 @@ they are stored, in ``golden/``; their inputs are remade from seeds.
 """
 
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ from more_lib.system.errors import InputError
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     """Normal numbers of a seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers of a seed in [0, 1)."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def renumbering(order: Sequence[int]) -> Tensor:
@@ -53,6 +59,12 @@ def refusal(call, *args, **kwargs) -> str:
         call(*args, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def assert_refused(message: str, call, *args, **kwargs) -> None:
+    """The call raises an ``InputError`` of one line in which ``message``, a pattern, is found."""
+    line = refusal(call, *args, **kwargs)
+    assert re.search(message, line), line
 
 
 @contextmanager
