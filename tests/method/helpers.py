@@ -53,6 +53,14 @@ def randomized(vit: nn.Module) -> nn.Module:
     return vit.eval()
 
 
+def reached(model: nn.Module, loss: Tensor) -> set[str]:
+    """Names of the parameters that the loss gives a gradient that is not zero everywhere."""
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name for name, gradient in gradients.items() if gradient is not None and gradient.any()}
+
+
 def refusal(call, *args, **kwargs) -> str:
     """The one line of the ``InputError`` that the call must raise."""
     with pytest.raises(InputError) as caught:
@@ -81,6 +89,13 @@ def golden(name: str) -> dict[str, np.ndarray]:
     """The arrays of ``golden/<name>.npz``."""
     with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as archive:
         return dict(archive)
+
+
+def assert_golden(actual: Tensor, expected: np.ndarray) -> None:
+    """Equal to 1e-4 of the largest value."""
+    assert actual.shape == expected.shape
+    error = np.abs(actual.detach().numpy() - expected).max() / np.abs(expected).max()
+    assert error < 1e-4, f"off by {error:.1e}"
 
 
 def images(seed: int, shape: tuple[int, int, int, int]) -> Tensor:
@@ -128,6 +143,16 @@ def tokens_and_features(
     tokens = generator.standard_normal(shape).astype(np.float32)
     features = generator.standard_normal((batch, width, *grid)).astype(np.float32)
     return torch.from_numpy(tokens), torch.from_numpy(features) * 0.7
+
+
+def golden_losses() -> tuple[dict[str, np.ndarray], tuple[Tensor, ...]]:
+    """Golden losses, and the tokens, features, mask and labels that they were computed from."""
+    expected = golden("losses_101")
+    labels, mask = (torch.from_numpy(expected[name]) for name in ("labels", "mask"))
+    shape = (*labels.shape, int(expected["D"]))
+    tokens, features = tokens_and_features(int(expected["seed"]), shape, mask.shape[1:])
+    assert torch.equal(tokens[..., :1], torch.from_numpy(expected["class_tokens_every1"]))
+    return expected, (tokens, features, mask.long(), labels.float())
 
 
 def cams_and_images(seed: int, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
