@@ -263,9 +263,8 @@ def class_means(values: Tensor) -> Tensor:
 def object_tokens(features: Tensor, share: Tensor) -> Tensor:
     """The class token one would wish for: mean patch on the object minus mean patch off it (§6).
 
-    It knows the mask, so it is a probe and no method. If even its map is poor, the patches do not
-    tell the object from the rest; if its map is good, a poor map of the network's own token is the
-    token's fault.
+    It knows the mask: a probe and no method. If even its map is poor, the patches do not tell the
+    object from the rest; if it is good, a poor map of the network's own token is the token's fault.
 
     features: (B, D, h, w). share: (B, C, h, w) from ``class_share``; nan counts nowhere. Returns
     (B, C, D). Raises ``InputError`` for shapes that do not fit.

@@ -34,13 +34,10 @@ def mini_vit(width: int = 192) -> VisionTransformer:
     """The kit's stand-in for an ImageNet ViT: 96 px, patch 8, depth 6, 2.9 M weights at width 192.
 
     A convolutional stem learns several times faster on a CPU than one linear patch embedding. The
-    three heads share ``width``, a multiple of 12. Random weights; ``load_backbone("mini")`` brings
-    the pretrained ones.
+    three heads share ``width``, a multiple of 12. ``load_backbone("mini")`` has pretrained weights.
     """
-    channels = (width // 4, width // 2, width)
-    stem = partial(
-        HybridEmbed, backbone=ConvStem(channels=channels, norm_layer="layernorm2d"), proj=False
-    )
+    convolutions = ConvStem(channels=(width // 4, width // 2, width), norm_layer="layernorm2d")
+    stem = partial(HybridEmbed, backbone=convolutions, proj=False)
     sizes = dict(img_size=96, patch_size=1, embed_dim=width, depth=6, num_heads=3, num_classes=0)
     return VisionTransformer(embed_layer=stem, dynamic_img_size=True, **sizes)
 

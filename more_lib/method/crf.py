@@ -85,8 +85,7 @@ def dense_crf(
     two to five noisy classes, where CRF itself changes 4 to 32 %), at 48×64 97.7 to 99.6 %.
     What is left is the lattice's bilateral kernel, too low in the tails: less than half beyond a
     distance of 3. So more weight stays on the pixel itself, 0.26 instead of 0.23 at 48 pixels, and
-    one with few others of its colour holds on to its label. tests/method/test_crf.py takes these
-    apart.
+    one with few others of its colour holds on to its label (taken apart in test_crf.py).
 
     Cost on one CPU thread: exact, 2.5 s for 64×96 pixels, growing with the square of their number
     (3.5e10 pairs an iteration for 375×500), in memory that is linear in it; the lattice, 0.02 s,

@@ -33,10 +33,9 @@ class DenseEnergyLoss(nn.Module):
     everywhere. Elsewhere the energy's own has (g_i + g_j) in place of 2 g_i; without it a pixel of
     closed gate is not moved, but draws the others all the same.
 
-    Args:
-        weight: of the energy; the recipe's 1e-7 times ``LATTICE_CALIBRATION`` is the released one.
-        sigma_rgb: in grey levels of 0..255. sigma_xy: in pixels of the images as given.
-        scale: of the images that the energy is taken on, 0.5 in the recipe.
+    weight: of the energy; the recipe's 1e-7 times ``LATTICE_CALIBRATION`` is the released one.
+    sigma_rgb: in grey levels of 0..255. sigma_xy: in pixels of the images as given.
+    scale: of the images that the energy is taken on, 0.5 in the recipe.
 
     Cost: all pairs of the N = (H * scale) * (W * scale) pixels in time, memory linear in N. Fine on
     a GPU; on a CPU for small sizes only: the forward pass takes one thread 0.05 s an image for

@@ -65,8 +65,7 @@ class _GaussianSum(torch.autograd.Function):
 def _chunked(features: Tensor, values: Tensor, pairs: int = 2**20) -> Tensor:
     """The sum for a few rows of the kernel at a time, ``pairs`` entries or one row of each image.
 
-    The exponent is a small difference of large numbers: those alone are float64, where there is
-    such a thing (not on MPS).
+    The exponent is a small difference of large numbers: those alone are float64, but on MPS.
     """
     exact = features.dtype if features.device.type == "mps" else torch.float64
     left, right = _exponent_factors(features.to(exact))

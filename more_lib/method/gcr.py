@@ -51,11 +51,9 @@ class Graph(NamedTuple):
 class GraphCategoryRepresentation(nn.Module):
     """Class tokens after gathering from their neighbours in the graph (Eq. 1-5, notebook 03).
 
-    Args:
-        dim: width D of the tokens.
-        num_neighbors: K, at most as many as there are tails. None takes the variant's own:
-            int(C / 2) as released, 392 as in the paper.
-        variant: "release", "paper", or a ``GraphRecipe`` of your own.
+    dim: width D of the tokens. num_neighbors: K, at most as many as there are tails; None takes the
+    variant's own: int(C / 2) as released, 392 as in the paper. variant: "release", "paper", or a
+    ``GraphRecipe`` of your own.
 
     Raises ``InputError`` for an unknown variant and for K below 1.
     """

@@ -5,8 +5,7 @@ surely show their class (confident relation, Eq. 7), and class tokens and patche
 and background (uncertain relation, Eq. 8-9). Notebook 04. Mask values: 0 background, 1..C the
 classes, 255 uncertain. "The batch" is that of all processes, as in ``losses``.
 
-Where paper and released code differ in URE, ``LirRecipe`` has a switch (``UNCERTAIN_VARIANTS`` has
-both presets):
+Where paper and code differ in URE, ``LirRecipe`` has a switch (presets: ``UNCERTAIN_VARIANTS``):
 
 form: "cosine" as Eq. 9, class tokens trained, or "absolute_cosine": both halves weighted 0.5,
     denominators + 1, class tokens detached (released).
@@ -48,13 +47,12 @@ def confident_relation_loss(
     Cross-entropy over all patches of an image, the confident ones being the right answers: ln N
     when the token looks everywhere alike.
 
-    Args:
-        class_tokens: (B, C, D), after GCR where there is one. features: (B, D, h, w).
-        mask: (B, h, w) int64, three-way, at the features' size. labels: (B, C) of 0 and 1.
-        temperature: divides the similarities; 0.5 on VOC.
-        variant: "paper": cosine similarity, mean over all pairs of class and confident patch in the
-            batch. "release": patches enter neither normalised nor trained; mean over each class's
-            patches, with 1e-4 in both denominators, summed over classes, averaged over images.
+    class_tokens: (B, C, D), after GCR where there is one. features: (B, D, h, w).
+    mask: (B, h, w) int64, three-way, at the features' size. labels: (B, C) of 0 and 1.
+    temperature: divides the similarities; 0.5 on VOC.
+    variant: "paper": cosine similarity, mean over all pairs of class and confident patch in the
+    batch. "release": patches enter neither normalised nor trained; mean over each class's patches,
+    with 1e-4 in both denominators, summed over classes, averaged over images.
 
     Returns a scalar in float32 at least, 0 when no class has a confident patch. Raises
     ``InputError`` for shapes that do not fit, another variant, and a temperature not above 0.
@@ -91,13 +89,12 @@ def uncertain_relation_loss(
 ) -> Tensor:
     """Draw uncertain patches near foreground to the present classes, off the absent ones (Eq. 9).
 
-    Args:
-        class_tokens, features, mask, labels: as for ``confident_relation_loss``.
-        kernel_size, phi: which uncertain patches are kept (Eq. 8); see ``uncertain_patches``.
-        num_tokens: patches an image, under sampling "some".
-        variant: "release", "paper", or a ``LirRecipe``, whose switches alone count; "paper" takes
-            means over all pairs of class and kept patch in the batch.
-        generator: of the random choice; the device's default one without it.
+    class_tokens, features, mask, labels: as for ``confident_relation_loss``.
+    kernel_size, phi: which uncertain patches are kept (Eq. 8); see ``uncertain_patches``.
+    num_tokens: patches an image, under sampling "some".
+    variant: "release", "paper", or a ``LirRecipe``, whose switches alone count; "paper" takes means
+    over all pairs of class and kept patch in the batch.
+    generator: of the random choice; the device's default one without it.
 
     Returns a scalar in float32 at least, 0 when no patch is kept; 0.5 under "absolute_cosine" for
     patches orthogonal to all class tokens. Raises ``InputError`` for shapes that do not fit,

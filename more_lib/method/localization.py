@@ -36,8 +36,7 @@ class MultiscaleMaps(NamedTuple):
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Stretch each map (..., h, w) to [0, 1]: subtract its minimum, divide by what is then its
-    maximum + 1e-5.
+    """Stretch each map (..., h, w) to [0, 1]: less its minimum, over what is left at most + 1e-5.
 
     A constant map becomes 0, and no map quite reaches 1.
     """
@@ -79,9 +78,8 @@ def multiscale_cam(
 ) -> tuple[Tensor, Tensor]:
     """CAM of the last and of the auxiliary feature map, over scales and mirror images.
 
-    For each scale and its horizontal flip: resize, run, upsample the raw CAM to (H, W), take the
-    larger of map and flipped-back map, drop what is negative; sum over scales; ``min_max``
-    (notebook 01).
+    For each scale and its horizontal flip (notebook 01): resize, run, upsample the raw CAM to
+    (H, W), take the larger of map and flipped-back map, drop what is negative; sum; ``min_max``.
 
     model: has ``patch_size`` and ``cams(images)``, which returns two raw maps (B, C, h, w). Its
     training flag is left as it is, for MoRe's forward is the same either way; no gradient is kept.
@@ -89,8 +87,7 @@ def multiscale_cam(
     scales: positive factors. straight: what ``model.cams(images)`` returned, if that is known: at
     scale 1 only the mirror image is then run. Returns (cam, aux_cam), each (B, C, H, W) in [0, 1].
 
-    Raises ``InputError`` without scales, for images of another shape, and for a scale at which
-    less than one patch is left.
+    Raises ``InputError`` without scales, for images of another shape, or for less than one patch.
     """
 
     def draw(scale: float, views: Tensor) -> RawMaps:
@@ -146,7 +143,7 @@ def maps_of_views(
     ``features`` (B, D, h, w), ``class_tokens`` (B, C, D), ``seg_logits`` (B, C + 1, h, w) and
     ``class_logits`` (B, C). The CAMs are made like ``multiscale_cam``, which also says what is
     raised, LAM and attention like ``multiscale_lam``; ``decoder`` is the mean over the group's
-    views of the softmax of the upsampled logits. ``class_logits`` are the same for every group, and
+    views of the softmax of the upsampled logits. ``class_logits`` are the same for every group,
     None when no group has scale 1.
     """
     class_logits = None

@@ -41,8 +41,7 @@ def random_numbers(
     """Uniform in [0, 1), (B, ...) for this process's B images: its part of the whole batch's.
 
     The processes' generators must be in the same state, as one seed for all puts them, and their
-    images lie one process's after the other's in the batch: the numbers are then those that one
-    process draws for all images.
+    images lie one process's after the other's in the batch: then one process draws the same.
     """
     processes, rank = _processes_and_rank()
     return torch.rand((processes, *shape), generator=generator, device=device)[rank]
