@@ -7,7 +7,7 @@ they are stored, in ``golden/``; their inputs are remade from seeds.
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def refusal(call, *args, **kwargs) -> str:
     return str(caught.value)
 
 
-def assert_refused(message: str, call, *args, **kwargs) -> None:
+def refuses(message: str, call, *args, **kwargs) -> None:
     """The call raises an ``InputError`` of one line in which ``message``, a pattern, is found."""
     line = refusal(call, *args, **kwargs)
     assert re.search(message, line), line
@@ -89,6 +89,14 @@ def golden(name: str) -> dict[str, np.ndarray]:
     """The arrays of ``golden/<name>.npz``."""
     with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as archive:
         return dict(archive)
+
+
+def assert_full_precision(call: Callable[[], Tensor]) -> None:
+    """Mixed precision changes no bit of what the call gives, which is float32."""
+    exact = call()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = call()
+    assert mixed.dtype in (torch.float32, torch.int64) and torch.equal(mixed, exact)
 
 
 def assert_golden(actual: Tensor, expected: np.ndarray) -> None:

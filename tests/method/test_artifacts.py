@@ -10,7 +10,7 @@ from more_lib.method import artifacts
 from more_lib.method.backbones import mini_vit
 from more_lib.method.losses import patch_token_contrast_loss
 from more_lib.method.vit import ClassTokenViT
-from tests.method.helpers import assert_refused, uniform
+from tests.method.helpers import refuses, uniform
 
 MASK = torch.tensor([[[1, 1, 0], [0, 255, 0], [2, 0, 0]]])
 MAPS = torch.tensor(
@@ -159,7 +159,7 @@ def test_the_last_block_normed_is_the_output_and_no_hook_stays_even_after_an_err
     assert_close(encoder.norm(patches[-1]), output.patch_tokens)
     assert_close(encoder.norm(classes[-1]), output.class_tokens)
     assert_close(patches[encoder.aux_block], output.aux_patch_tokens)
-    assert_refused("multiple", artifacts.block_tokens, encoder, images[:, :, :30])
+    refuses("multiple", artifacts.block_tokens, encoder, images[:, :, :30])
     assert not any(block._forward_hooks for block in encoder.blocks)
 
 
@@ -226,7 +226,7 @@ ONES, NUMBERS = torch.ones(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
     ],
 )
 def test_bad_input_is_refused(measure, given, reason):
-    assert_refused(reason, measure, *given)
+    refuses(reason, measure, *given)
 
 
 def test_patch_token_contrast_does_not_know_class_tokens():

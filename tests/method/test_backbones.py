@@ -21,7 +21,7 @@ from more_lib.method.backbones import (
     mini_weights,
 )
 from more_lib.system.files import sha256
-from tests.method.helpers import assert_refused, randomized
+from tests.method.helpers import randomized, refuses
 
 TINY = "vit_tiny_patch16_224"
 
@@ -50,15 +50,15 @@ def offline(tmp_path, monkeypatch):
     ],
 )
 def test_other_architectures_are_refused_before_their_weights_are_fetched(name, reason, offline):
-    assert_refused(reason, load_backbone, name)
+    refuses(reason, load_backbone, name)
     assert offline == []
 
 
 @pytest.mark.parametrize("build", [build_backbone, load_backbone])
 @pytest.mark.parametrize("typo", ["vit_tiny_patch16", "vit_tny_patch16_224"])
 def test_an_unknown_name_gets_a_suggestion(build, typo):
-    assert_refused(f"{typo!r} .*vit_tiny_patch16_224", build, typo)
-    assert_refused("no_such_tag", build, f"{TINY}.no_such_tag")
+    refuses(f"{typo!r} .*vit_tiny_patch16_224", build, typo)
+    refuses("no_such_tag", build, f"{TINY}.no_such_tag")
 
 
 @cache
@@ -79,11 +79,11 @@ def assert_is_tiny(vit: VisionTransformer) -> None:
 
 
 def test_missing_weights_offline_are_an_error_that_says_what_to_do(offline):
-    assert_refused(f"{TINY}.*network.*backbone.weights", load_backbone, TINY)
+    refuses(f"{TINY}.*network.*backbone.weights", load_backbone, TINY)
     assert offline == [] and downloaded_weights(TINY) is None
     name = "vit_small_patch16_36x1_224"  # timm has no weights for it at all
     assert timm.get_pretrained_cfg(name) is None or not timm.is_model_pretrained(name)
-    assert_refused(name, load_backbone, name)
+    refuses(name, load_backbone, name)
 
 
 def test_weights_downloaded_before_load_offline(offline, tmp_path):
@@ -120,7 +120,7 @@ def test_a_local_file_of_a_distilled_model_loads(tmp_path):
 def test_a_file_that_is_missing_does_not_fit_or_is_damaged_is_refused_by_name(tmp_path):
     file = tmp_path / "wrong.safetensors"
     for call, name in ((load_backbone, TINY), (load_backbone, "mini"), (backbone_identity, TINY)):
-        assert_refused(str(file), call, name, str(file))
+        refuses(str(file), call, name, str(file))
     for state, key in (
         ({"a": torch.zeros(2)}, "cls_token"),
         (without("blocks.3.mlp.fc1.weight"), "blocks.3.mlp.fc1.weight"),
@@ -128,9 +128,9 @@ def test_a_file_that_is_missing_does_not_fit_or_is_damaged_is_refused_by_name(tm
         (tiny_state() | {"norm.bias": torch.zeros(3)}, "norm.bias"),
     ):
         save_file(state, file)
-        assert_refused(f"^(?!.*network).*{file}.*{key}", load_backbone, TINY, str(file))
+        refuses(f"^(?!.*network).*{file}.*{key}", load_backbone, TINY, str(file))
     file.write_bytes(file.read_bytes()[:-10])
-    assert_refused(str(file), load_backbone, TINY, str(file))
+    refuses(str(file), load_backbone, TINY, str(file))
 
 
 def test_identity_is_the_name_of_timms_own_weights_and_the_hash_of_shipped_ones():

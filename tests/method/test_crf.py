@@ -15,7 +15,7 @@ from more_lib.method.crf import CrfParams, choose_method, dense_crf, dense_crf_m
 from more_lib.method.gaussian import bilateral_features
 from tests.benchmarks.speed import noisy_segmentation
 from tests.method import transcriptions
-from tests.method.helpers import assert_refused
+from tests.method.helpers import assert_full_precision, refuses
 from tests.method.permutohedral import permutohedral_filter
 
 PHOTOGRAPHS = {
@@ -98,13 +98,6 @@ def test_gpu_and_cpu_agree():
     torch.testing.assert_close(result.cpu(), expected, rtol=0, atol=2e-2)
 
 
-def test_beliefs_add_up_to_one_whatever_the_scores_add_up_to():
-    image, probabilities = random_input()
-    result = dense_crf(image, probabilities)
-    torch.testing.assert_close(result.sum(0), torch.ones(9, 11))
-    torch.testing.assert_close(dense_crf(image, probabilities / 2), result)
-
-
 def test_nothing_to_go_by_stays_so_and_without_iterations_or_weights_the_scores_come_back():
     image = torch.full((8, 8, 3), 77, dtype=torch.uint8)
     even = torch.full((4, 8, 8), 0.25)
@@ -116,9 +109,11 @@ def test_nothing_to_go_by_stays_so_and_without_iterations_or_weights_the_scores_
         torch.testing.assert_close(dense_crf(image, probabilities, params), probabilities)
 
 
-def test_classes_can_be_permuted_and_pictures_mirrored():
+def test_beliefs_add_up_to_one_whatever_scores_do_and_follow_permuted_classes_and_mirrors():
     image, probabilities = random_input()
     result = dense_crf(image, probabilities)
+    torch.testing.assert_close(result.sum(0), torch.ones(9, 11))
+    torch.testing.assert_close(dense_crf(image, probabilities / 2), result)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(dense_crf(image, probabilities[order]), result[order])
     mirrored = dense_crf(image.flip(1), probabilities.flip(2))
@@ -152,9 +147,7 @@ def test_labels_follow_the_edge_of_the_picture():
 
 def test_mixed_precision_changes_nothing():
     image, probabilities = random_input()
-    expected = dense_crf(image, probabilities)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(dense_crf(image, probabilities), expected, rtol=0, atol=0)
+    assert_full_precision(partial(dense_crf, image, probabilities))
     half = probabilities.bfloat16()
     torch.testing.assert_close(dense_crf(image, half), dense_crf(image, half.float()))
 
@@ -198,24 +191,24 @@ def test_one_class_takes_all_and_zeros_are_no_verdict(method):
 
 def test_bad_input_is_refused():
     image, p = random_input()
-    assert_refused("image is torch.float32; give uint8", dense_crf, image.float(), p)
+    refuses("image is torch.float32; give uint8", dense_crf, image.float(), p)
     shapes = r"image .*, probabilities .* must be \(H, W, 3\), \(K, H, W\)"
     wrong = [(bad, p) for bad in (image[..., :2], image[0], image[..., None])]
     for given in (*wrong, *((image, bad) for bad in (p[0], p[:, 1:], p.transpose(1, 2)))):
-        assert_refused(shapes, dense_crf, *given)
+        refuses(shapes, dense_crf, *given)
     for values in (p - 1, p * 3, p * math.nan, p[:0]):
-        assert_refused(r"must lie in \[0, 1\]", dense_crf, image, values)
+        refuses(r"must lie in \[0, 1\]", dense_crf, image, values)
     unknown = "'best' is unknown; give auto, exact or lattice"
-    assert_refused(unknown, dense_crf, image, p, method="best")
+    refuses(unknown, dense_crf, image, p, method="best")
     bad = torch.zeros(3, 3), torch.zeros(2, 3, 3)  # one among many
     few = r"image \(3, 3\), probabilities"
-    assert_refused(few, lambda: list(dense_crf_many([random_input(), bad])))
+    refuses(few, lambda: list(dense_crf_many([random_input(), bad])))
 
 
 @pytest.mark.parametrize("name", vars(CrfParams()))
 def test_sigmas_are_positive_and_nothing_is_negative(name):
     value, rule = (0, "be positive") if "sigma" in name else (-1, "not be negative")
-    assert_refused(f"{name} is {value}; it must {rule}", CrfParams, **{name: value})
+    refuses(f"{name} is {value}; it must {rule}", CrfParams, **{name: value})
 
 
 def test_the_choice_is_by_device_and_size_and_without_pydensecrf2_it_says_what_to_do(monkeypatch):
@@ -229,8 +222,8 @@ def test_the_choice_is_by_device_and_size_and_without_pydensecrf2_it_says_what_t
         assert choose_method(96, 96) == "exact"
     given = random_input(96, 97, 2)
     cure = r"96×97 .* needs pydensecrf2: `pip install -e .\[crf\]`"
-    assert_refused(cure, dense_crf, *given)
-    assert_refused(cure, lambda: next(dense_crf_many([given])))
+    refuses(cure, dense_crf, *given)
+    refuses(cure, lambda: next(dense_crf_many([given])))
 
 
 @pytest.mark.parametrize(("name", "classes"), [*((name, 2) for name in PHOTOGRAPHS), ("coffee", 3)])

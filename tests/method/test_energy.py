@@ -10,7 +10,7 @@ from torchvision.transforms.v2.functional import center_crop
 
 from more_lib.method.energy import LATTICE_CALIBRATION, DenseEnergyLoss
 from more_lib.method.gaussian import bilateral_features, gaussian_sum
-from tests.method.helpers import assert_refused
+from tests.method.helpers import refuses
 from tests.method.permutohedral import permutohedral_filter
 
 
@@ -55,17 +55,13 @@ def brute_force(s, images, mask, roi, weight, sigma_rgb, sigma_xy):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "shape",
-    [
-        dict(batch=1, classes=2, size=(12, 12), grid=(12, 12)),
-        dict(batch=3, classes=5, size=(24, 16), grid=(3, 2)),
-        dict(batch=2, classes=21, size=(16, 40), grid=(4, 10)),
-    ],
+    ("batch", "classes", "size", "grid"),
+    [(1, 2, (12, 12), (12, 12)), (3, 5, (24, 16), (3, 2)), (2, 21, (16, 40), (4, 10))],
 )
-def test_equals_float64_brute_force(dtype, shape):
-    images, logits, mask, roi = random_input(**shape)
+def test_equals_float64_brute_force(dtype, batch, classes, size, grid):
+    images, logits, mask, roi = random_input(batch, classes, size, grid)
     for scale, sigma in ((1, 100), (0.5, 100), (0.5, 6)):
-        s = F.interpolate(logits, shape["size"], mode="bilinear").softmax(1)
+        s = F.interpolate(logits, size, mode="bilinear").softmax(1)
         small = (images, mask, roi)
         if scale == 0.5:  # a probability is the mean of four, the rest the upper left of the four
             s, small = F.avg_pool2d(s, 2), [x[..., ::2, ::2] for x in small]
@@ -164,10 +160,10 @@ def test_bad_input_is_refused():
         (images, logits, mask[:, ::2, ::2], roi),
         (images, logits, mask, roi[:, None]),
     ):
-        assert_refused(wanted, UNIT, *wrong)
-    assert_refused("sigma_rgb is 0; it must be positive", DenseEnergyLoss, 1, 0, 1, 1)
-    assert_refused("sigma_xy is -1; it must be positive", DenseEnergyLoss, 1, 1, -1, 1)
-    assert_refused("scale is 0; it must be positive", DenseEnergyLoss, 1, 1, 1, 0)
+        refuses(wanted, UNIT, *wrong)
+    refuses("sigma_rgb is 0; it must be positive", DenseEnergyLoss, 1, 0, 1, 1)
+    refuses("sigma_xy is -1; it must be positive", DenseEnergyLoss, 1, 1, -1, 1)
+    refuses("scale is 0; it must be positive", DenseEnergyLoss, 1, 1, 1, 0)
 
 
 def photograph(name, side=96):

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from more_lib.method.gaussian import _chunked, _fused, bilateral_features, gaussian_sum
-from tests.method.helpers import assert_refused, drawn, uniform
+from tests.method.helpers import drawn, refuses, uniform
 
 PATHS = pytest.mark.parametrize("path", [gaussian_sum, _chunked, _fused])
 
@@ -43,17 +43,9 @@ class LargestTensor(TorchDispatchMode):
 
 @PATHS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "shape",
-    [
-        dict(batch=1, pixels=1, features=1, channels=1),
-        dict(batch=3, pixels=17, features=2, channels=4),
-        dict(batch=2, pixels=64, features=5, channels=21),
-        dict(batch=1, pixels=40, features=12, channels=2),
-    ],
-)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 17, 2, 4), (2, 64, 5, 21), (1, 40, 12, 2)])
 def test_sum_equals_brute_force(path, dtype, shape):
-    features, values = random_input(**shape)
+    features, values = random_input(*shape)
     result = path(features.to(dtype), values.to(dtype))
     assert result.dtype == dtype
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
@@ -187,4 +179,4 @@ def test_bilateral_features_by_hand():
 def test_bad_input_is_refused():
     features, values = random_input()
     for wrong in (values[0], values[:1], values[:, :7]):
-        assert_refused("features .* values", gaussian_sum, features, wrong)
+        refuses("features .* values", gaussian_sum, features, wrong)

@@ -4,13 +4,14 @@ test_model holds it to golden values.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from more_lib.method.gcr import VARIANTS, GraphCategoryRepresentation
 from tests.method import transcriptions
-from tests.method.helpers import assert_refused, drawn
+from tests.method.helpers import assert_full_precision, drawn, refuses
 
 DIM = 8
 
@@ -122,17 +123,13 @@ def test_gradcheck():
 
 
 def test_runs_in_float32_under_autocast():
-    layer, (tokens, patches) = graph().float(), tokens_and_patches()
-    tokens, patches = tokens.float(), patches.float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = layer(tokens, patches)
-    assert result.dtype == torch.float32
-    torch.testing.assert_close(result, layer(tokens, patches))
+    tokens, patches = (each.float() for each in tokens_and_patches())
+    assert_full_precision(partial(graph().float(), tokens, patches))
 
 
 def test_bad_input_is_refused():
-    assert_refused("variant 'papers' is unknown; choose release or paper", graph, variant="papers")
-    assert_refused("num_neighbors is 0", graph, num_neighbors=0)
+    refuses("variant 'papers' is unknown; choose release or paper", graph, variant="papers")
+    refuses("num_neighbors is 0", graph, num_neighbors=0)
     tokens, patches = tokens_and_patches()
     for pair in ((tokens[0], patches), (tokens[:1], patches), (tokens[..., :4], patches)):
-        assert_refused(r"must be \(B, C, 8\), \(B, N, 8\)", graph(), *pair)
+        refuses(r"must be \(B, C, 8\), \(B, N, 8\)", graph(), *pair)

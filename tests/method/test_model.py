@@ -19,11 +19,11 @@ from more_lib.recipes.profiles import PROFILES
 from more_lib.system.weights import save_weights
 from tests.method.helpers import (
     assert_golden,
-    assert_refused,
     drawn,
     golden,
     images,
     reached,
+    refuses,
     released_weights,
 )
 
@@ -80,15 +80,13 @@ def some_images(height: int = 32, width: int = 48, count: int = 2) -> Tensor:
 
 def test_every_output_has_the_promised_shape_at_another_non_square_size(model):
     output = model(some_images(24, 40, count=3))
+    per_class, maps = (3, CLASSES), (3, CLASSES, 3, 5)
     assert {name: tuple(value.shape) for name, value in output._asdict().items()} == {
-        "class_logits": (3, CLASSES),
-        "aux_logits": (3, CLASSES),
         "seg_logits": (3, CLASSES + 1, 3, 5),
         "features": (3, DIM, 3, 5),
         "class_tokens": (3, CLASSES, DIM),
-        "attention_scores": (3, CLASSES, 3, 5),
-        "cam": (3, CLASSES, 3, 5),
-        "aux_cam": (3, CLASSES, 3, 5),
+        **dict.fromkeys(("class_logits", "aux_logits"), per_class),
+        **dict.fromkeys(("attention_scores", "cam", "aux_cam"), maps),
     }
 
 
@@ -142,7 +140,7 @@ def test_decoder_sees_ten_patches_far_and_has_no_bias():
 def test_an_image_that_the_patch_does_not_divide_is_refused(model):
     assert model.patch_size == PATCH
     for call in (model, model.cams):
-        assert_refused("33x48.*8x8", call, some_images(33, 48))
+        refuses("33x48.*8x8", call, some_images(33, 48))
 
 
 def names(model: MoRe, *beginnings: str) -> set[str]:
@@ -185,9 +183,10 @@ def test_from_recipe_builds_what_the_recipe_says():
     recipe = mini_recipe(num_registers=3, aux_layer=-2, decoder_width=7)
     recipe = replace(recipe, data=replace(recipe.data, classes=("cat", "dog")))
     model = MoRe.from_recipe(recipe, pretrained=False)
-    assert model.encoder.class_tokens.shape[1] == model.encoder.num_classes == 2
-    assert model.encoder.register_tokens.shape[1] == 3
-    assert model.encoder.aux_block == len(model.encoder.blocks) - 2
+    encoder = model.encoder
+    assert encoder.class_tokens.shape[1] == encoder.num_classes == 2
+    assert encoder.register_tokens.shape[1] == 3
+    assert encoder.aux_block == len(encoder.blocks) - 2
     assert model.classifier.out_channels == model.aux_classifier.out_channels == 2
     assert model.decoder[0].out_channels == 7 and model.decoder[-1].out_channels == 3
 
@@ -201,7 +200,7 @@ def test_from_recipe_keeps_the_first_blocks_alone():
     assert cut.aux_block == 1  # the third from its own end
     deep = load_recipe("mini", ["backbone.depth=7"])
     message = r"backbone\.depth is 7, but there are 6 blocks"
-    assert_refused(message, MoRe.from_recipe, deep, pretrained=False)
+    refuses(message, MoRe.from_recipe, deep, pretrained=False)
 
 
 def test_from_recipe_builds_the_graph_of_the_recipe():
@@ -238,4 +237,4 @@ def test_from_recipe_starts_from_the_backbones_weights(tmp_path):
     start = vit.cls_token + vit.pos_embed[:, :1]
     assert torch.equal(encoder.class_tokens[:, -1:], start)
     absent = mini_recipe(weights=str(tmp_path / "absent.safetensors"))  # never random ones instead
-    assert_refused("absent.safetensors", MoRe.from_recipe, absent)
+    refuses("absent.safetensors", MoRe.from_recipe, absent)

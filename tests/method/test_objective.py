@@ -186,10 +186,13 @@ def test_paper_presets_are_reachable_from_the_recipe(step):
     assert sum(found.values()).isfinite()
 
 
-def test_padding_mask_by_hand():
+def test_padding_mask_and_the_extended_border_by_hand():
     box = torch.tensor([[1, 0, 3, 2], [0, 0, 4, 3]])
     first, second = module.padding_mask(box, (3, 4)).int()
     assert first.tolist() == [[1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]] and not second.any()
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    extended = module._extended(maps, torch.tensor([[1, 1, 3, 4]]))
+    assert extended[0, 0].tolist() == [[5, 5, 6, 6], [5, 5, 6, 6], [9, 9, 10, 10], [13, 13, 14, 14]]
 
 
 def test_a_box_as_large_as_the_image_changes_nothing(recipe, step):
@@ -240,12 +243,6 @@ def test_the_energy_moves_no_padding(recipe, step):
     objective(model, images, labels, output, 10, box)["dense_energy"].backward()
     assert logits.grad[0].abs().sum() > 0
     assert logits.grad[1, :, 56:, 56:].abs().max() == 0
-
-
-def test_pixels_beyond_the_box_repeat_its_border():
-    maps = torch.arange(16.0).view(1, 1, 4, 4)
-    extended = module._extended(maps, torch.tensor([[1, 1, 3, 4]]))
-    assert extended[0, 0].tolist() == [[5, 5, 6, 6], [5, 5, 6, 6], [9, 9, 10, 10], [13, 13, 14, 14]]
 
 
 def test_what_lies_on_padding_does_not_reach_the_decoders_labels(recipe, step, monkeypatch):

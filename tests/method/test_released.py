@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from more_lib.method.released import load_released
-from tests.method.helpers import assert_refused, drawn, refusal
+from tests.method.helpers import drawn, refusal, refuses
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_released_checkpoint_that_does_not_fit_lists_its_keys(released):
 
 @pytest.mark.parametrize("classes", [2, 4, 8])
 def test_another_number_of_classes_is_refused(released, classes):
-    assert_refused(f"of {classes} classes", load_released, released, classes)
+    refuses(f"of {classes} classes", load_released, released, classes)
 
 
 def test_released_files_run_no_code_and_say_what_is_wrong(tmp_path):
@@ -77,4 +77,4 @@ def test_released_files_run_no_code_and_say_what_is_wrong(tmp_path):
     torch.save({"classifier.weight": torch.ones(2)}, tmp_path / "part.pth")
     for name in ("trap", "text", "short", "list", "part", "absent"):
         message = name if name != "list" else "mapping of names"
-        assert_refused(message, load_released, tmp_path / f"{name}.pth", 3)
+        refuses(message, load_released, tmp_path / f"{name}.pth", 3)

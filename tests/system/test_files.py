@@ -116,17 +116,16 @@ def test_a_disk_error_while_writing_is_one_line_with_a_cure(atomic, number, tmp_
 
 
 @pytest.mark.parametrize(
-    "atomic, step",
+    "atomic, module, step",
     [
-        (atomic_file, (tempfile, "mkstemp")),
-        (atomic_file, (Path, "replace")),
-        (atomic_folder, (tempfile, "mkdtemp")),
-        (atomic_folder, (Path, "rename")),
+        (atomic_file, tempfile, "mkstemp"),
+        (atomic_file, Path, "replace"),
+        (atomic_folder, tempfile, "mkdtemp"),
+        (atomic_folder, Path, "rename"),
     ],
-    ids=lambda value: value[1] if isinstance(value, tuple) else value.__name__,
 )
-def test_a_full_disk_is_told_at_every_step(atomic, step, tmp_path, monkeypatch):
-    monkeypatch.setattr(*step, fail(errno.ENOSPC))
+def test_a_full_disk_is_told_at_every_step(atomic, module, step, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, step, fail(errno.ENOSPC))
     with pytest.raises(InputError, match="no space left"), atomic(tmp_path / "result") as temporary:
         write(temporary, "whole")
     assert os.listdir(tmp_path) == []
