@@ -20,8 +20,6 @@ from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32
 from more_lib.system.shapes import check_shapes
 
-AROUND = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
-
 
 class Survey(NamedTuple):
     """Measures of M images under one network, on the CPU; nan for a class the image lacks."""
@@ -55,7 +53,10 @@ def mass_outside(maps: Tensor, masks: Tensor) -> Tensor:
     the mask and for a map without any mass. Raises ``InputError`` for shapes that do not fit,
     negative or non-finite maps, and masks that are not integer.
     """
-    _check_maps(maps, masks)
+    check_shapes(maps=(maps, "B C h w"), masks=(masks, "B H W"))
+    _check_masks(masks)
+    if not (torch.isfinite(maps).all() and (maps >= 0).all()):
+        raise InputError("maps hold negative or non-finite values; stretch them by min_max first")
     maps = resized(at_least_float32(maps), masks.shape[-2:])
     here, counted = _class_pixels(masks, maps.shape[1])
     total = (maps * counted[:, None]).sum((2, 3))
@@ -108,9 +109,8 @@ def isolated_patches(active: Tensor, fewer_than: int = 2) -> Tensor:
     if not 1 <= fewer_than <= 8:
         raise InputError(f"fewer_than is {fewer_than}; a patch has 8 neighbours, give 1 to 8")
     one_channel = active.reshape(-1, 1, *active.shape[-2:]).float()
-    kernel = AROUND.to(active.device)[None, None]
-    around = F.conv2d(one_channel, kernel, padding=1).reshape(active.shape)
-    return active & (around < fewer_than - 0.5)
+    square = F.avg_pool2d(one_channel, 3, stride=1, padding=1, divisor_override=1)  # itself too
+    return active & (square.reshape(active.shape) < fewer_than + 0.5)
 
 
 def isolated_rate(maps: Tensor, threshold: float, fewer_than: int = 2) -> Tensor:
@@ -230,39 +230,28 @@ def survey(
     parts = []
     for batch in batches:
         images, masks, labels = (batch[key].to(place) for key in ("image", "mask", "labels"))
-        measured = _measured(model, images, masks, labels, threshold, similarity)
+        output, absent = model(images), labels == 0
+        share = class_share(masks, labels.shape[1], tuple(output.features.shape[-2:]))
+        maps, probe = (
+            min_max(lam(output.features, tokens, similarity))
+            for tokens in (output.class_tokens, object_tokens(output.features, share))
+        )
+        measured = Survey(
+            maps=maps,
+            share=share,
+            labels=labels,
+            mass_outside=mass_outside(maps, masks),
+            artifact_rate=artifact_rate(maps, share, threshold).masked_fill(absent, torch.nan),
+            isolated_rate=isolated_rate(maps, threshold).masked_fill(absent, torch.nan),
+            probe_rate=artifact_rate(probe, share, threshold).masked_fill(absent, torch.nan),
+            patch_similarity=patch_similarity(output.features.flatten(2).mT),
+            token_logits=output.class_tokens.mean(2),
+        )
         parts.append([part.cpu() for part in measured])
     model.to(home)
     if not parts:
         raise InputError("there are no images to survey; give at least one batch")
     return Survey(*map(torch.cat, zip(*parts, strict=True)))
-
-
-def _measured(
-    model: nn.Module,
-    images: Tensor,
-    masks: Tensor,
-    labels: Tensor,
-    threshold: float,
-    similarity: str,
-) -> Survey:
-    output, absent = model(images), labels == 0
-    share = class_share(masks, labels.shape[1], tuple(output.features.shape[-2:]))
-    maps, probe = (
-        min_max(lam(output.features, tokens, similarity))
-        for tokens in (output.class_tokens, object_tokens(output.features, share))
-    )
-    return Survey(
-        maps=maps,
-        share=share,
-        labels=labels,
-        mass_outside=mass_outside(maps, masks),
-        artifact_rate=artifact_rate(maps, share, threshold).masked_fill(absent, torch.nan),
-        isolated_rate=isolated_rate(maps, threshold).masked_fill(absent, torch.nan),
-        probe_rate=artifact_rate(probe, share, threshold).masked_fill(absent, torch.nan),
-        patch_similarity=patch_similarity(output.features.flatten(2).mT),
-        token_logits=output.class_tokens.mean(2),
-    )
 
 
 def class_means(values: Tensor) -> Tensor:
@@ -274,9 +263,8 @@ def class_means(values: Tensor) -> Tensor:
 def object_tokens(features: Tensor, share: Tensor) -> Tensor:
     """The class token one would wish for: mean patch on the object minus mean patch off it (§6).
 
-    It knows the mask, so it is a probe and no method. If even its map is poor, the patches do not
-    tell the object from the rest; if its map is good, a poor map of the network's own token is the
-    token's fault.
+    It knows the mask: a probe and no method. If even its map is poor, the patches do not tell the
+    object from the rest; if it is good, a poor map of the network's own token is the token's fault.
 
     features: (B, D, h, w). share: (B, C, h, w) from ``class_share``; nan counts nowhere. Returns
     (B, C, D). Raises ``InputError`` for shapes that do not fit.
@@ -309,10 +297,3 @@ def _check_masks(masks: Tensor) -> None:
     check_shapes(masks=(masks, "B H W"))
     if masks.is_floating_point() or masks.dtype == torch.bool:
         raise InputError(f"masks are {masks.dtype}; give integers")
-
-
-def _check_maps(maps: Tensor, masks: Tensor) -> None:
-    check_shapes(maps=(maps, "B C h w"), masks=(masks, "B H W"))
-    _check_masks(masks)
-    if not (torch.isfinite(maps).all() and (maps >= 0).all()):
-        raise InputError("maps hold negative or non-finite values; stretch them by min_max first")

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
 
 import timm
 from huggingface_hub import try_to_load_from_cache
@@ -35,20 +34,12 @@ def mini_vit(width: int = 192) -> VisionTransformer:
     """The kit's stand-in for an ImageNet ViT: 96 px, patch 8, depth 6, 2.9 M weights at width 192.
 
     A convolutional stem learns several times faster on a CPU than one linear patch embedding. The
-    three heads share ``width``, a multiple of 12. Random weights; ``load_backbone("mini")`` brings
-    the pretrained ones.
+    three heads share ``width``, a multiple of 12. ``load_backbone("mini")`` has pretrained weights.
     """
-    norm: Any = "layernorm2d"  # timm takes a layer's name too
-    convolutions = ConvStem(channels=(width // 4, width // 2, width), norm_layer=norm)
+    convolutions = ConvStem(channels=(width // 4, width // 2, width), norm_layer="layernorm2d")
     stem = partial(HybridEmbed, backbone=convolutions, proj=False)
-    sizes: dict[str, Any] = {
-        "img_size": 96,
-        "patch_size": 1,
-        "depth": 6,
-        "num_heads": 3,
-        "num_classes": 0,
-    }
-    return VisionTransformer(embed_layer=stem, embed_dim=width, dynamic_img_size=True, **sizes)
+    sizes = dict(img_size=96, patch_size=1, embed_dim=width, depth=6, num_heads=3, num_classes=0)
+    return VisionTransformer(embed_layer=stem, dynamic_img_size=True, **sizes)
 
 
 def build_backbone(name: str) -> VisionTransformer:
@@ -56,11 +47,11 @@ def build_backbone(name: str) -> VisionTransformer:
     if name in MINI_WIDTHS:
         return mini_vit(MINI_WIDTHS[name])
     if not timm.is_model(name):
-        near = get_close_matches(name.split(".")[0], timm.list_models(), 3)
+        near = get_close_matches(name.split(".", maxsplit=1)[0], timm.list_models(), 3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise InputError(f"backbone.name {name!r} is no timm model{hint}")
     try:
-        return cast(VisionTransformer, timm.create_model(name, num_classes=0))
+        return timm.create_model(name, num_classes=0)
     except RuntimeError as error:  # an unknown tag after the dot
         raise InputError(f"backbone.name {name!r}: {error}") from error
 
@@ -78,11 +69,10 @@ def downloaded_weights(name: str) -> Path | None:
     if config is None or not config.hf_hub_id:
         return None
     wanted = config.hf_hub_filename
-    for file in [wanted] if wanted else ["model.safetensors", "pytorch_model.bin"]:
-        found = try_to_load_from_cache(config.hf_hub_id, file)
-        if isinstance(found, str):  # else nothing is known, or the file is known not to exist
-            return Path(found)
-    return None
+    names = [wanted] if wanted else ["model.safetensors", "pytorch_model.bin"]
+    files = (try_to_load_from_cache(config.hf_hub_id, name) for name in names)
+    # What is no text means that nothing is known, or that the file is known not to exist.
+    return next((Path(file) for file in files if isinstance(file, str)), None)
 
 
 def backbone_identity(name: str, weights: str = "") -> str:
@@ -107,7 +97,7 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
         return vit
     check_plain(vit)  # before anything is downloaded
     try:
-        return cast(VisionTransformer, timm.create_model(name, pretrained=True, num_classes=0))
+        return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:120]
         raise InputError(
@@ -119,8 +109,7 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
 
 def check_plain(model: nn.Module) -> None:
     """Raise ``InputError`` unless ``ClassTokenViT`` can wrap this model."""
-    plain = type(model) in (VisionTransformer, VisionTransformerDistilled)
-    if not (plain and isinstance(model, VisionTransformer)):
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         raise InputError(
             f"backbone is a {type(model).__name__}; supported are timm's plain VisionTransformer "
             "models, such as vit_*, deit_* and DINOv2 (vit_*_patch14_*dinov2)"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from more_lib.system.errors import InputError
 from more_lib.system.precision import no_autocast
 from more_lib.system.shapes import check_shapes
 
-Array = Tensor | np.ndarray
+Array: TypeAlias = Tensor | np.ndarray
 Method = Literal["auto", "exact", "lattice"]
 
 # Probabilities below this count as this much: -log 0 would outvote every neighbour. It is the
@@ -85,8 +85,7 @@ def dense_crf(
     two to five noisy classes, where CRF itself changes 4 to 32 %), at 48×64 97.7 to 99.6 %.
     What is left is the lattice's bilateral kernel, too low in the tails: less than half beyond a
     distance of 3. So more weight stays on the pixel itself, 0.26 instead of 0.23 at 48 pixels, and
-    one with few others of its colour holds on to its label. tests/method/test_crf.py takes these
-    apart.
+    one with few others of its colour holds on to its label (taken apart in test_crf.py).
 
     Cost on one CPU thread: exact, 2.5 s for 64×96 pixels, growing with the square of their number
     (3.5e10 pairs an iteration for 375×500), in memory that is linear in it; the lattice, 0.02 s,
@@ -95,7 +94,7 @@ def dense_crf(
     Raises ``InputError`` when image and probabilities do not fit or hold other values, and when
     the lattice is wanted without pydensecrf2.
     """
-    return _start(image, probabilities, params or CrfParams(), method)()
+    return _start(image, probabilities, params, method)()
 
 
 def dense_crf_many(
@@ -114,7 +113,6 @@ def dense_crf_many(
 
     Raises what ``dense_crf`` raises, and ``RuntimeError`` when a process dies.
     """
-    params = params or CrfParams()
     workers = workers or torch.get_num_threads()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     waiting: deque[Callable[[], Tensor]] = deque()
@@ -171,12 +169,23 @@ def choose_method(
 def _start(
     image: Array,
     probabilities: Array,
-    params: CrfParams,
+    params: CrfParams | None,
     method: Method,
     pool: ProcessPoolExecutor | None = None,
 ) -> Callable[[], Tensor]:
     """What gives the result; with a ``pool``, a lattice is under way there already."""
-    image, probabilities = _checked(image, probabilities)
+    image, probabilities = (
+        x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+        for x in (image, probabilities)
+    )
+    check_shapes(image=(image, "H W 3"), probabilities=(probabilities, "K H W"))
+    if image.dtype != torch.uint8:
+        raise InputError(f"dense CRF's image is {image.dtype}; give uint8")
+    probabilities = probabilities.float()
+    within = (probabilities >= 0) & (probabilities <= 1.01)  # bf16 rounds a 1 by less
+    if not probabilities.numel() or not within.all():
+        raise InputError("dense CRF's probabilities must lie in [0, 1]; softmax or min-max first")
+    probabilities, params = probabilities.clamp(min=LEAST_PROBABILITY), params or CrfParams()
     device, (height, width) = probabilities.device, image.shape[:2]
     if choose_method(height, width, device, method) == "exact":
         return partial(_exact, image.to(device), probabilities, params)
@@ -213,19 +222,3 @@ def _line_kernel(length: int, sigma: float, device: torch.device) -> Tensor:
     kernel = torch.exp(-(place[:, None] - place).square() / 2)
     scale = kernel.sum(0).rsqrt()
     return scale[:, None] * kernel * scale
-
-
-def _checked(image: Array, probabilities: Array) -> tuple[Tensor, Tensor]:
-    """Both as tensors, the probabilities in float32 and none of them 0."""
-    image, probabilities = (
-        x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
-        for x in (image, probabilities)
-    )
-    check_shapes(image=(image, "H W 3"), probabilities=(probabilities, "K H W"))
-    if image.dtype != torch.uint8:
-        raise InputError(f"dense CRF's image is {image.dtype}; give uint8")
-    probabilities = probabilities.float()
-    within = (probabilities >= 0) & (probabilities <= 1.01)  # bf16 rounds a 1 by less
-    if not probabilities.numel() or not within.all():
-        raise InputError("dense CRF's probabilities must lie in [0, 1]; softmax or min-max first")
-    return image, probabilities.clamp(min=LEAST_PROBABILITY)

@@ -33,10 +33,9 @@ class DenseEnergyLoss(nn.Module):
     everywhere. Elsewhere the energy's own has (g_i + g_j) in place of 2 g_i; without it a pixel of
     closed gate is not moved, but draws the others all the same.
 
-    Args:
-        weight: of the energy; the recipe's 1e-7 times ``LATTICE_CALIBRATION`` is the released one.
-        sigma_rgb: in grey levels of 0..255. sigma_xy: in pixels of the images as given.
-        scale: of the images that the energy is taken on, 0.5 in the recipe.
+    weight: of the energy; the recipe's 1e-7 times ``LATTICE_CALIBRATION`` is the released one.
+    sigma_rgb: in grey levels of 0..255. sigma_xy: in pixels of the images as given.
+    scale: of the images that the energy is taken on, 0.5 in the recipe.
 
     Cost: all pairs of the N = (H * scale) * (W * scale) pixels in time, memory linear in N. Fine on
     a GPU; on a CPU for small sizes only: the forward pass takes one thread 0.05 s an image for
@@ -78,16 +77,12 @@ class DenseEnergyLoss(nn.Module):
         gate = (inside - probabilities.detach().amax(dim=1, keepdim=True)).clamp(min=0)
         gate = gate.masked_fill(mask == IGNORE_INDEX, 1)
         features = bilateral_features(images, self.sigma_rgb, self.sigma_xy * self.scale)
-        energy = _GatedEnergy.apply(_pixels(probabilities), _pixels(gate), features)
+        rows = (maps.flatten(2).transpose(1, 2) for maps in (probabilities, gate))  # (B, H*W, K)
+        energy = _GatedEnergy.apply(*rows, features)
         return -self.weight / len(images) * energy
 
     def _resize(self, maps: Tensor, mode: str = "nearest") -> Tensor:
         return F.interpolate(maps, scale_factor=self.scale, mode=mode)
-
-
-def _pixels(maps: Tensor) -> Tensor:
-    """(B, K, H, W) to (B, H*W, K)."""
-    return maps.flatten(2).transpose(1, 2)
 
 
 class _GatedEnergy(torch.autograd.Function):

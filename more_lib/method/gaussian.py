@@ -40,10 +40,8 @@ def bilateral_features(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Ten
     images: (B, 3, H, W) floats in 0..255, as ``sigma_rgb``; ``sigma_xy`` is in pixels.
     Returns (B, H*W, 5), row by row.
     """
-    height, width = images.shape[-2:]
-    rows = torch.arange(height, dtype=images.dtype, device=images.device)
-    columns = torch.arange(width, dtype=images.dtype, device=images.device)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    like = {"dtype": images.dtype, "device": images.device}
+    y, x = torch.meshgrid(*(torch.arange(n, **like) for n in images.shape[-2:]), indexing="ij")
     position = torch.stack([x, y]).expand(len(images), -1, -1, -1) / sigma_xy
     return torch.cat([position, images / sigma_rgb], dim=1).flatten(2).transpose(1, 2)
 
@@ -67,8 +65,7 @@ class _GaussianSum(torch.autograd.Function):
 def _chunked(features: Tensor, values: Tensor, pairs: int = 2**20) -> Tensor:
     """The sum for a few rows of the kernel at a time, ``pairs`` entries or one row of each image.
 
-    The exponent is a small difference of large numbers: those alone are float64, where there is
-    such a thing (not on MPS).
+    The exponent is a small difference of large numbers: those alone are float64, but on MPS.
     """
     exact = features.dtype if features.device.type == "mps" else torch.float64
     left, right = _exponent_factors(features.to(exact))

@@ -26,7 +26,6 @@ from more_lib.system.shapes import check_shapes
 
 PAPER_NEIGHBORS = 392  # half of the 28 x 28 patches of a 448-pixel crop
 
-
 VARIANTS = {
     "release": GraphRecipe(),
     "paper": GraphRecipe(
@@ -52,11 +51,9 @@ class Graph(NamedTuple):
 class GraphCategoryRepresentation(nn.Module):
     """Class tokens after gathering from their neighbours in the graph (Eq. 1-5, notebook 03).
 
-    Args:
-        dim: width D of the tokens.
-        num_neighbors: K, at most as many as there are tails. None takes the variant's own:
-            int(C / 2) as released, 392 as in the paper.
-        variant: "release", "paper", or a ``GraphRecipe`` of your own.
+    dim: width D of the tokens. num_neighbors: K, at most as many as there are tails; None takes the
+    variant's own: int(C / 2) as released, 392 as in the paper. variant: "release", "paper", or a
+    ``GraphRecipe`` of your own.
 
     Raises ``InputError`` for an unknown variant and for K below 1.
     """
@@ -115,7 +112,8 @@ class GraphCategoryRepresentation(nn.Module):
             similarity = F.normalize(heads, dim=2) @ F.normalize(tails, dim=2).mT  # Eq. 1
         else:
             similarity = heads @ tails.mT * heads.shape[2] ** -0.5
-        wanted = self.num_neighbors or self._variants_own_number(tokens.shape[1])
+        own = PAPER_NEIGHBORS if self.switches.tails == "patches" else max(tokens.shape[1] // 2, 1)
+        wanted = self.num_neighbors or own
         best, neighbors = similarity.topk(min(wanted, tails.shape[1]), dim=2)
         closeness = best.softmax(2)
 
@@ -127,9 +125,6 @@ class GraphCategoryRepresentation(nn.Module):
         weights = scores.softmax(2)
         gathered = (weights[:, :, None] @ near).squeeze(2)
         return heads, gathered, Graph(neighbors, closeness, weights)
-
-    def _variants_own_number(self, num_classes: int) -> int:
-        return PAPER_NEIGHBORS if self.switches.tails == "patches" else max(num_classes // 2, 1)
 
     def _edge_scores(self, near: Tensor, turned: Tensor) -> Tensor:
         """(B, C, K) before the softmax of Eq. 4, from tails and tanh's (B, C, K, D)."""

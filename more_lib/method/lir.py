@@ -3,11 +3,9 @@
 Two relations are mined from a three-way mask of the CAM (Eq. 6): class tokens and the patches that
 surely show their class (confident relation, Eq. 7), and class tokens and patches between foreground
 and background (uncertain relation, Eq. 8-9). Notebook 04. Mask values: 0 background, 1..C the
-classes, 255 uncertain. In a distributed training "the batch" is that of all processes, and a loss
-averaged over them is the whole batch's.
+classes, 255 uncertain. "The batch" is that of all processes, as in ``losses``.
 
-Where paper and released code differ in URE, ``LirRecipe`` has a switch (``UNCERTAIN_VARIANTS`` has
-both presets):
+Where paper and code differ in URE, ``LirRecipe`` has a switch (presets: ``UNCERTAIN_VARIANTS``):
 
 form: "cosine" as Eq. 9, class tokens trained, or "absolute_cosine": both halves weighted 0.5,
     denominators + 1, class tokens detached (released).
@@ -30,7 +28,6 @@ from more_lib.system.shapes import check_shapes
 
 RELEASED_EPSILON = 1e-4
 
-
 UNCERTAIN_VARIANTS = {
     "release": LirRecipe(),
     "paper": LirRecipe(form="cosine", token="centre", sampling="all"),
@@ -50,22 +47,19 @@ def confident_relation_loss(
     Cross-entropy over all patches of an image, the confident ones being the right answers: ln N
     when the token looks everywhere alike.
 
-    Args:
-        class_tokens: (B, C, D), after GCR where there is one. features: (B, D, h, w).
-        mask: (B, h, w) int64, three-way, at the features' size. labels: (B, C) of 0 and 1.
-        temperature: divides the similarities; 0.5 on VOC.
-        variant: "paper": cosine similarity, mean over all pairs of class and confident patch in the
-            batch. "release": patches enter neither normalised nor trained; mean over each class's
-            patches, with 1e-4 in both denominators, summed over classes, averaged over images.
+    class_tokens: (B, C, D), after GCR where there is one. features: (B, D, h, w).
+    mask: (B, h, w) int64, three-way, at the features' size. labels: (B, C) of 0 and 1.
+    temperature: divides the similarities; 0.5 on VOC.
+    variant: "paper": cosine similarity, mean over all pairs of class and confident patch in the
+    batch. "release": patches enter neither normalised nor trained; mean over each class's patches,
+    with 1e-4 in both denominators, summed over classes, averaged over images.
 
     Returns a scalar in float32 at least, 0 when no class has a confident patch. Raises
     ``InputError`` for shapes that do not fit, another variant, and a temperature not above 0.
     """
-    _check(class_tokens, features, mask, labels)
-    _check_variant(variant)
+    tokens, patches = _checked(class_tokens, features, mask, labels, variant)
     if not temperature > 0:
         raise InputError(f"temperature is {temperature}; it must be positive")
-    tokens, patches = _tokens_and_patches(class_tokens, features)
     with no_autocast(tokens):
         tokens = F.normalize(tokens, dim=2)
         patches = patches.detach() if variant == "release" else F.normalize(patches, dim=2)
@@ -95,36 +89,33 @@ def uncertain_relation_loss(
 ) -> Tensor:
     """Draw uncertain patches near foreground to the present classes, off the absent ones (Eq. 9).
 
-    Args:
-        class_tokens, features, mask, labels: as for ``confident_relation_loss``.
-        kernel_size, phi: which uncertain patches are kept (Eq. 8); see ``uncertain_patches``.
-        num_tokens: patches an image, under sampling "some".
-        variant: "release", "paper", or a ``LirRecipe``, whose switches alone count; "paper" takes
-            means over all pairs of class and kept patch in the batch.
-        generator: of the random choice; the device's default one without it.
+    class_tokens, features, mask, labels: as for ``confident_relation_loss``.
+    kernel_size, phi: which uncertain patches are kept (Eq. 8); see ``uncertain_patches``.
+    num_tokens: patches an image, under sampling "some".
+    variant: "release", "paper", or a ``LirRecipe``, whose switches alone count; "paper" takes means
+    over all pairs of class and kept patch in the batch.
+    generator: of the random choice; the device's default one without it.
 
     Returns a scalar in float32 at least, 0 when no patch is kept; 0.5 under "absolute_cosine" for
     patches orthogonal to all class tokens. Raises ``InputError`` for shapes that do not fit,
     another variant, and sizes below 1.
     """
-    _check(class_tokens, features, mask, labels)
+    tokens, patches = _checked(class_tokens, features, mask, labels, variant)
     if num_tokens < 1:
         raise InputError(f"num_tokens is {num_tokens}; give at least 1")
-    if isinstance(variant, str):
-        _check_variant(variant)
-        variant = UNCERTAIN_VARIANTS[variant]
+    variant = UNCERTAIN_VARIANTS[variant] if isinstance(variant, str) else variant
     chosen = uncertain_patches(mask, kernel_size, phi, variant.token)
     if variant.sampling == "some":
         chosen = sample_patches(chosen, mask, num_tokens, generator)
-    tokens, patches = _tokens_and_patches(class_tokens, features)
     with no_autocast(tokens):
         weight = chosen.flatten(1)[:, None].to(patches.dtype)  # (B, 1, N)
         present = labels[:, :, None].to(patches.dtype)  # (B, C, 1)
         if variant.form == "absolute_cosine":
             cosine = (F.normalize(tokens.detach(), dim=2) @ F.normalize(patches, dim=2).mT).abs()
-            near = (cosine * present).sum(1, keepdim=True) / (present.sum(1, keepdim=True) + 1)
-            absent = 1 - present
-            far = (cosine * absent).sum(1, keepdim=True) / (absent.sum(1, keepdim=True) + 1)
+            near, far = (
+                (cosine * those).sum(1, keepdim=True) / (those.sum(1, keepdim=True) + 1)
+                for those in (present, 1 - present)
+            )
             cost = weight * (0.5 * (1 - near) + 0.5 * far)  # (B, 1, N)
             return mean_over_batch(cost.sum(), weight.sum())
         cosine = F.normalize(tokens, dim=2) @ F.normalize(patches, dim=2).mT
@@ -189,21 +180,17 @@ def sample_patches(
     return torch.zeros_like(kept).scatter(1, best, taken).view(shape)
 
 
-def _check_variant(variant: str) -> None:
-    if variant not in UNCERTAIN_VARIANTS:
+def _checked(
+    class_tokens: Tensor, features: Tensor, mask: Tensor, labels: Tensor, variant: str | LirRecipe
+) -> tuple[Tensor, Tensor]:
+    """Class tokens (B, C, D) and patches (B, N, D), in float32 at least."""
+    if isinstance(variant, str) and variant not in UNCERTAIN_VARIANTS:
         known = " or ".join(UNCERTAIN_VARIANTS)
         raise InputError(f"variant {variant!r} is unknown; choose {known}")
-
-
-def _tokens_and_patches(class_tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C, D) and (B, N, D), in float32 at least."""
-    return at_least_float32(class_tokens), at_least_float32(features).flatten(2).mT
-
-
-def _check(class_tokens: Tensor, features: Tensor, mask: Tensor, labels: Tensor) -> None:
     check_shapes(
         class_tokens=(class_tokens, "B C D"),
         features=(features, "B D h w"),
         mask=(mask, "B h w"),
         labels=(labels, "B C"),
     )
+    return at_least_float32(class_tokens), at_least_float32(features).flatten(2).mT

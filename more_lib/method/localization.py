@@ -5,7 +5,7 @@ between a class token and every patch (notebook 01). Both become maps in [0, 1] 
 several scales, each with its mirror image, then min-max.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ from more_lib.system.shapes import check_shapes
 # dropped. The zero of a similarity means nothing: LAM and attention keep their sign.
 RECTIFIED = ("cam", "aux_cam")
 
-
 Group = tuple[tuple[float, ...], bool]  # scales, and whether the mirror images are seen too
+RawMaps = dict[str, Tensor]
 
 
 class MultiscaleMaps(NamedTuple):
@@ -36,8 +36,7 @@ class MultiscaleMaps(NamedTuple):
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Stretch each map (..., h, w) to [0, 1]: subtract its minimum, divide by what is then its
-    maximum + 1e-5.
+    """Stretch each map (..., h, w) to [0, 1]: less its minimum, over what is left at most + 1e-5.
 
     A constant map becomes 0, and no map quite reaches 1.
     """
@@ -71,7 +70,6 @@ def fuse(lam: Tensor, cam: Tensor) -> Tensor:
     return min_max(lam * cam)
 
 
-@torch.no_grad()
 def multiscale_cam(
     model: Any,
     images: Tensor,
@@ -80,9 +78,8 @@ def multiscale_cam(
 ) -> tuple[Tensor, Tensor]:
     """CAM of the last and of the auxiliary feature map, over scales and mirror images.
 
-    For each scale and its horizontal flip: resize, run, upsample the raw CAM to (H, W), take the
-    larger of map and flipped-back map, drop what is negative; sum over scales; ``min_max``
-    (notebook 01).
+    For each scale and its horizontal flip (notebook 01): resize, run, upsample the raw CAM to
+    (H, W), take the larger of map and flipped-back map, drop what is negative; sum; ``min_max``.
 
     model: has ``patch_size`` and ``cams(images)``, which returns two raw maps (B, C, h, w). Its
     training flag is left as it is, for MoRe's forward is the same either way; no gradient is kept.
@@ -90,23 +87,21 @@ def multiscale_cam(
     scales: positive factors. straight: what ``model.cams(images)`` returned, if that is known: at
     scale 1 only the mirror image is then run. Returns (cam, aux_cam), each (B, C, H, W) in [0, 1].
 
-    Raises ``InputError`` without scales, for images of another shape, and for a scale at which
-    less than one patch is left.
+    Raises ``InputError`` without scales, for images of another shape, or for less than one patch.
     """
-    group = (tuple(scales), True)
-    merge = _Merge(images, [group])
-    for scale, views in merge.views(model.patch_size):
+
+    def draw(scale: float, views: Tensor) -> RawMaps:
         if scale == 1 and straight is not None:
             mirrored = model.cams(views[len(images) :])
             cam, aux_cam = (torch.cat(pair) for pair in zip(straight, mirrored, strict=True))
         else:
             cam, aux_cam = model.cams(views)
-        merge.add(scale, cam=cam, aux_cam=aux_cam)
-    maps = merge.results()[group]
+        return {"cam": cam, "aux_cam": aux_cam}
+
+    (maps,) = _over_views(model, images, [(tuple(scales), True)], draw).values()
     return maps["cam"], maps["aux_cam"]
 
 
-@torch.no_grad()
 def multiscale_lam(
     model: Any, images: Tensor, scales: Sequence[float], similarity: str = "dot"
 ) -> Tensor:
@@ -115,12 +110,13 @@ def multiscale_lam(
     model: ``model(images)`` returns ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D).
     Returns (B, C, H, W) in [0, 1]; raises what ``multiscale_cam`` raises (notebook 01).
     """
-    group = (tuple(scales), True)
-    merge = _Merge(images, [group])
-    for scale, views in merge.views(model.patch_size):
+
+    def draw(_: float, views: Tensor) -> RawMaps:
         output = model(views)
-        merge.add(scale, lam=lam(output.features, output.class_tokens, similarity))
-    return merge.results()[group]["lam"]
+        return {"lam": lam(output.features, output.class_tokens, similarity)}
+
+    (maps,) = _over_views(model, images, [(tuple(scales), True)], draw).values()
+    return maps["lam"]
 
 
 def multiscale_maps(
@@ -135,7 +131,6 @@ def multiscale_maps(
     return maps_of_views(model, images, [group], similarity)[group]
 
 
-@torch.no_grad()
 def maps_of_views(
     model: Any, images: Tensor, groups: Sequence[Group], similarity: str = "dot"
 ) -> dict[Group, MultiscaleMaps]:
@@ -148,89 +143,71 @@ def maps_of_views(
     ``features`` (B, D, h, w), ``class_tokens`` (B, C, D), ``seg_logits`` (B, C + 1, h, w) and
     ``class_logits`` (B, C). The CAMs are made like ``multiscale_cam``, which also says what is
     raised, LAM and attention like ``multiscale_lam``; ``decoder`` is the mean over the group's
-    views of the softmax of the upsampled logits. ``class_logits`` are the same for every group, and
+    views of the softmax of the upsampled logits. ``class_logits`` are the same for every group,
     None when no group has scale 1.
     """
-    merge, class_logits = _Merge(images, groups), None
-    for scale, views in merge.views(model.patch_size):
+    class_logits = None
+
+    def draw(scale: float, views: Tensor) -> RawMaps:
+        nonlocal class_logits
         output = model(views)
-        merge.add(
-            scale,
-            cam=output.cam,
-            aux_cam=output.aux_cam,
-            lam=lam(output.features, output.class_tokens, similarity),
-            attention=output.attention_scores,
-            decoder=output.seg_logits,
-        )
         if scale == 1:
             class_logits = output.class_logits[: len(images)].to(images.dtype)
-    return {
-        group: MultiscaleMaps(**maps, class_logits=class_logits)
-        for group, maps in merge.results().items()
-    }
-
-
-class _Merge:
-    """Raw maps of every view of some images, gathered into one map of each kind for each group."""
-
-    def __init__(self, images: Tensor, groups: Sequence[Group]) -> None:
-        check_shapes(images=(images, "B 3 H W"))
-        if not images.is_floating_point():
-            raise InputError(f"images are {images.dtype}; give floats, normalised")
-        if not all(scales for scales, _ in groups):
-            raise InputError("scales is empty; give at least one, for instance (1.0,)")
-        self.images = images
-        self.sums: dict[Group, dict[str, Tensor]] = {group: {} for group in groups}
-
-    def views(self, patch_size: int) -> Iterator[tuple[float, Tensor]]:
-        """Each scale of any group, and the images to run: (B or 2B, 3, h, w), mirrored ones last.
-
-        They are cut to whole patches after the flip, at right and bottom, where a patch convolution
-        drops the rest.
-        """
-        for scale in dict.fromkeys(scale for scales, _ in self.sums for scale in scales):
-            height, width = (int(scale * side) for side in self.images.shape[-2:])
-            if min(height, width) < patch_size:
-                raise InputError(
-                    f"scale {scale} makes the images {height}x{width}, less than one patch of "
-                    f"{patch_size}; drop that scale or give larger images"
-                )
-            views = F.interpolate(self.images, (height, width), mode="bilinear")
-            if any(flip for scales, flip in self.sums if scale in scales):
-                views = torch.cat([views, views.flip(-1)])
-            rows, columns = height // patch_size * patch_size, width // patch_size * patch_size
-            yield scale, views[..., :rows, :columns]
-
-    def add(self, scale: float, **raw: Tensor) -> None:
-        """Add the raw maps (B or 2B, K, h, w) of one scale's views to the groups that have it."""
-        for kind, maps in raw.items():
-            maps = resized(maps.to(self.images.dtype), self.images.shape[-2:])
-            if kind == "decoder":
-                maps = maps.softmax(1)
-            straight, *mirrored = maps.split(len(self.images))
-            for (scales, flip), sums in self.sums.items():
-                both = [straight, *(m.flip(-1) for m in mirrored if flip)]
-                merged = _one_scale(kind, both)
-                for _ in range(scales.count(scale)):
-                    sums[kind] = sums[kind] + merged if kind in sums else merged
-
-    def results(self) -> dict[Group, dict[str, Tensor]]:
-        """The maps (B, K, H, W) of every group, by kind."""
         return {
-            group: {
-                kind: total / len(group[0]) if kind == "decoder" else min_max(total)
-                for kind, total in sums.items()
-            }
-            for group, sums in self.sums.items()
+            "cam": output.cam,
+            "aux_cam": output.aux_cam,
+            "lam": lam(output.features, output.class_tokens, similarity),
+            "attention": output.attention_scores,
+            "decoder": output.seg_logits,
         }
 
+    every = _over_views(model, images, groups, draw)
+    return {g: MultiscaleMaps(**maps, class_logits=class_logits) for g, maps in every.items()}
 
-def _one_scale(kind: str, views: Sequence[Tensor]) -> Tensor:
-    """One map of what the views of one scale show: the mean of probabilities, else the larger."""
-    if kind == "decoder":
-        return sum(views[1:], views[0]) / len(views)
-    larger = reduce(torch.maximum, views)
-    return larger.relu() if kind in RECTIFIED else larger
+
+@torch.no_grad()
+def _over_views(
+    model: Any, images: Tensor, groups: Sequence[Group], draw: Callable[[float, Tensor], RawMaps]
+) -> dict[Group, RawMaps]:
+    """The maps (B, K, H, W) of every group, by kind, gathered from the raw ones of each view.
+
+    draw(scale, views): raw maps (B or 2B, K, h, w) by kind. The views are the images at a scale of
+    any group, and behind them their mirror images, where a group of that scale wants them. They are
+    cut to whole patches after the flip, at right and bottom, where a patch convolution drops the
+    rest. A scale's map is the larger of straight and mirrored one, of probabilities the mean.
+    """
+    check_shapes(images=(images, "B 3 H W"))
+    if not images.is_floating_point():
+        raise InputError(f"images are {images.dtype}; give floats, normalised")
+    if not all(scales for scales, _ in groups):
+        raise InputError("scales is empty; give at least one, for instance (1.0,)")
+    size, patch = images.shape[-2:], model.patch_size
+    sums: dict[Group, RawMaps] = {group: {} for group in groups}
+    for scale in dict.fromkeys(scale for scales, _ in groups for scale in scales):
+        height, width = (int(scale * side) for side in size)
+        if min(height, width) < patch:
+            raise InputError(
+                f"scale {scale} makes the images {height}x{width}, less than one patch of "
+                f"{patch}; drop that scale or give larger images"
+            )
+        views = F.interpolate(images, (height, width), mode="bilinear")
+        if any(flip for scales, flip in groups if scale in scales):
+            views = torch.cat([views, views.flip(-1)])
+        views = views[..., : height // patch * patch, : width // patch * patch]
+        for kind, maps in draw(scale, views).items():
+            maps = resized(maps.to(images.dtype), size)
+            maps = maps.softmax(1) if kind == "decoder" else maps
+            straight, *mirrored = maps.split(len(images))
+            for (scales, flip), total in sums.items():
+                seen = [straight, *(m.flip(-1) for m in mirrored if flip)]
+                merged = sum(seen) / len(seen) if kind == "decoder" else reduce(torch.maximum, seen)
+                merged = merged.relu() if kind in RECTIFIED else merged
+                for _ in range(scales.count(scale)):
+                    total[kind] = total.get(kind, 0) + merged
+    return {
+        group: {k: m / len(group[0]) if k == "decoder" else min_max(m) for k, m in total.items()}
+        for group, total in sums.items()
+    }
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -238,10 +215,3 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
-
-
-def multiscale_decoder(
-    model: Any, images: Tensor, scales: Sequence[float], flip: bool = True
-) -> Tensor:
-    """The decoder's map of ``multiscale_maps``."""
-    return multiscale_maps(model, images, scales, flip=flip).decoder

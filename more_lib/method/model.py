@@ -3,9 +3,8 @@
 Notebook 01 §4 takes it apart; notebook 05 trains it.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,11 +70,18 @@ class MoRe(nn.Module):
         ``InputError`` when the backbone is unsupported or its weights cannot be had.
         """
         wanted, num_classes = recipe.backbone, len(recipe.data.classes)
-        if pretrained:
-            vit = load_backbone(wanted.name, wanted.weights)
-        else:
-            vit = build_backbone(wanted.name)
-        vit = _first_blocks(vit, wanted.depth)
+        vit = (
+            load_backbone(wanted.name, wanted.weights)
+            if pretrained
+            else build_backbone(wanted.name)
+        )
+        blocks = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
+        if wanted.depth > len(blocks) > 0:
+            raise InputError(
+                f"backbone.depth is {wanted.depth}, but there are {len(blocks)} blocks"
+            )
+        if wanted.depth and len(blocks):
+            vit.blocks = blocks[: wanted.depth]  # the first ones; the last norm is kept
         encoder = ClassTokenViT(vit, num_classes, wanted.num_registers, wanted.aux_layer)
         model = cls(encoder, wanted.decoder_width)
         # Last, so that under one seed the heads begin alike with a graph and without.
@@ -119,25 +125,15 @@ class MoRe(nn.Module):
         self, lr: float, head_lr_factor: float, token_lr_factor: float = 1.0
     ) -> list[dict]:
         """Optimizer groups: the encoder at ``lr``, its class tokens and all that is new faster."""
-        tokens = [self.encoder.class_tokens]
-        encoder = [p for p in self.encoder.parameters() if p is not tokens[0]]
-        known = set(map(id, [*tokens, *encoder]))
+        tokens = self.encoder.class_tokens
+        known = set(map(id, self.encoder.parameters()))
+        encoder = [p for p in self.encoder.parameters() if p is not tokens]
         new = [p for p in self.parameters() if id(p) not in known]
         return [
             {"params": encoder, "lr": lr},
-            {"params": tokens, "lr": lr * token_lr_factor},
+            {"params": [tokens], "lr": lr * token_lr_factor},
             {"params": new, "lr": lr * head_lr_factor},
         ]
-
-
-def _first_blocks(vit: VisionTransformer, depth: int) -> VisionTransformer:
-    """The backbone cut after its first ``depth`` blocks, its last norm kept; 0 leaves it whole."""
-    blocks: Any = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
-    if depth > len(blocks) > 0:
-        raise InputError(f"backbone.depth is {depth}, but there are {len(blocks)} blocks")
-    if depth and len(blocks):
-        vit.blocks = blocks[:depth]
-    return vit
 
 
 def image_logits(features: Tensor, classifier: nn.Conv2d) -> Tensor:

@@ -66,8 +66,7 @@ class Objective(nn.Module):
     def active(self, iteration: int) -> set[str]:
         """Names of the mined terms that count at ``iteration`` (from 0).
 
-        Never a matter of the images: a process that left a term out would leave the others waiting
-        for its counts.
+        Never a matter of the images: the other processes wait for the counts of every term.
         """
         loss, schedule = self.recipe.loss, self.recipe.schedule
         reached = (name for name in MINED if iteration >= getattr(schedule, name))

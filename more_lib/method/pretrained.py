@@ -1,8 +1,7 @@
 """Pretrained ViTs as they come: do patches stick out of them before anything is trained here?
 
 Figure 3 blames no single backbone. Whether a ViT grows outlier tokens depends on how it was
-pretrained and on spare tokens to write to (registers), so notebook 07 §6 measures those whose
-weights are on this machine.
+pretrained and on spare tokens to write to (registers): notebook 07 §6 measures those at hand.
 """
 
 from pathlib import Path

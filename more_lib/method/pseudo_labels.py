@@ -102,15 +102,12 @@ class PixelAdaptiveRefinement(nn.Module):
         for n, neighbour in enumerate(neighbours):
             likeness[:, n] = (neighbour - images).mul_(scale).square_().mean(dim=1).neg_()
         weights = likeness.softmax(dim=1).split(1, dim=1)
-        # Added as numbers: copying a tensor to the device would make the host wait for it.
-        for weight, nearness in zip(weights, self._nearness(), strict=True):
-            weight += self.position_weight * nearness
-        return weights
-
-    def _nearness(self) -> list[float]:
-        """The same softmax of the neighbours' distances in pixels: it has no need of an image."""
+        # Nearness is added as numbers: copying a tensor to the device would make the host wait.
         distance = torch.tensor(self.shifts, dtype=torch.float64).norm(dim=1)
-        return (-(distance / (self.width * distance.std())).square()).softmax(dim=0).tolist()
+        nearness = (-(distance / (self.width * distance.std())).square()).softmax(dim=0)
+        for weight, near in zip(weights, nearness.tolist(), strict=True):
+            weight += self.position_weight * near
+        return weights
 
     def _neighbours(self, values: Tensor) -> list[Tensor]:
         """``values`` (B, K, H, W) moved by every shift: views of one padded copy."""
@@ -148,7 +145,10 @@ def refine_cam(
     numbers, chosen = _present_first(maps, labels)
     scores = resized(chosen, half_size).masked_fill(numbers[:, :, None, None] == 0, -torch.inf)
     # Absent classes get probability 0, and PAR, which is linear, leaves it at that.
-    passes = [_against_background(scores, level) for level in (high, low)]
+    passes = [
+        F.pad(scores, (0, 0, 0, 0, 1, 0), value=level).softmax(dim=1)  # (B, 1 + S, h, w)
+        for level in (high, low)
+    ]
     refined = resized(par(resized(images, half_size), torch.cat(passes, dim=1)), size)
     winner = refined.unflatten(1, (2, -1)).max(dim=2).indices  # six times as fast as argmax
     class_number = F.pad(numbers, (1, 0)).gather(1, winner.flatten(1)).view_as(winner)
@@ -170,11 +170,6 @@ def _present_first(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     present, index = (t.to(maps.device, non_blocking=True) for t in (present, index))
     chosen = maps.gather(1, index[:, :, None, None].expand(-1, -1, *maps.shape[-2:]))
     return (index + 1) * present, chosen
-
-
-def _against_background(scores: Tensor, level: float) -> Tensor:
-    """Softmax of ``scores`` (B, S, h, w) and a background of score ``level``: (B, 1 + S, h, w)."""
-    return F.pad(scores, (0, 0, 0, 0, 1, 0), value=level).softmax(dim=1)
 
 
 def _strongest_class(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,11 +31,9 @@ _NEVER_USED = ("encoder.head.", "graph_layer._fc1.")  # weights that no released
 def load_released(path_or_state_dict: str | Path | Mapping[str, Tensor], num_classes: int) -> MoRe:
     """The network of a checkpoint of the released code, ready to evaluate.
 
-    Args:
-        path_or_state_dict: a file that ``torch.save`` wrote (read without running code in it) or
-            safetensors, or the state dict itself, perhaps under the key ``state_dict`` or
-            ``model``; a prefix ``module.`` is dropped.
-        num_classes: C; the tokens beyond C are the registers.
+    path_or_state_dict: a file that ``torch.save`` wrote (read without running code in it) or
+    safetensors, or the state dict itself, perhaps under the key ``state_dict`` or ``model``; a
+    prefix ``module.`` is dropped. num_classes: C; the tokens beyond C are the registers.
 
     Sizes follow from the weights, with 64 channels a head as in every standard ViT. Raises
     ``InputError`` for a file that cannot be read and weights that do not fit: names what is

@@ -2,8 +2,7 @@
 
 The encoder of the method (paper Sec. 3.1; notebook 01 §2 and §3): the single class token of a
 pretrained ViT becomes C class tokens and a few register-like ones, and the scores with which the
-class tokens look at the patches in the last block are kept as raw material of the localization
-attention map.
+class tokens look at the patches in the last block are kept, the raw material of attention maps.
 """
 
 from math import prod
@@ -35,8 +34,7 @@ class ClassTokenViT(nn.Module):
     a timm ``VisionTransformer``, distilled and register-token models included: their own extra
     tokens stay in the sequence. The class token and its position embedding are repeated
     ``num_classes + num_registers`` times; the registers get position embeddings of their own, while
-    **the class tokens all start identical**. ``aux_layer`` indexes the block whose output is the
-    auxiliary feature map.
+    **the class tokens all start identical**. The auxiliary feature map leaves block ``aux_layer``.
 
     Raises ``InputError`` for a model of another kind or one without a class token.
     """
@@ -94,33 +92,29 @@ class ClassTokenViT(nn.Module):
         return after, aux
 
     def _blocks(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid."""
-        grid = self._grid(images)
-        x = self.norm_pre(self._embed(images, grid))
-        for index, block in enumerate(self.blocks):
-            before, x = x, block(x)
-            if index == self.aux_block:
-                aux = x
-        return before, self.norm(x), aux, grid
+        """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid.
 
-    def _grid(self, images: Tensor) -> tuple[int, int]:
+        In a sequence come classes, registers, the backbone's other tokens, patches.
+        """
         (height, width), side = images.shape[-2:], self.patch_size
         if height % side or width % side or not height * width:
             raise InputError(
                 f"image size {height}x{width} is not a multiple of the patch {side}x{side}; "
                 "resize or crop the images"
             )
-        return height // side, width // side
-
-    def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The token sequence: classes, registers, the backbone's other tokens, patches."""
+        grid = height // side, width // side
         patches = self.patch_embed(images)
         if patches.ndim == 4:  # (B, h, w, D), as timm's models for any image size embed
             patches = patches.flatten(1, 2)
         patches = patches + resize_position(self.patch_position, self.grid_size, grid)
         own = (self.class_tokens, self.register_tokens, self.other_tokens)
         prefix = torch.cat([t for t in own if t is not None], 1).expand(len(images), -1, -1)
-        return torch.cat((prefix.to(patches.dtype), patches), 1)
+        x = self.norm_pre(torch.cat((prefix.to(patches.dtype), patches), 1))
+        for index, block in enumerate(self.blocks):
+            before, x = x, block(x)
+            if index == self.aux_block:
+                aux = x
+        return before, self.norm(x), aux, grid
 
 
 def class_attention_scores(block: Any, x: Tensor, num_classes: int, num_patches: int) -> Tensor:
@@ -156,7 +150,6 @@ def resize_position(position: Tensor, old: tuple[int, int], new: tuple[int, int]
 
 def _split_prefix(vit: VisionTransformer) -> tuple[Tensor, Tensor, Tensor]:
     """Class token, other prefix tokens (positions added to both), and the patches' positions."""
-    assert vit.cls_token is not None and vit.pos_embed is not None  # ``check_plain`` said so
     others = (getattr(vit, name, None) for name in ("dist_token", "reg_token"))
     prefix = torch.cat([vit.cls_token, *(t for t in others if t is not None)], 1).detach()
     position = vit.pos_embed.detach()

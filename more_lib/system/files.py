@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,8 +53,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with readable_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
+        place = {"prefix": f".{path.name}.", "dir": path.parent}
+        with tempfile.TemporaryDirectory(**place, ignore_cleanup_errors=True) as name:
+            temporary = Path(name)
             yield temporary
             temporary.chmod(0o755)
             try:
@@ -63,8 +63,6 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(value: object, path: Path) -> None:
@@ -76,26 +74,26 @@ def write_json(value: object, path: Path) -> None:
 
 def sha256(path: str | Path) -> str:
     """Hex digest of one file's bytes."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def readable_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a forbidden folder into one line that says what to do."""
+    closed = "the folder is not writable; set MORE_DATA to one that is"
+    in_the_way = "a part of the path is a file; move it or set MORE_DATA elsewhere"
+    cures = {
+        errno.ENOSPC: "no space left on the disk; free some or set MORE_DATA to another disk",
+        errno.EDQUOT: "your disk quota is used up; free some or set MORE_DATA elsewhere",
+        errno.EROFS: "the disk is read-only; set MORE_DATA to a writable one",
+        errno.EISDIR: "it is a folder; name a file",
+        **dict.fromkeys((errno.EACCES, errno.EPERM), closed),
+        **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), in_the_way),
+    }
     try:
         yield
     except OSError as error:
-        cures = {
-            errno.ENOSPC: "no space left on the disk; free some or set MORE_DATA to another disk",
-            errno.EDQUOT: "your disk quota is used up; free some or set MORE_DATA elsewhere",
-            errno.EACCES: "the folder is not writable; set MORE_DATA to one that is",
-            errno.EPERM: "the folder is not writable; set MORE_DATA to one that is",
-            errno.EROFS: "the disk is read-only; set MORE_DATA to a writable one",
-            errno.EISDIR: "it is a folder; name a file",
-            errno.ENOTDIR: "a part of the path is a file; move it or set MORE_DATA elsewhere",
-            errno.EEXIST: "a part of the path is a file; move it or set MORE_DATA elsewhere",
-        }
         if error.errno not in cures:
             raise
         raise InputError(f"cannot write {path}: {cures[error.errno]}") from error

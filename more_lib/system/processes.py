@@ -41,18 +41,16 @@ def random_numbers(
     """Uniform in [0, 1), (B, ...) for this process's B images: its part of the whole batch's.
 
     The processes' generators must be in the same state, as one seed for all puts them, and their
-    images lie one process's after the other's in the batch: the numbers are then those that one
-    process draws for all images.
+    images lie one process's after the other's in the batch: then one process draws the same.
     """
     processes, rank = _processes_and_rank()
     return torch.rand((processes, *shape), generator=generator, device=device)[rank]
 
 
 def _processes_and_rank() -> tuple[int, int]:
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 1, 0
-    return distributed.get_world_size(), distributed.get_rank()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size(), torch.distributed.get_rank()
+    return 1, 0
 
 
 def is_main_process() -> bool:

@@ -10,27 +10,19 @@ import sys
 from tqdm.auto import tqdm
 
 
-def progress_bar(
-    iterable=None,
-    *,
-    total: int | None = None,
-    description: str = "",
-    unit: str = "it",
-    shown: bool = True,
-) -> tqdm:
+def progress_bar(iterable=None, *, description: str = "", shown: bool = True, **options) -> tqdm:
     """A tqdm bar over ``iterable``, or one to advance by hand, that obeys the switch.
 
-    With ``unit`` "B" it counts in kB, MB and GB. One that is not ``shown`` is silent anyway: of
-    several processes one is enough to watch.
+    options: tqdm's ``total`` and ``unit``; with "B" it counts in kB, MB and GB. One that is not
+    ``shown`` is silent anyway: of several processes one is enough to watch.
     """
     return tqdm(
         iterable,
-        total=total,
         desc=description,
-        unit=unit,
-        unit_scale=unit == "B",
+        unit_scale=options.get("unit") == "B",
         disable=not (shown and interactive()),
         dynamic_ncols=True,
+        **options,
     )
 
 

@@ -77,14 +77,13 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str, cure:
     """Raise ``InputError`` unless ``state`` has the module's very keys, shapes and kinds."""
     expected = module.state_dict()
     kinds = {key: (_kind(state[key]), _kind(expected[key])) for key in expected if key in state}
-    others = [f"{key} ({one} for {other})" for key, (one, other) in kinds.items() if one != other]
-    complaints = [
-        _list_up("missing", [key for key in expected if key not in state]),
-        _list_up("unexpected", [key for key in state if key not in expected]),
-        _list_up("of another kind", others),
-    ]
-    if any(complaints):
-        wrong = "; ".join(filter(None, complaints))
+    lists = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another kind": [f"{key} ({a} for {b})" for key, (a, b) in kinds.items() if a != b],
+    }
+    if any(lists.values()):
+        wrong = "; ".join(f"{what}: {_some(names)}" for what, names in lists.items() if names)
         raise InputError(f"{source} does not fit {type(module).__name__}: {wrong}; {cure}")
 
 
@@ -93,8 +92,6 @@ def _kind(tensor: Tensor) -> str:
     return f"{'real' if tensor.is_floating_point() else 'integer'} {tuple(tensor.shape)}"
 
 
-def _list_up(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
+def _some(names: Sequence[str]) -> str:
     rest = len(names) - _NAMES_SHOWN
-    return f"{what}: {', '.join(names[:_NAMES_SHOWN])}" + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

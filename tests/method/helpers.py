@@ -5,8 +5,9 @@ they are stored, in ``golden/``; their inputs are remade from seeds.
 """
 
 import json
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,11 @@ from more_lib.system.errors import InputError
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     """Normal numbers of a seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers of a seed in [0, 1)."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def renumbering(order: Sequence[int]) -> Tensor:
@@ -47,12 +53,26 @@ def randomized(vit: nn.Module) -> nn.Module:
     return vit.eval()
 
 
+def reached(model: nn.Module, loss: Tensor) -> set[str]:
+    """Names of the parameters that the loss gives a gradient that is not zero everywhere."""
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name for name, gradient in gradients.items() if gradient is not None and gradient.any()}
+
+
 def refusal(call, *args, **kwargs) -> str:
     """The one line of the ``InputError`` that the call must raise."""
     with pytest.raises(InputError) as caught:
         call(*args, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def refuses(message: str, call, *args, **kwargs) -> None:
+    """The call raises an ``InputError`` of one line in which ``message``, a pattern, is found."""
+    line = refusal(call, *args, **kwargs)
+    assert re.search(message, line), line
 
 
 @contextmanager
@@ -69,6 +89,21 @@ def golden(name: str) -> dict[str, np.ndarray]:
     """The arrays of ``golden/<name>.npz``."""
     with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as archive:
         return dict(archive)
+
+
+def assert_full_precision(call: Callable[[], Tensor]) -> None:
+    """Mixed precision changes no bit of what the call gives, which is float32."""
+    exact = call()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = call()
+    assert mixed.dtype in (torch.float32, torch.int64) and torch.equal(mixed, exact)
+
+
+def assert_golden(actual: Tensor, expected: np.ndarray) -> None:
+    """Equal to 1e-4 of the largest value."""
+    assert actual.shape == expected.shape
+    error = np.abs(actual.detach().numpy() - expected).max() / np.abs(expected).max()
+    assert error < 1e-4, f"off by {error:.1e}"
 
 
 def images(seed: int, shape: tuple[int, int, int, int]) -> Tensor:
@@ -116,6 +151,16 @@ def tokens_and_features(
     tokens = generator.standard_normal(shape).astype(np.float32)
     features = generator.standard_normal((batch, width, *grid)).astype(np.float32)
     return torch.from_numpy(tokens), torch.from_numpy(features) * 0.7
+
+
+def golden_losses() -> tuple[dict[str, np.ndarray], tuple[Tensor, ...]]:
+    """Golden losses, and the tokens, features, mask and labels that they were computed from."""
+    expected = golden("losses_101")
+    labels, mask = (torch.from_numpy(expected[name]) for name in ("labels", "mask"))
+    shape = (*labels.shape, int(expected["D"]))
+    tokens, features = tokens_and_features(int(expected["seed"]), shape, mask.shape[1:])
+    assert torch.equal(tokens[..., :1], torch.from_numpy(expected["class_tokens_every1"]))
+    return expected, (tokens, features, mask.long(), labels.float())
 
 
 def cams_and_images(seed: int, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:

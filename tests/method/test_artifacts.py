@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from more_lib.method import artifacts
 from more_lib.method.backbones import mini_vit
 from more_lib.method.losses import patch_token_contrast_loss
 from more_lib.method.vit import ClassTokenViT
-from more_lib.system.errors import InputError
+from tests.method.helpers import refuses, uniform
 
 MASK = torch.tensor([[[1, 1, 0], [0, 255, 0], [2, 0, 0]]])
 MAPS = torch.tensor(
@@ -23,17 +24,17 @@ MAPS = torch.tensor(
 )
 
 
-def random(*shape, seed=0):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+assert_close = partial(torch.testing.assert_close, equal_nan=True)
 
 
 class TestMassOutside:
     def test_by_hand_without_what_is_not_known(self):
         # Class 1: 0.5 of 2 outside, the 9 lies on 255. Class 2: 1.5 of 2. Class 3 is not there.
-        result = artifacts.mass_outside(MAPS, MASK)
-        torch.testing.assert_close(
-            result, torch.tensor([[0.25, 0.75, math.nan]]), equal_nan=True, rtol=0, atol=1e-6
-        )
+        assert_close(artifacts.mass_outside(MAPS, MASK), torch.tensor([[0.25, 0.75, math.nan]]))
+        here = (MASK[:, None] == torch.tensor([1, 2])[:, None, None]).float()
+        assert torch.equal(artifacts.mass_outside(here, MASK), torch.zeros(1, 2))
+        assert torch.equal(artifacts.mass_outside(1 - here, MASK), torch.ones(1, 2))
+        assert artifacts.mass_outside(torch.zeros(1, 1, 3, 3), MASK).isnan().all()
 
     def test_a_map_that_knows_nothing_scores_the_area_outside(self):
         masks = torch.randint(0, 3, (4, 8, 8), generator=torch.Generator().manual_seed(1))
@@ -42,21 +43,13 @@ class TestMassOutside:
         shares = torch.stack([(masks != c).float().mean((1, 2)) for c in (1, 2)], 1)
         torch.testing.assert_close(constant, shares)
 
-    def test_the_object_itself_scores_nothing_and_its_complement_all(self):
-        here = (MASK[:, None] == torch.tensor([1, 2])[:, None, None]).float()
-        assert torch.equal(artifacts.mass_outside(here, MASK), torch.zeros(1, 2))
-        assert torch.equal(artifacts.mass_outside(1 - here, MASK), torch.ones(1, 2))
-
     def test_scale_does_not_matter_and_small_maps_are_resized_as_in_the_evaluation(self):
-        maps, masks = random(2, 2, 3, 3), torch.ones(2, 12, 12, dtype=torch.int64)
+        maps, masks = uniform(2, 2, 3, 3), torch.ones(2, 12, 12, dtype=torch.int64)
         masks[:, :, 6:] = 2
         result = artifacts.mass_outside(maps, masks)
         torch.testing.assert_close(artifacts.mass_outside(7 * maps, masks), result)
         large = F.interpolate(maps, (12, 12), mode="bilinear", align_corners=False)
         torch.testing.assert_close(artifacts.mass_outside(large, masks), result)
-
-    def test_a_map_without_mass_has_no_value(self):
-        assert artifacts.mass_outside(torch.zeros(1, 1, 3, 3), MASK).isnan().all()
 
 
 class TestPatches:
@@ -64,7 +57,7 @@ class TestPatches:
         mask = torch.tensor([[[1, 1, 0, 2], [1, 0, 2, 255], [255, 255, 0, 0], [255, 255, 0, 0]]])
         share = artifacts.class_share(mask, 2, (2, 2))
         expected = [[[0.75, 0], [math.nan, 0]], [[0, 2 / 3], [math.nan, 0]]]
-        torch.testing.assert_close(share, torch.tensor([expected]), equal_nan=True)
+        assert_close(share, torch.tensor([expected]))
 
     def test_artifacts_are_active_and_show_nothing_of_the_class(self):
         maps = torch.tensor([[[[0.9, 0.9, 0.4, 0.9]]]])
@@ -76,15 +69,13 @@ class TestPatches:
 
     def test_isolated_by_hand(self):
         active = torch.tensor([[1, 1, 0, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 1, 1]]).bool()
-        alone = artifacts.isolated_patches(active, fewer_than=1)
-        assert alone.nonzero().tolist() == [[0, 4]]
+        assert artifacts.isolated_patches(active, fewer_than=1).nonzero().tolist() == [[0, 4]]
         few = artifacts.isolated_patches(active)
         assert few.nonzero().tolist() == [[0, 4], [2, 3], [2, 4]]
-        rate = artifacts.isolated_rate(active.float(), 0.5)
-        assert float(rate) == 0.5
+        assert float(artifacts.isolated_rate(active.float(), 0.5)) == 0.5
 
     def test_isolated_matches_counting_one_by_one(self):
-        active = random(2, 3, 6, 7) > 0.6
+        active = uniform(2, 3, 6, 7) > 0.6
         wanted = torch.zeros_like(active)
         for b, c, y, x in active.nonzero().tolist():
             window = active[b, c, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
@@ -92,7 +83,7 @@ class TestPatches:
         assert torch.equal(artifacts.isolated_patches(active, 3), wanted)
 
     def test_a_mirrored_map_has_the_same_rate_and_an_empty_one_none(self):
-        maps = random(2, 3, 6, 7)
+        maps = uniform(2, 3, 6, 7)
         rate = artifacts.isolated_rate(maps, 0.7)
         torch.testing.assert_close(artifacts.isolated_rate(maps.flip(-1), 0.7), rate)
         torch.testing.assert_close(artifacts.isolated_rate(maps.mT, 0.7), rate)
@@ -106,9 +97,8 @@ class TestTokens:
         deviation = artifacts.pixel_deviation(image, (1, 2))
         assert deviation.tolist() == [[[0.0, 0.5]]]
         image[0, 0] = 0  # one of three channels falls silent
-        assert float(artifacts.pixel_deviation(image, (1, 2))[0, 0, 1]) == pytest.approx(
-            0.5 * math.sqrt(2 / 3)
-        )
+        rest = float(artifacts.pixel_deviation(image, (1, 2))[0, 0, 1])
+        assert rest == pytest.approx(0.5 * math.sqrt(2 / 3))
 
     def test_low_information_by_hand(self):
         deviation = torch.tensor([[[4.0, 1.0], [3.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
@@ -133,60 +123,44 @@ class TestTokens:
         assert math.isnan(artifacts.lift(chosen, nothing))
 
     def test_patch_similarity_by_hand(self):
-        two_and_two = torch.tensor([[2.0, 0], [1, 0], [0, 3], [0, 1]])
-        assert float(artifacts.patch_similarity(two_and_two)) == pytest.approx(4 / 12)
-        assert float(artifacts.patch_similarity(torch.ones(5, 3))) == pytest.approx(1)
-        assert float(artifacts.patch_similarity(torch.eye(4))) == pytest.approx(0, abs=1e-6)
-        opposite = torch.tensor([[1.0, 0], [-1, 0]])
-        assert float(artifacts.patch_similarity(opposite)) == pytest.approx(-1)
+        for tokens, similarity in (
+            ([[2.0, 0], [1, 0], [0, 3], [0, 1]], 4 / 12),
+            (torch.ones(5, 3), 1),
+            (torch.eye(4), 0),
+            ([[1.0, 0], [-1, 0]], -1),
+        ):
+            result = float(artifacts.patch_similarity(torch.as_tensor(tokens)))
+            assert result == pytest.approx(similarity, abs=1e-6)
 
     def test_patch_similarity_is_the_mean_over_all_pairs(self):
-        tokens = random(2, 3, 7, 4) - 0.4
+        tokens = uniform(2, 3, 7, 4) - 0.4
         unit = F.normalize(tokens, dim=-1)
-        cosines = unit @ unit.mT
-        pairs = ~torch.eye(7, dtype=torch.bool)
-        wanted = cosines[..., pairs].mean(-1)
-        torch.testing.assert_close(artifacts.patch_similarity(tokens), wanted)
+        wanted = (unit @ unit.mT)[..., ~torch.eye(7, dtype=torch.bool)].mean(-1)
+        assert_close(artifacts.patch_similarity(tokens), wanted)
 
     def test_class_means_leave_out_absent_classes(self):
         values = torch.tensor([[1.0, math.nan, math.nan], [0.0, 0.5, math.nan]])
-        torch.testing.assert_close(
-            artifacts.class_means(values), torch.tensor([0.5, 0.5, math.nan]), equal_nan=True
-        )
+        assert_close(artifacts.class_means(values), torch.tensor([0.5, 0.5, math.nan]))
 
     def test_object_tokens_by_hand(self):
         features = torch.tensor([[[[2.0, 0.0, 5.0]], [[0.0, 4.0, 5.0]]]])
         share = torch.tensor([[[[1.0, 0.0, math.nan]], [[0.5, 0.0, 0.0]], [[0.0, 0.0, 0.0]]]])
-        tokens = artifacts.object_tokens(features, share)
         mean = [2.4, 3.6]  # (0.5 * 2 + 0 + 5) / 2.5 and (4 + 5) / 2.5
-        third = [-7 / 3, -3.0]
-        wanted = torch.tensor([[[2.0, -4.0], [2 - mean[0], -mean[1]], third]])
-        torch.testing.assert_close(tokens, wanted)
+        wanted = torch.tensor([[[2.0, -4.0], [2 - mean[0], -mean[1]], [-7 / 3, -3.0]]])
+        assert_close(artifacts.object_tokens(features, share), wanted)
 
 
-@pytest.fixture(scope="module")
-def encoder():
+@torch.no_grad()
+def test_the_last_block_normed_is_the_output_and_no_hook_stays_even_after_an_error():
     torch.manual_seed(0)
-    return ClassTokenViT(mini_vit(), num_classes=3, num_registers=2).eval()
-
-
-class TestBlockTokens:
-    def test_the_last_block_normed_is_the_output(self, encoder):
-        images = random(2, 3, 32, 48)
-        tokens = artifacts.block_tokens(encoder, images)
-        with torch.no_grad():
-            output = encoder(images)
-        assert tokens.class_tokens.shape == (6, 2, 3, 192)
-        assert tokens.patch_tokens.shape == (6, 2, 24, 192)
-        torch.testing.assert_close(encoder.norm(tokens.patch_tokens[-1]), output.patch_tokens)
-        torch.testing.assert_close(encoder.norm(tokens.class_tokens[-1]), output.class_tokens)
-        aux = tokens.patch_tokens[encoder.aux_block]
-        torch.testing.assert_close(aux, output.aux_patch_tokens)
-
-    def test_leaves_no_hook_behind_even_after_an_error(self, encoder):
-        with pytest.raises(InputError, match="multiple"):
-            artifacts.block_tokens(encoder, random(1, 3, 30, 48))
-        assert not any(block._forward_hooks for block in encoder.blocks)
+    encoder, images = ClassTokenViT(mini_vit(), 3, num_registers=2).eval(), uniform(2, 3, 32, 48)
+    (classes, patches), output = artifacts.block_tokens(encoder, images), encoder(images)
+    assert classes.shape == (6, 2, 3, 192) and patches.shape == (6, 2, 24, 192)
+    assert_close(encoder.norm(patches[-1]), output.patch_tokens)
+    assert_close(encoder.norm(classes[-1]), output.class_tokens)
+    assert_close(patches[encoder.aux_block], output.aux_patch_tokens)
+    refuses("multiple", artifacts.block_tokens, encoder, images[:, :, :30])
+    assert not any(block._forward_hooks for block in encoder.blocks)
 
 
 class Network(torch.nn.Module):
@@ -201,28 +175,20 @@ class Network(torch.nn.Module):
         return SimpleNamespace(features=images, class_tokens=tokens)
 
 
-class TestSurvey:
-    def test_two_images_by_hand(self):
-        red = torch.zeros(2, 3, 4, 4)
-        red[:, 0, :2, :2] = 1
-        mask = torch.zeros(2, 4, 4, dtype=torch.int64)
-        mask[0, :2, :2], mask[1, :1, :2] = 1, 1
-        batch = {"image": red, "mask": mask, "labels": torch.tensor([[1, 0], [1, 0]])}
-        found = artifacts.survey(Network(), [batch, batch], 0.5)
-        assert found.maps.shape == found.share.shape == (4, 2, 4, 4)
-        assert not found.maps.requires_grad
-        nan = math.nan
-        for measure, values in {
-            "mass_outside": [0, 0.5],
-            "artifact_rate": [0, 0.5],
-            "isolated_rate": [0, 0],
-            "probe_rate": [0, 0.5],
-        }.items():
-            wanted = torch.tensor([[value, nan] for value in values + values])
-            result = getattr(found, measure)
-            torch.testing.assert_close(result, wanted, equal_nan=True, rtol=0, atol=1e-5)
-        assert found.patch_similarity.tolist() == pytest.approx([4 * 3 / (16 * 15)] * 4)
-        assert found.token_logits[0].tolist() == pytest.approx([1 / 3, -1 / 3])
+def test_a_survey_of_two_images_by_hand():
+    red, mask = torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    red[:, 0, :2, :2] = 1
+    mask[0, :2, :2], mask[1, :1, :2] = 1, 1
+    batch = {"image": red, "mask": mask, "labels": torch.tensor([[1, 0], [1, 0]])}
+    found = artifacts.survey(Network(), [batch, batch], 0.5)
+    assert found.maps.shape == found.share.shape == (4, 2, 4, 4)
+    assert not found.maps.requires_grad
+    for measure, second in dict(mass_outside=0.5, artifact_rate=0.5, probe_rate=0.5).items():
+        wanted = torch.tensor([[value, math.nan] for value in [0, second] * 2])
+        assert_close(getattr(found, measure), wanted, rtol=0, atol=1e-5)
+    assert_close(found.isolated_rate, torch.tensor([[0, math.nan]] * 4))
+    assert found.patch_similarity.tolist() == pytest.approx([4 * 3 / (16 * 15)] * 4)
+    assert found.token_logits[0].tolist() == pytest.approx([1 / 3, -1 / 3])
 
 
 ONES, NUMBERS = torch.ones(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
@@ -260,14 +226,13 @@ ONES, NUMBERS = torch.ones(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
     ],
 )
 def test_bad_input_is_refused(measure, given, reason):
-    with pytest.raises(InputError, match=reason):
-        measure(*given)
+    refuses(reason, measure, *given)
 
 
 def test_patch_token_contrast_does_not_know_class_tokens():
     """Notebook 02 §6: no class token in the loss, so no gradient reaches one."""
-    tokens = random(1, 3, 4).requires_grad_()
-    features = random(1, 4, 2, 2, seed=1).requires_grad_()
+    tokens = uniform(1, 3, 4).requires_grad_()
+    features = uniform(1, 4, 2, 2, seed=1).requires_grad_()
     loss = patch_token_contrast_loss(features, torch.tensor([[[0, 1], [1, 0]]]))
     to_tokens, to_patches = torch.autograd.grad(loss, (tokens, features), allow_unused=True)
     assert to_tokens is None and to_patches.norm() > 0

@@ -21,7 +21,7 @@ from more_lib.method.backbones import (
     mini_weights,
 )
 from more_lib.system.files import sha256
-from tests.method.helpers import randomized, refusal
+from tests.method.helpers import randomized, refuses
 
 TINY = "vit_tiny_patch16_224"
 
@@ -50,16 +50,15 @@ def offline(tmp_path, monkeypatch):
     ],
 )
 def test_other_architectures_are_refused_before_their_weights_are_fetched(name, reason, offline):
-    assert reason in refusal(load_backbone, name)
+    refuses(reason, load_backbone, name)
     assert offline == []
 
 
 @pytest.mark.parametrize("build", [build_backbone, load_backbone])
 @pytest.mark.parametrize("typo", ["vit_tiny_patch16", "vit_tny_patch16_224"])
 def test_an_unknown_name_gets_a_suggestion(build, typo):
-    message = refusal(build, typo)
-    assert repr(typo) in message and "vit_tiny_patch16_224" in message
-    assert "no_such_tag" in refusal(build, f"{TINY}.no_such_tag")
+    refuses(f"{typo!r} .*vit_tiny_patch16_224", build, typo)
+    refuses("no_such_tag", build, f"{TINY}.no_such_tag")
 
 
 @cache
@@ -80,12 +79,11 @@ def assert_is_tiny(vit: VisionTransformer) -> None:
 
 
 def test_missing_weights_offline_are_an_error_that_says_what_to_do(offline):
-    message = refusal(load_backbone, TINY)
-    assert TINY in message and "network" in message and "backbone.weights" in message
+    refuses(f"{TINY}.*network.*backbone.weights", load_backbone, TINY)
     assert offline == [] and downloaded_weights(TINY) is None
     name = "vit_small_patch16_36x1_224"  # timm has no weights for it at all
     assert timm.get_pretrained_cfg(name) is None or not timm.is_model_pretrained(name)
-    assert name in refusal(load_backbone, name)
+    refuses(name, load_backbone, name)
 
 
 def test_weights_downloaded_before_load_offline(offline, tmp_path):
@@ -119,32 +117,20 @@ def test_a_local_file_of_a_distilled_model_loads(tmp_path):
     assert torch.equal(vit.blocks[-1].mlp.fc2.weight, published.blocks[-1].mlp.fc2.weight)
 
 
-WRONG_FILES = {
-    "of something else": (lambda: {"a": torch.zeros(2)}, "cls_token"),
-    "with a missing key": (lambda: without("blocks.3.mlp.fc1.weight"), "blocks.3.mlp.fc1.weight"),
-    "with an extra key": (lambda: tiny_state() | {"surplus": torch.zeros(2)}, "surplus"),
-    "with another shape": (lambda: tiny_state() | {"norm.bias": torch.zeros(3)}, "norm.bias"),
-}
-
-
-@pytest.mark.parametrize("what", WRONG_FILES)
-def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, what):
-    contents, key = WRONG_FILES[what]
+def test_a_file_that_is_missing_does_not_fit_or_is_damaged_is_refused_by_name(tmp_path):
     file = tmp_path / "wrong.safetensors"
-    save_file(contents(), file)
-    message = refusal(load_backbone, TINY, str(file))
-    assert str(file) in message and key in message
-    assert "network" not in message
-
-
-def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
-    file = tmp_path / "cut.safetensors"
-    assert str(file) in refusal(load_backbone, TINY, str(file))
-    assert str(file) in refusal(backbone_identity, TINY, str(file))
-    assert str(file) in refusal(load_backbone, "mini", str(file))
-    save_file({"a": torch.zeros(100)}, file)
+    for call, name in ((load_backbone, TINY), (load_backbone, "mini"), (backbone_identity, TINY)):
+        refuses(str(file), call, name, str(file))
+    for state, key in (
+        ({"a": torch.zeros(2)}, "cls_token"),
+        (without("blocks.3.mlp.fc1.weight"), "blocks.3.mlp.fc1.weight"),
+        (tiny_state() | {"surplus": torch.zeros(2)}, "surplus"),
+        (tiny_state() | {"norm.bias": torch.zeros(3)}, "norm.bias"),
+    ):
+        save_file(state, file)
+        refuses(f"^(?!.*network).*{file}.*{key}", load_backbone, TINY, str(file))
     file.write_bytes(file.read_bytes()[:-10])
-    assert str(file) in refusal(load_backbone, TINY, str(file))
+    refuses(str(file), load_backbone, TINY, str(file))
 
 
 def test_identity_is_the_name_of_timms_own_weights_and_the_hash_of_shipped_ones():
@@ -185,8 +171,7 @@ def test_mini_weights_come_with_the_record_of_their_making(name, least):
 
 
 def test_the_shipped_backbones_were_pretrained_alike():
-    records = [
-        json.loads(mini_weights(name).with_suffix(".json").read_text()) for name in MINI_WIDTHS
-    ]
+    files = [mini_weights(name).with_suffix(".json") for name in MINI_WIDTHS]
+    records = [json.loads(file.read_text()) for file in files]
     for part in ("task", "stages", "batch_size", "seed"):
         assert len({json.dumps(record[part]) for record in records}) == 1, part

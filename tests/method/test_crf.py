@@ -13,9 +13,9 @@ from sklearn.datasets import load_sample_image
 from more_lib.method import crf, pseudo_labels
 from more_lib.method.crf import CrfParams, choose_method, dense_crf, dense_crf_many, with_background
 from more_lib.method.gaussian import bilateral_features
-from more_lib.system.errors import InputError
 from tests.benchmarks.speed import noisy_segmentation
 from tests.method import transcriptions
+from tests.method.helpers import assert_full_precision, refuses
 from tests.method.permutohedral import permutohedral_filter
 
 PHOTOGRAPHS = {
@@ -98,13 +98,6 @@ def test_gpu_and_cpu_agree():
     torch.testing.assert_close(result.cpu(), expected, rtol=0, atol=2e-2)
 
 
-def test_beliefs_add_up_to_one_whatever_the_scores_add_up_to():
-    image, probabilities = random_input()
-    result = dense_crf(image, probabilities)
-    torch.testing.assert_close(result.sum(0), torch.ones(9, 11))
-    torch.testing.assert_close(dense_crf(image, probabilities / 2), result)
-
-
 def test_nothing_to_go_by_stays_so_and_without_iterations_or_weights_the_scores_come_back():
     image = torch.full((8, 8, 3), 77, dtype=torch.uint8)
     even = torch.full((4, 8, 8), 0.25)
@@ -116,9 +109,11 @@ def test_nothing_to_go_by_stays_so_and_without_iterations_or_weights_the_scores_
         torch.testing.assert_close(dense_crf(image, probabilities, params), probabilities)
 
 
-def test_classes_can_be_permuted_and_pictures_mirrored():
+def test_beliefs_add_up_to_one_whatever_scores_do_and_follow_permuted_classes_and_mirrors():
     image, probabilities = random_input()
     result = dense_crf(image, probabilities)
+    torch.testing.assert_close(result.sum(0), torch.ones(9, 11))
+    torch.testing.assert_close(dense_crf(image, probabilities / 2), result)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(dense_crf(image, probabilities[order]), result[order])
     mirrored = dense_crf(image.flip(1), probabilities.flip(2))
@@ -152,9 +147,7 @@ def test_labels_follow_the_edge_of_the_picture():
 
 def test_mixed_precision_changes_nothing():
     image, probabilities = random_input()
-    expected = dense_crf(image, probabilities)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(dense_crf(image, probabilities), expected, rtol=0, atol=0)
+    assert_full_precision(partial(dense_crf, image, probabilities))
     half = probabilities.bfloat16()
     torch.testing.assert_close(dense_crf(image, half), dense_crf(image, half.float()))
 
@@ -197,46 +190,40 @@ def test_one_class_takes_all_and_zeros_are_no_verdict(method):
 
 
 def test_bad_input_is_refused():
-    image, probabilities = random_input()
-    with pytest.raises(InputError, match="image is torch.float32; give uint8"):
-        dense_crf(image.float(), probabilities)
+    image, p = random_input()
+    refuses("image is torch.float32; give uint8", dense_crf, image.float(), p)
     shapes = r"image .*, probabilities .* must be \(H, W, 3\), \(K, H, W\)"
-    wrong = [(bad, probabilities) for bad in (image[..., :2], image[0], image[..., None])]
-    p = probabilities
+    wrong = [(bad, p) for bad in (image[..., :2], image[0], image[..., None])]
     for given in (*wrong, *((image, bad) for bad in (p[0], p[:, 1:], p.transpose(1, 2)))):
-        with pytest.raises(InputError, match=shapes):
-            dense_crf(*given)
+        refuses(shapes, dense_crf, *given)
     for values in (p - 1, p * 3, p * math.nan, p[:0]):
-        with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
-            dense_crf(image, values)
-    with pytest.raises(InputError, match="'best' is unknown; give auto, exact or lattice"):
-        dense_crf(image, probabilities, method="best")
+        refuses(r"must lie in \[0, 1\]", dense_crf, image, values)
+    unknown = "'best' is unknown; give auto, exact or lattice"
+    refuses(unknown, dense_crf, image, p, method="best")
+    bad = torch.zeros(3, 3), torch.zeros(2, 3, 3)  # one among many
+    few = r"image \(3, 3\), probabilities"
+    refuses(few, lambda: list(dense_crf_many([random_input(), bad])))
 
 
 @pytest.mark.parametrize("name", vars(CrfParams()))
 def test_sigmas_are_positive_and_nothing_is_negative(name):
     value, rule = (0, "be positive") if "sigma" in name else (-1, "not be negative")
-    with pytest.raises(InputError, match=f"{name} is {value}; it must {rule}"):
-        CrfParams(**{name: value})
+    refuses(f"{name} is {value}; it must {rule}", CrfParams, **{name: value})
 
 
-def test_the_choice_is_by_device_and_size(monkeypatch):
+def test_the_choice_is_by_device_and_size_and_without_pydensecrf2_it_says_what_to_do(monkeypatch):
     monkeypatch.setattr(crf, "find_spec", lambda name: name)
-    assert choose_method(96, 96) == "exact"
     assert choose_method(96, 97) == "lattice"
     assert choose_method(2000, 2000, "cuda:1") == "exact"
     assert choose_method(10, 10, "cuda", "lattice") == "lattice"
     assert choose_method(96, 97, "cpu", "exact") == "exact"
-
-
-def test_without_pydensecrf2_it_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(crf, "find_spec", lambda name: None)
-    assert choose_method(96, 96) == "exact"
-    image, probabilities = random_input(96, 97, 2)
-    with pytest.raises(InputError, match=r"96×97 .* needs pydensecrf2: `pip install -e .\[crf\]`"):
-        dense_crf(image, probabilities)
-    with pytest.raises(InputError, match="pydensecrf2"):
-        next(dense_crf_many([(image, probabilities)]))
+    for found in (True, None):
+        monkeypatch.setattr(crf, "find_spec", lambda name, found=found: found)
+        assert choose_method(96, 96) == "exact"
+    given = random_input(96, 97, 2)
+    cure = r"96×97 .* needs pydensecrf2: `pip install -e .\[crf\]`"
+    refuses(cure, dense_crf, *given)
+    refuses(cure, lambda: next(dense_crf_many([given])))
 
 
 @pytest.mark.parametrize(("name", "classes"), [*((name, 2) for name in PHOTOGRAPHS), ("coffee", 3)])
@@ -270,13 +257,9 @@ def filters(image):
     picture = image.permute(2, 0, 1)[None].double()
     place = bilateral_features(torch.zeros_like(picture), 1, 1)[0, :, :2].numpy()
     both = bilateral_features(picture, 3, 67)[0].numpy()
-    pairs = []
-    for features in (place, both):
-        squares = ((features[:, None] - features) ** 2).sum(-1)
-        kernel = np.exp(-squares / 2)
-        pairs.append(kernel.__matmul__)
-    pairs += [partial(permutohedral_filter, features) for features in (place, both)]
-    return pairs
+    squares = [((features[:, None] - features) ** 2).sum(-1) for features in (place, both)]
+    exact = [np.exp(-each / 2).__matmul__ for each in squares]
+    return exact + [partial(permutohedral_filter, features) for features in (place, both)]
 
 
 def test_what_is_left_between_the_two_is_the_bilateral_lattice(lattice):
@@ -357,8 +340,3 @@ def test_a_dead_process_is_reported(lattice):
     with pytest.raises(RuntimeError, match="one of 1 dense CRF processes died.* fewer workers"):
         list(dense_crf_many(pairs(), method="lattice", workers=1))
     assert not multiprocessing.active_children()
-
-
-def test_a_bad_picture_among_many_is_refused():
-    with pytest.raises(InputError, match=r"image \(3, 3\), probabilities"):
-        list(dense_crf_many([random_input(), (torch.zeros(3, 3), torch.zeros(2, 3, 3))]))

@@ -14,9 +14,14 @@ from more_lib.method.lir import (
     uncertain_patches,
     uncertain_relation_loss,
 )
-from more_lib.system.errors import InputError
 from tests.method import transcriptions
-from tests.method.helpers import golden, renumbering, tokens_and_features
+from tests.method.helpers import (
+    assert_full_precision,
+    assert_golden,
+    golden_losses,
+    refuses,
+    renumbering,
+)
 
 VARIANTS = ("release", "paper")
 LOSSES = {
@@ -47,35 +52,19 @@ def random_case(seed=0, batch=3, classes=4, dim=6, grid=(12, 11)):
     return tokens, features, mask, labels
 
 
-def golden_case():
-    expected = golden("losses_101")
-    labels, mask = (torch.from_numpy(expected[name]) for name in ("labels", "mask"))
-    tokens, features = tokens_and_features(101, (*labels.shape, 768), mask.shape[1:])
-    return expected, (tokens, features, mask.long(), labels.float())
-
-
-def assert_gradient(gradient, theirs):
-    assert (gradient - torch.from_numpy(theirs)).abs().max() < 1e-4 * abs(theirs).max()
-
-
-@pytest.mark.parametrize("temperature", ["0.5", "0.1"])
-def test_golden_confident_relation_and_its_gradient(temperature):
-    expected, (tokens, *rest) = golden_case()
-    loss = confident_relation_loss(tokens.requires_grad_(), *rest, float(temperature))
-    (gradient,) = torch.autograd.grad(loss, tokens)
-    assert loss.item() == pytest.approx(
-        float(expected[f"confident_relation_tau{temperature}"]), rel=1e-4
-    )
-    theirs = expected[f"confident_relation_grad_tokens_tau{temperature}_every16"]
-    assert_gradient(gradient[..., ::16], theirs)
-
-
-def test_golden_uncertain_relation_and_its_gradient():
-    expected, (tokens, features, mask, labels) = golden_case()
-    loss = uncertain_relation_loss(tokens, features.requires_grad_(), mask, labels)
-    (gradient,) = torch.autograd.grad(loss, features)
-    assert loss.item() == pytest.approx(float(expected["uncertain_relation"]), rel=1e-4)
-    assert_gradient(gradient[:, ::16], expected["uncertain_relation_grad_patches_every16"])
+def test_golden_relations_and_their_gradients():
+    expected, (tokens, features, mask, labels) = golden_losses()
+    tokens.requires_grad_(), features.requires_grad_()
+    case = (tokens, features, mask, labels)
+    for tau in (0.5, 0.1):
+        loss = confident_relation_loss(*case, tau)
+        assert_golden(loss, expected[f"confident_relation_tau{tau}"])
+        (ours,) = torch.autograd.grad(loss, tokens)
+        assert_golden(ours[..., ::16], expected[f"confident_relation_grad_tokens_tau{tau}_every16"])
+    loss = uncertain_relation_loss(*case)
+    assert_golden(loss, expected["uncertain_relation"])
+    (ours,) = torch.autograd.grad(loss, features)
+    assert_golden(ours[:, ::16], expected["uncertain_relation_grad_patches_every16"])
     kept = uncertain_patches(mask, 6, 1.2, "corner").flatten(1).sum(1)
     assert kept.tolist() == expected["uncertain_count"].tolist()
 
@@ -141,10 +130,13 @@ def test_confident_relation_by_hand():
 def test_uncertain_patches_by_hand():
     """3 x 3 kernels: the mean is (2 + 2 + 1 + 1) / 9 around (1, 1), (2 + 1 + 1) / 9 at (1, 2)."""
     mask = torch.tensor([[[3, 3, 0, 0], [0, 255, 255, 0], [0, 0, 0, 0]]])
-    assert uncertain_patches(mask, 3, 0.7).nonzero().tolist() == []
-    assert uncertain_patches(mask, 3, 0.6).nonzero().tolist() == [[0, 1, 1]]
-    assert uncertain_patches(mask, 3, 0.4).nonzero().tolist() == [[0, 1, 1], [0, 1, 2]]
-    assert uncertain_patches(mask, 3, 0.6, "corner").nonzero().tolist() == [[0, 0, 0]]
+    for phi, token, kept in (
+        (0.7, "centre", []),
+        (0.6, "centre", [[0, 1, 1]]),
+        (0.4, "centre", [[0, 1, 1], [0, 1, 2]]),
+        (0.6, "corner", [[0, 0, 0]]),
+    ):
+        assert uncertain_patches(mask, 3, phi, token).nonzero().tolist() == kept
     mask = torch.full((1, 5, 5), 255)
     mask[0].view(-1)[:5] = 1  # 20 uncertain and 5 foreground: a mean of 30 / 25 = 1.2
     assert not uncertain_patches(mask, 5, 1.2)[0, 2, 2]  # equal to phi
@@ -181,17 +173,14 @@ def test_order_of_classes_and_images_does_not_matter(name, variant):
 
 def test_lengths_count_only_where_they_should():
     tokens, features, mask, labels = random_case(3)
-    for loss in (
-        lambda t, f: confident_relation_loss(t, f, mask, labels, 0.5, "paper"),
-        lambda t, f: uncertain_relation_loss(t, f, mask, labels, variant="paper"),
-    ):
-        torch.testing.assert_close(loss(3 * tokens, 5 * features), loss(tokens, features))
-    released = [
-        confident_relation_loss(t, features, mask, labels, 0.5) for t in (tokens, 3 * tokens)
-    ]
-    torch.testing.assert_close(*released)
-    longer = confident_relation_loss(tokens, 5 * features, mask, labels, 0.5)
-    assert not torch.allclose(longer, released[0])
+    for loss in LOSSES.values():
+        longer = loss(3 * tokens, 5 * features, mask, labels, variant="paper")
+        torch.testing.assert_close(longer, loss(tokens, features, mask, labels, variant="paper"))
+    released = confident_relation_loss(tokens, features, mask, labels, 0.5)
+    of_tokens = confident_relation_loss(3 * tokens, features, mask, labels, 0.5)
+    torch.testing.assert_close(of_tokens, released)
+    of_patches = confident_relation_loss(tokens, 5 * features, mask, labels, 0.5)
+    assert not torch.allclose(of_patches, released)
 
 
 @pytest.mark.parametrize(
@@ -260,30 +249,21 @@ def test_sampling_takes_eight_at_most_and_fills_up_from_foreground(kept_count, e
 def test_sampling_goes_anywhere_when_foreground_is_scarce():
     """Two are missing and one foreground patch is there: it gets no preference over the others."""
     kept, mask = sampling_case(0, foreground_count=1)
-    draws = [sample_patches(kept, mask, 8) for _ in range(40)]
-    assert all(draw.sum() == 2 for draw in draws)
-    assert sum(int((draw & (mask == 3)).any()) for draw in draws) < 10  # 2 of 144 by chance
+    draws = torch.cat([sample_patches(kept, mask, 8) for _ in range(40)])
+    assert (draws.sum((1, 2)) == 2).all()
+    assert (draws & (mask == 3)).sum() < 10  # 2 of 144 by chance
 
 
-def test_sampling_is_fair_and_follows_its_generator():
+def test_sampling_is_fair_and_follows_the_generator_that_the_loss_is_given():
     kept, mask = sampling_case(16)
-    counts = torch.zeros(16)
-    for seed in range(300):
-        draw, again = (
-            sample_patches(kept, mask, 8, torch.Generator().manual_seed(seed)) for _ in range(2)
-        )
-        assert torch.equal(draw, again)
-        counts += draw.flatten()[:16]
+    seeded = [torch.Generator().manual_seed(seed) for seed in range(300)]
+    counts = sum(sample_patches(kept, mask, 8, each).flatten()[:16].float() for each in seeded)
     assert (counts / 300 - 0.5).abs().max() < 0.15  # five standard deviations
-
-
-def test_loss_draws_by_the_generator_it_is_given():
-    case = random_case(3, grid=(28, 28))
-    losses = [
-        uncertain_relation_loss(*case, phi=0.6, generator=torch.Generator().manual_seed(seed))
-        for seed in (0, 0, 1)
-    ]
-    assert losses[0] == losses[1] != losses[2]
+    case, again = random_case(3, grid=(28, 28)), []
+    for seed in (0, 0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        again.append(uncertain_relation_loss(*case, phi=0.6, generator=generator))
+    assert again[0] == again[1] != again[2]
 
 
 @EACH
@@ -297,52 +277,26 @@ def test_degenerate_masks_give_finite_losses_and_gradients(name, variant, fill):
         loss.backward()
         assert loss.isfinite()
         assert all(p.grad is None or p.grad.isfinite().all() for p in (tokens, features))
-
-
-def test_nothing_to_learn_from_costs_nothing():
-    tokens, features, mask, labels = random_case(3)
-    background = torch.zeros_like(mask)
-    for variant in VARIANTS:
-        assert confident_relation_loss(tokens, features, background, labels, 0.5, variant) == 0
-    assert uncertain_relation_loss(tokens, features, background, labels, variant="paper") == 0
+        if fill == 0 and (name, variant) != ("uncertain", "release"):  # which draws from anywhere
+            assert loss == 0
 
 
 def test_runs_in_float32_under_autocast():
     case = [part.float() if part.is_floating_point() else part for part in random_case(3)]
-    for loss in (
-        lambda: confident_relation_loss(*case, 0.1),
-        lambda: uncertain_relation_loss(*case, variant="paper"),
-    ):
-        exact = loss()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(loss(), exact)
+    for loss in LOSSES.values():
+        assert_full_precision(lambda loss=loss: loss(*case, variant="paper"))
 
 
 def test_bad_input_is_refused():
-    tokens, features, mask, labels = random_case(3)
-    for wrong in (
-        (tokens[0], features, mask, labels),
-        (tokens, features, mask[:, :5], labels),
-        (tokens, features, mask, labels[:, :2]),
-        (tokens[..., :3], features, mask, labels),
-    ):
-        for loss in LOSSES.values():
-            with pytest.raises(
-                InputError,
-                match=r"labels \(.*\) must be \(B, C, D\), \(B, D, h, w\), \(B, h, w\), \(B, C\)",
-            ):
-                loss(*wrong)
-    case = (tokens, features, mask, labels)
-    with pytest.raises(InputError, match="temperature is 0"):
-        confident_relation_loss(*case, 0)
+    case = tokens, features, mask, labels = random_case(3)
+    shapes = r"labels \(.*\) must be \(B, C, D\), \(B, D, h, w\), \(B, h, w\), \(B, C\)"
     for loss in LOSSES.values():
-        with pytest.raises(InputError, match="variant 'papers' is unknown"):
-            loss(*case, variant="papers")
-    for options, message in (
-        ({"kernel_size": 0}, "kernel_size is 0"),
-        ({"num_tokens": 0}, "num_tokens is 0"),
-    ):
-        with pytest.raises(InputError, match=message):
-            uncertain_relation_loss(*case, **options)
-    with pytest.raises(InputError, match="token is 'middle'"):
-        uncertain_patches(mask, 6, 1.2, "middle")
+        refuses(shapes, loss, tokens[0], features, mask, labels)
+        refuses(shapes, loss, tokens, features, mask[:, :5], labels)
+        refuses(shapes, loss, tokens, features, mask, labels[:, :2])
+        refuses(shapes, loss, tokens[..., :3], features, mask, labels)
+        refuses("variant 'papers' is unknown", loss, *case, variant="papers")
+    refuses("temperature is 0", confident_relation_loss, *case, 0)
+    for name in ("kernel_size", "num_tokens"):
+        refuses(f"{name} is 0", uncertain_relation_loss, *case, **{name: 0})
+    refuses("token is 'middle'", uncertain_patches, mask, 6, 1.2, "middle")

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from more_lib.method.losses import (
@@ -12,39 +11,29 @@ from more_lib.method.losses import (
     token_classification_loss,
     token_discrepancy_loss,
 )
-from more_lib.system.errors import InputError
 from tests.method import transcriptions
-from tests.method.helpers import drawn, golden, renumbering, tokens_and_features
+from tests.method.helpers import assert_full_precision, drawn, golden_losses, refuses, renumbering
+
+LABELS = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]])
+MASK_LOSSES = pytest.mark.parametrize("loss", [patch_token_contrast_loss, segmentation_loss])
 
 
 def random_tokens(shape=(2, 4, 6), dtype=torch.float64, seed=0) -> Tensor:
     return drawn(*shape, seed=seed, dtype=dtype)
 
 
-@pytest.fixture(scope="module")
-def golden_case():
-    """Golden values, and the tokens, features, labels and mask that they were computed from."""
-    expected = golden("losses_101")
-    labels, mask = (torch.from_numpy(expected[name]) for name in ("labels", "mask"))
-    shape = (*labels.shape, int(expected["D"]))
-    return (
-        expected,
-        *tokens_and_features(int(expected["seed"]), shape, mask.shape[1:]),
-        labels,
-        mask,
-    )
-
-
-LABELS = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]])
+def random_mask(shape, classes=3, seed=0) -> Tensor:
+    """0..classes, and 255 for about a fifth of the pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.randint(0, classes + 1, shape, generator=generator)
+    return mask.masked_fill(torch.rand(shape, generator=generator) < 0.2, 255)
 
 
 def test_classification_equals_its_formula():
-    logits = random_tokens((2, 4))
-    expected = 0.0
-    for b in range(2):
-        for c in range(4):
-            probability = 1 / (1 + math.exp(-logits[b, c].item()))
-            expected -= math.log(probability if LABELS[b, c] else 1 - probability) / 8
+    logits, expected = random_tokens((2, 4)), 0.0
+    for logit, label in zip(logits.flatten().tolist(), LABELS.flatten(), strict=True):
+        probability = 1 / (1 + math.exp(-logit))
+        expected -= math.log(probability if label else 1 - probability) / 8
     assert classification_loss(logits, LABELS).item() == pytest.approx(expected)
 
 
@@ -62,15 +51,12 @@ def test_token_classification_reads_each_tokens_mean():
 
 
 def test_discrepancy_equals_its_formula():
-    tokens = random_tokens()
-    expected = 0.0
+    tokens, expected = random_tokens(), 0.0
     for image in tokens:
-        for i in range(4):
-            logits = [
-                (image[i] @ image[j] / (image[i].norm() * image[j].norm())).item() / 0.07
-                for j in range(4)
-            ]
-            expected -= (logits[i] - math.log(sum(math.exp(value) for value in logits))) / 8
+        for i, token in enumerate(image):
+            cosines = [(token @ other / (token.norm() * other.norm())).item() for other in image]
+            total = sum(math.exp(cosine / 0.07) for cosine in cosines)
+            expected -= (cosines[i] / 0.07 - math.log(total)) / 8
     assert token_discrepancy_loss(tokens).item() == pytest.approx(expected)
 
 
@@ -81,14 +67,11 @@ def test_discrepancy_of_identical_tokens_is_ln_c(classes):
 
 
 def test_discrepancy_of_orthogonal_and_of_opposite_tokens():
-    orthogonal = torch.eye(4).unsqueeze(0)
-    expected = math.log(1 + 3 * math.exp(-1 / 0.07))
-    assert token_discrepancy_loss(orthogonal).item() == pytest.approx(expected, abs=1e-6)
+    orthogonal = token_discrepancy_loss(torch.eye(4)[None])
+    assert orthogonal.item() == pytest.approx(math.log(1 + 3 * math.exp(-1 / 0.07)), abs=1e-6)
     opposite = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
-    expected = math.log(1 + math.exp(-2 / 0.5))
-    assert token_discrepancy_loss(opposite, temperature=0.5).item() == pytest.approx(
-        expected, rel=1e-5
-    )
+    loss = token_discrepancy_loss(opposite, temperature=0.5)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2 / 0.5)), rel=1e-5)
 
 
 def test_discrepancy_ignores_length_and_order_of_the_tokens_and_averages_over_images():
@@ -129,64 +112,48 @@ def test_descending_separates_tokens_and_gathers_like_patches(loss, values, rate
     assert loss(values) < 0.5 * before
 
 
-def test_gradients():
-    tokens = random_tokens((2, 3, 4)).requires_grad_()
-    logits = random_tokens((2, 3), seed=1).requires_grad_()
-    labels = LABELS[:, :3]
-    assert torch.autograd.gradcheck(lambda t: token_discrepancy_loss(t, temperature=0.5), tokens)
-    assert torch.autograd.gradcheck(
-        lambda t: token_discrepancy_loss(t, labels, temperature=0.5), tokens
-    )
-    assert torch.autograd.gradcheck(lambda values: classification_loss(values, labels), logits)
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    [
+        (lambda values: classification_loss(values, LABELS[:, :3]), (2, 3)),
+        (lambda tokens: token_discrepancy_loss(tokens, temperature=0.5), (2, 3, 4)),
+        (lambda tokens: token_discrepancy_loss(tokens, LABELS[:, :3], 0.5), (2, 3, 4)),
+        (lambda f: patch_token_contrast_loss(f, random_mask((2, 2, 3), 2, 1)), (2, 3, 2, 3)),
+        (lambda logits: segmentation_loss(logits, random_mask((2, 5, 4), 2)), (2, 3, 2, 3)),
+    ],
+    ids=["classification", "tokens", "tokens and labels", "contrast", "segmentation"],
+)
+def test_gradients(loss, shape):
+    assert torch.autograd.gradcheck(loss, random_tokens(shape).requires_grad_())
 
 
 def test_discrepancy_keeps_its_precision_under_autocast():
     tokens = random_tokens(dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = token_discrepancy_loss(tokens, LABELS)
-    torch.testing.assert_close(mixed, token_discrepancy_loss(tokens, LABELS))
+    assert_full_precision(lambda: token_discrepancy_loss(tokens, LABELS))
 
 
-def test_golden_discrepancy(golden_case):
-    expected, tokens, _, labels, _ = golden_case
-    torch.testing.assert_close(
-        tokens[..., :1], torch.from_numpy(expected["class_tokens_every1"]), rtol=0, atol=0
-    )
-    # The loss of random tokens is nearly 0, rounded at the size of its logits, which is 14.
-    assert token_discrepancy_loss(tokens).item() == pytest.approx(
-        float(expected["token_discrepancy"]), rel=1e-4, abs=1e-7
-    )
-    assert token_discrepancy_loss(tokens, labels).item() == pytest.approx(
-        float(expected["token_discrepancy_with_cls"]), rel=1e-6
-    )
+def test_golden_values():
+    expected, (tokens, features, mask, labels) = golden_losses()
+    logits = torch.from_numpy(expected["seg_logits"])
+    for name, loss, tolerance in (
+        # The loss of random tokens is nearly 0, rounded at the size of its logits, which is 14.
+        ("token_discrepancy", token_discrepancy_loss(tokens), dict(rel=1e-4, abs=1e-7)),
+        ("token_discrepancy_with_cls", token_discrepancy_loss(tokens, labels), dict(rel=1e-6)),
+        # Random features are nearly orthogonal, so any such loss is almost 1/2.
+        ("patch_token_contrast", patch_token_contrast_loss(features, mask), dict(abs=2e-7)),
+        ("segmentation", segmentation_loss(logits, mask), dict(rel=1e-6)),
+        ("segmentation_all_ignored", segmentation_loss(logits, mask * 0 + 255), dict(abs=0)),
+    ):
+        assert loss.item() == pytest.approx(float(expected[name]), **tolerance), name
 
 
 def test_bad_input_is_refused():
     tokens = random_tokens()
-    with pytest.raises(InputError, match="logits .* labels"):
-        classification_loss(torch.zeros(2, 4), torch.zeros(4))
-    with pytest.raises(InputError, match="logits .* labels"):
-        token_discrepancy_loss(tokens, LABELS[:, :3])
-    for loss in (token_discrepancy_loss, lambda t: token_classification_loss(t, LABELS)):
-        with pytest.raises(InputError, match="class_tokens"):
-            loss(tokens[0])
-    with pytest.raises(InputError, match="temperature is 0"):
-        token_discrepancy_loss(tokens, temperature=0)
-
-
-def random_mask(shape, classes=3, seed=0) -> Tensor:
-    """0..classes, and 255 for about a fifth of the pixels."""
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.randint(0, classes + 1, shape, generator=generator)
-    return mask.masked_fill(torch.rand(shape, generator=generator) < 0.2, 255)
-
-
-def test_golden_contrast(golden_case):
-    expected, _, features, _, mask = golden_case
-    # Tighter than 1e-4: random features are nearly orthogonal, so any such loss is almost 1/2.
-    assert patch_token_contrast_loss(features, mask).item() == pytest.approx(
-        float(expected["patch_token_contrast"]), abs=2e-7
-    )
+    refuses("logits .* labels", classification_loss, torch.zeros(2, 4), torch.zeros(4))
+    refuses("logits .* labels", token_discrepancy_loss, tokens, LABELS[:, :3])
+    refuses("class_tokens", token_discrepancy_loss, tokens[0])
+    refuses("class_tokens", token_classification_loss, tokens[0], LABELS)
+    refuses("temperature is 0", token_discrepancy_loss, tokens, temperature=0)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -214,14 +181,14 @@ def test_mask_losses_and_their_gradients_equal_their_transcriptions(
 def test_contrast_by_hand():
     # Patches e1, -2 e1, e2, e2: lengths and signs do not count.
     features = torch.tensor([[[[1.0, -2.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]])
-    right = torch.tensor([[[1, 1], [2, 2]]])  # 4 like pairs of cosine 1, 8 unlike ones of 0
-    assert patch_token_contrast_loss(features, right).item() == pytest.approx((1 - 4 / 5) / 2)
-    wrong = torch.tensor([[[1, 2], [0, 1]]])  # 2 like of sum 0, 10 unlike of sum 4
-    assert patch_token_contrast_loss(features, wrong).item() == pytest.approx((1 + 4 / 11) / 2)
-    partly = torch.tensor([[[0, 0], [255, 2]]])  # 2 like of sum 2, 4 unlike of sum 0
-    assert patch_token_contrast_loss(features, partly).item() == pytest.approx((1 - 2 / 3) / 2)
-    one_class = torch.zeros_like(right)  # 12 like of sum 4
-    assert patch_token_contrast_loss(features, one_class).item() == pytest.approx((1 - 4 / 13) / 2)
+    for mask, expected in (
+        ([[1, 1], [2, 2]], (1 - 4 / 5) / 2),  # 4 like pairs of cosine 1, 8 unlike ones of 0
+        ([[1, 2], [0, 1]], (1 + 4 / 11) / 2),  # 2 like of sum 0, 10 unlike of sum 4
+        ([[0, 0], [255, 2]], (1 - 2 / 3) / 2),  # 2 like of sum 2, 4 unlike of sum 0
+        ([[0, 0], [0, 0]], (1 - 4 / 13) / 2),  # 12 like of sum 4
+    ):
+        loss = patch_token_contrast_loss(features, torch.tensor([mask]))
+        assert loss.item() == pytest.approx(expected)
 
 
 def test_contrast_ignores_length_sign_and_order_of_patches_and_numbers_of_classes():
@@ -231,21 +198,11 @@ def test_contrast_ignores_length_sign_and_order_of_patches_and_numbers_of_classe
     torch.testing.assert_close(patch_token_contrast_loss(features * length, mask), expected)
     flipped = patch_token_contrast_loss(features.flip(0, 2, 3), mask.flip(0, 1, 2))
     torch.testing.assert_close(flipped, expected)
-    renumbered = torch.arange(256)
-    renumbered[:4] = torch.tensor([3, 0, 77, 1])
+    renumbered = torch.tensor([3, 0, 77, 1, *range(4, 256)])
     torch.testing.assert_close(patch_token_contrast_loss(features, renumbered[mask]), expected)
 
 
-def test_contrast_pairs_patches_within_an_image_only():
-    features, mask = random_tokens((2, 5, 3, 4)), random_mask((2, 3, 4))
-    rotation = torch.linalg.qr(random_tokens((5, 5), seed=1))[0]
-    turned = torch.stack([features[0], torch.einsum("ij,jhw->ihw", rotation, features[1])])
-    torch.testing.assert_close(
-        patch_token_contrast_loss(turned, mask), patch_token_contrast_loss(features, mask)
-    )
-
-
-@pytest.mark.parametrize("loss", [patch_token_contrast_loss, segmentation_loss])
+@MASK_LOSSES
 def test_mask_losses_leave_unknown_places_out(loss):
     values, mask = random_tokens((2, 5, 3, 4)).requires_grad_(), random_mask((2, 3, 4))
     (gradient,) = torch.autograd.grad(loss(values, mask), values)
@@ -266,16 +223,6 @@ def test_contrast_without_pairs_or_lengths_is_a_half_and_has_no_gradient(size, n
     assert size == 0 or not features.grad.any()
 
 
-def test_golden_segmentation(golden_case):
-    expected, *_, mask = golden_case
-    logits = torch.from_numpy(expected["seg_logits"])
-    assert segmentation_loss(logits, mask).item() == pytest.approx(
-        float(expected["segmentation"]), rel=1e-6
-    )
-    unknown = segmentation_loss(logits, torch.full_like(mask, 255))
-    assert unknown.item() == float(expected["segmentation_all_ignored"]) == 0
-
-
 def test_segmentation_by_hand():
     # One background pixel of probability 1/4, two of class 1 with 1/2 and 1/3, one unknown.
     background = torch.tensor([1 / 4, 1 / 2, 2 / 3, 1e-9]).log()
@@ -287,28 +234,19 @@ def test_segmentation_by_hand():
 
 
 def test_segmentation_weighs_both_halves_alike_whatever_their_size():
-    logits = torch.zeros(1, 21, 4, 4)
-    mask = torch.zeros(1, 4, 4, dtype=torch.int64)
-    assert segmentation_loss(logits, mask).item() == pytest.approx(math.log(21) / 2, rel=1e-6)
-    mask[0, 0, 0] = 7
-    assert segmentation_loss(logits, mask).item() == pytest.approx(math.log(21), rel=1e-5)
-    assert segmentation_loss(logits, mask.clamp(min=1)).item() == pytest.approx(
-        math.log(21) / 2, rel=1e-6
-    )
-
-
-def test_segmentation_upsamples_the_logits_and_not_the_mask():
-    logits, mask = random_tokens((2, 4, 3, 3)), random_mask((2, 12, 10))
-    upsampled = F.interpolate(logits, (12, 10), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(segmentation_loss(logits, mask), segmentation_loss(upsampled, mask))
+    logits, mask = torch.zeros(1, 21, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
+    one = mask.clone()
+    one[0, 0, 0] = 7
+    for given, halves in ((mask, 1), (one, 2), (one.clamp(min=1), 1)):
+        loss = segmentation_loss(logits, given).item()
+        assert loss == pytest.approx(halves * math.log(21) / 2, rel=1e-6 if halves == 1 else 1e-5)
 
 
 def test_segmentation_follows_reordered_classes_images_and_mirrors():
     logits, mask = random_tokens((2, 4, 6, 5)), random_mask((2, 6, 5))
     expected = segmentation_loss(logits, mask)
-    torch.testing.assert_close(
-        segmentation_loss(logits.flip(0, 2, 3), mask.flip(0, 1, 2)), expected
-    )
+    flipped = segmentation_loss(logits.flip(0, 2, 3), mask.flip(0, 1, 2))
+    torch.testing.assert_close(flipped, expected)
     reordered, number = logits[:, [0, 3, 1, 2]], renumbering([2, 0, 1])
     torch.testing.assert_close(segmentation_loss(reordered, number[mask]), expected)
 
@@ -324,14 +262,6 @@ def test_segmentation_is_zero_without_known_pixels_and_finite_for_huge_logits(dt
         loss = segmentation_loss(huge, torch.ones(1, 4, 4, dtype=torch.int64))
     loss.backward()
     assert loss.item() == pytest.approx(6e4, rel=1e-2) and huge.grad.isfinite().all()
-
-
-def test_mask_losses_have_right_gradients():
-    features = random_tokens((2, 3, 2, 3)).requires_grad_()
-    mask = random_mask((2, 2, 3), 2, seed=1)
-    assert torch.autograd.gradcheck(lambda f: patch_token_contrast_loss(f, mask), features)
-    mask = random_mask((2, 5, 4), 2)
-    assert torch.autograd.gradcheck(lambda f: segmentation_loss(f, mask), features)
 
 
 @pytest.mark.parametrize(
@@ -353,16 +283,11 @@ def test_mask_losses_keep_their_precision_under_autocast(loss, size, dtype):
 
 def test_mask_losses_refuse_bad_input():
     values, mask = random_tokens((2, 4, 6, 5)), random_mask((2, 6, 5))
-    for bad_values, bad_mask in ((values[0], mask), (values[:1], mask), (values, mask[0])):
-        with pytest.raises(
-            InputError, match=r"features .*, mask .* must be \(B, D, h, w\), \(B, h, w\)"
-        ):
-            patch_token_contrast_loss(bad_values, bad_mask)
-        with pytest.raises(
-            InputError, match=r"logits .*, mask .* must be \(B, K, h, w\), \(B, H, W\)"
-        ):
-            segmentation_loss(bad_values, bad_mask)
-    with pytest.raises(InputError, match=r"mask \(2, 12, 10\) must be"):
-        patch_token_contrast_loss(values, random_mask((2, 12, 10)))
-    with pytest.raises(InputError, match="mask is torch.uint8; give int64"):
-        segmentation_loss(values, mask.byte())
+    features = r"features .*, mask .* must be \(B, D, h, w\), \(B, h, w\)"
+    logits = r"logits .*, mask .* must be \(B, K, h, w\), \(B, H, W\)"
+    for bad in ((values[0], mask), (values[:1], mask), (values, mask[0])):
+        refuses(features, patch_token_contrast_loss, *bad)
+        refuses(logits, segmentation_loss, *bad)
+    larger = random_mask((2, 12, 10))
+    refuses(r"mask \(2, 12, 10\) must be", patch_token_contrast_loss, values, larger)
+    refuses("mask is torch.uint8; give int64", segmentation_loss, values, mask.byte())

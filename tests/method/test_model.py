@@ -10,19 +10,24 @@ from torch import Tensor, nn
 
 from more_lib.method.backbones import mini_vit
 from more_lib.method.gcr import GraphCategoryRepresentation
-from more_lib.method.localization import multiscale_cam
+from more_lib.method.localization import lam, multiscale_cam
 from more_lib.method.model import LargeFOV, MoRe, image_logits
 from more_lib.method.released import load_released
 from more_lib.method.vit import ClassTokenViT
 from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.profiles import PROFILES
-from more_lib.system.errors import InputError
 from more_lib.system.weights import save_weights
-from tests.method.helpers import drawn, golden, images, released_weights
+from tests.method.helpers import (
+    assert_golden,
+    drawn,
+    golden,
+    images,
+    reached,
+    refuses,
+    released_weights,
+)
 
 CLASSES, DIM, PATCH = 4, 24, 8
-
-# --- golden values -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -30,31 +35,19 @@ def released_model() -> MoRe:
     return load_released(released_weights("voc_state_dict_shapes"), 20)
 
 
-@pytest.fixture(scope="module")
-def released_output(released_model) -> dict[str, Tensor]:
+@torch.no_grad()
+def test_forward_equals_the_released_one(released_model):
     expected = golden("forward_voc_224")
-    with torch.no_grad():
-        pixels = images(int(expected["input_seed"]), expected["input_shape"])
-        output = released_model(pixels, with_gcr=False)
-    return output._asdict() | {
-        "cam_aux": output.aux_cam,
-        "patch_features_every16": output.features[:, ::16],
-        "class_tokens_every8": output.class_tokens[..., ::8],
-    }
-
-
-def assert_golden(actual: Tensor, expected: np.ndarray) -> None:
-    """Equal to 1e-4 of the largest value."""
-    assert actual.shape == expected.shape
-    error = np.abs(actual.numpy() - expected).max() / np.abs(expected).max()
-    assert error < 1e-4, f"off by {error:.1e}"
-
-
-def test_forward_equals_the_released_one(released_output):
-    expected = golden("forward_voc_224")
-    every = {"patch_features_every16", "class_tokens_every8", "attention_scores", "cam", "cam_aux"}
-    for name in every | {"class_logits", "aux_logits", "seg_logits"}:
-        assert_golden(released_output[name], expected[name])
+    pixels = images(int(expected["input_seed"]), expected["input_shape"])
+    before = released_model(pixels, with_gcr=False)
+    for name in ("attention_scores", "cam", "class_logits", "aux_logits", "seg_logits"):
+        assert_golden(getattr(before, name), expected[name])
+    assert_golden(before.aux_cam, expected["cam_aux"])
+    assert_golden(before.features[:, ::16], expected["patch_features_every16"])
+    assert_golden(before.class_tokens[..., ::8], expected["class_tokens_every8"])
+    after = released_model(pixels)  # the graph
+    assert_golden(after.class_tokens[..., ::8], expected["gcr_tokens_every8"])
+    assert_golden(lam(after.features, after.class_tokens), expected["lam"])
 
 
 def test_multiscale_cam_equals_the_released_one(released_model):
@@ -68,10 +61,8 @@ def test_multiscale_cam_equals_the_released_one(released_model):
 @pytest.fixture
 def model() -> MoRe:
     """Three narrow blocks; the auxiliary map leaves the first of them. No weight is zero."""
-    vit = VisionTransformer(
-        img_size=(32, 48), patch_size=PATCH, embed_dim=DIM, depth=3, num_heads=3, num_classes=0
-    )
-    graph = GraphCategoryRepresentation(DIM)
+    sizes = dict(img_size=(32, 48), patch_size=PATCH, embed_dim=DIM, depth=3, num_heads=3)
+    vit, graph = VisionTransformer(**sizes, num_classes=0), GraphCategoryRepresentation(DIM)
     model = MoRe(ClassTokenViT(vit, CLASSES, num_registers=2), decoder_width=6, graph=graph)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -89,15 +80,13 @@ def some_images(height: int = 32, width: int = 48, count: int = 2) -> Tensor:
 
 def test_every_output_has_the_promised_shape_at_another_non_square_size(model):
     output = model(some_images(24, 40, count=3))
+    per_class, maps = (3, CLASSES), (3, CLASSES, 3, 5)
     assert {name: tuple(value.shape) for name, value in output._asdict().items()} == {
-        "class_logits": (3, CLASSES),
-        "aux_logits": (3, CLASSES),
         "seg_logits": (3, CLASSES + 1, 3, 5),
         "features": (3, DIM, 3, 5),
         "class_tokens": (3, CLASSES, DIM),
-        "attention_scores": (3, CLASSES, 3, 5),
-        "cam": (3, CLASSES, 3, 5),
-        "aux_cam": (3, CLASSES, 3, 5),
+        **dict.fromkeys(("class_logits", "aux_logits"), per_class),
+        **dict.fromkeys(("attention_scores", "cam", "aux_cam"), maps),
     }
 
 
@@ -151,16 +140,7 @@ def test_decoder_sees_ten_patches_far_and_has_no_bias():
 def test_an_image_that_the_patch_does_not_divide_is_refused(model):
     assert model.patch_size == PATCH
     for call in (model, model.cams):
-        with pytest.raises(InputError, match="33x48.*8x8"):
-            call(some_images(33, 48))
-
-
-def reached(model: MoRe, loss: Tensor) -> set[str]:
-    """Names of the parameters with a gradient that is not zero everywhere."""
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {name for name, gradient in gradients.items() if gradient is not None and gradient.any()}
+        refuses("33x48.*8x8", call, some_images(33, 48))
 
 
 def names(model: MoRe, *beginnings: str) -> set[str]:
@@ -203,9 +183,10 @@ def test_from_recipe_builds_what_the_recipe_says():
     recipe = mini_recipe(num_registers=3, aux_layer=-2, decoder_width=7)
     recipe = replace(recipe, data=replace(recipe.data, classes=("cat", "dog")))
     model = MoRe.from_recipe(recipe, pretrained=False)
-    assert model.encoder.class_tokens.shape[1] == model.encoder.num_classes == 2
-    assert model.encoder.register_tokens.shape[1] == 3
-    assert model.encoder.aux_block == len(model.encoder.blocks) - 2
+    encoder = model.encoder
+    assert encoder.class_tokens.shape[1] == encoder.num_classes == 2
+    assert encoder.register_tokens.shape[1] == 3
+    assert encoder.aux_block == len(encoder.blocks) - 2
     assert model.classifier.out_channels == model.aux_classifier.out_channels == 2
     assert model.decoder[0].out_channels == 7 and model.decoder[-1].out_channels == 3
 
@@ -217,8 +198,9 @@ def test_from_recipe_keeps_the_first_blocks_alone():
     for ours, theirs in zip(cut.blocks, whole.blocks, strict=False):
         assert torch.equal(ours.attn.qkv.weight, theirs.attn.qkv.weight)
     assert cut.aux_block == 1  # the third from its own end
-    with pytest.raises(InputError, match=r"backbone\.depth is 7, but there are 6 blocks"):
-        MoRe.from_recipe(load_recipe("mini", ["backbone.depth=7"]), pretrained=False)
+    deep = load_recipe("mini", ["backbone.depth=7"])
+    message = r"backbone\.depth is 7, but there are 6 blocks"
+    refuses(message, MoRe.from_recipe, deep, pretrained=False)
 
 
 def test_from_recipe_builds_the_graph_of_the_recipe():
@@ -254,8 +236,5 @@ def test_from_recipe_starts_from_the_backbones_weights(tmp_path):
             assert torch.equal(loaded[key], value), f"{part}.{key}"
     start = vit.cls_token + vit.pos_embed[:, :1]
     assert torch.equal(encoder.class_tokens[:, -1:], start)
-
-
-def test_from_recipe_never_falls_back_to_random_weights(tmp_path):
-    with pytest.raises(InputError, match="absent.safetensors"):
-        MoRe.from_recipe(mini_recipe(weights=str(tmp_path / "absent.safetensors")))
+    absent = mini_recipe(weights=str(tmp_path / "absent.safetensors"))  # never random ones instead
+    refuses("absent.safetensors", MoRe.from_recipe, absent)

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import ParallelScalingBlock, VisionTransform
 
 from more_lib.method.backbones import mini_vit
 from more_lib.method.vit import ClassTokenViT, resize_position
-from tests.method.helpers import drawn, randomized, refusal
+from tests.method.helpers import drawn, randomized, refuses
 
 MODELS = {  # patch size, and how many tokens of its own the model has beside the class token
     "vit_tiny_patch16_224": (16, 0),
@@ -51,17 +51,18 @@ def random_images(height: int, width: int, count: int = 2) -> torch.Tensor:
 
 def watched(encoder: ClassTokenViT, images: torch.Tensor):
     """The encoder's output, the sequence that enters the last block, and the one after it."""
-    seen = {}
+    seen = []
+    last = encoder.blocks[-1].register_forward_hook(
+        lambda _, given, left: seen.extend(given + (left,))
+    )
+    with last, torch.no_grad():
+        return encoder(images), *seen
 
-    def keep(_, inputs, output):
-        seen["last block"] = inputs[0], output
 
-    handle = encoder.blocks[-1].register_forward_hook(keep)
-    try:
-        with torch.no_grad():
-            return encoder(images), *seen["last block"]
-    finally:
-        handle.remove()
+def block_output(vit: VisionTransformer, images: torch.Tensor, block: int) -> torch.Tensor:
+    """The patch tokens that timm says one block leaves."""
+    how = dict(output_fmt="NLC", intermediates_only=True)
+    return vit.forward_intermediates(images, [block], **how)[0]
 
 
 def own_tokens(vit: VisionTransformer) -> list[torch.Tensor]:
@@ -91,9 +92,7 @@ def test_with_one_class_and_no_register_it_is_timms_own_forward(name):
     output, _, after_blocks = watched(encoder, images)
     with torch.no_grad():
         expected = vit.forward_features(images)
-        (aux,) = vit.forward_intermediates(
-            images, [len(vit.blocks) - 3], output_fmt="NLC", intermediates_only=True
-        )
+        aux = block_output(vit, images, len(vit.blocks) - 3)
         assert_close(vit.norm(after_blocks), expected)
     assert_close(output.class_tokens, expected[:, :1])
     assert_close(output.patch_tokens, expected[:, vit.num_prefix_tokens :])
@@ -148,27 +147,23 @@ def test_the_models_other_tokens_take_part(name):
             before = after
 
 
-@pytest.mark.parametrize("aux_layer, block", [(0, 0), (1, 1), (-3, 0), (-1, 2)])
-def test_the_auxiliary_map_is_that_blocks_output_without_norm(aux_layer, block):
+@torch.no_grad()
+def test_the_auxiliary_map_is_that_blocks_output_without_norm():
     vit, images = small_vit(), random_images(32, 48)
-    with torch.no_grad():
+    for aux_layer, block in ((0, 0), (1, 1), (-3, 0), (-1, 2)):
         output = ClassTokenViT(vit, 1, 0, aux_layer).eval()(images)
-        (expected,) = vit.forward_intermediates(
-            images, [block], output_fmt="NLC", intermediates_only=True
-        )
-    assert_close(output.aux_patch_tokens, expected)
+        assert_close(output.aux_patch_tokens, block_output(vit, images, block))
 
 
+@torch.no_grad()
 def test_encoder_of_a_plain_model_has_no_other_tokens_and_leaves_its_values_alone():
     vit = small_vit()
-    before = {key: value.clone() for key, value in vit.state_dict().items()}
     encoder = ClassTokenViT(vit, CLASSES)
     assert encoder.other_tokens is None
-    with torch.no_grad():
-        for token in (encoder.class_tokens, encoder.register_tokens, encoder.patch_position):
-            token.zero_()
-    for key, value in vit.state_dict().items():
-        assert torch.equal(value, before[key]), key
+    for token in (encoder.class_tokens, encoder.register_tokens, encoder.patch_position):
+        token.zero_()
+    for key, value in small_vit().state_dict().items():  # always the same weights
+        assert torch.equal(vit.state_dict()[key], value), key
 
 
 def test_class_tokens_start_identical_and_registers_do_not():
@@ -180,17 +175,11 @@ def test_class_tokens_start_identical_and_registers_do_not():
     offsets = (encoder.register_tokens - start).detach()[0]
     assert 0.01 < offsets.std() < 0.03
     assert torch.pdist(offsets).min() > 0.01
-
     with torch.no_grad():
         output = encoder(random_images(32, 48))
-    assert_close(output.class_tokens, output.class_tokens[:, :1].expand(-1, CLASSES, -1))
-    assert_close(
-        output.attention_scores, output.attention_scores[:, :1].expand(-1, CLASSES, -1, -1)
-    )
-
-
-def test_the_class_token_has_no_position_where_the_model_gives_it_none():
-    vit = small_vit(no_embed_class=True)
+    for rows in (output.class_tokens, output.attention_scores):
+        assert_close(rows, rows[:, :1].expand_as(rows))
+    vit = small_vit(no_embed_class=True)  # which gives its class token no position
     encoder = ClassTokenViT(vit, CLASSES)
     assert torch.equal(encoder.class_tokens, vit.cls_token.expand(1, CLASSES, -1))
     assert torch.equal(encoder.patch_position, vit.pos_embed)
@@ -204,12 +193,10 @@ def test_permuting_the_class_tokens_permutes_what_belongs_to_them():
         encoder.class_tokens.copy_(values)
         straight = encoder(images)
         encoder.class_tokens.copy_(values[:, order])
-        permuted = encoder(images)
+        permuted = encoder(images)._asdict()
     assert torch.pdist(straight.class_tokens[0]).min() > 0.1
-    assert_close(permuted.class_tokens, straight.class_tokens[:, order])
-    assert_close(permuted.attention_scores, straight.attention_scores[:, order])
-    assert_close(permuted.patch_tokens, straight.patch_tokens)
-    assert_close(permuted.aux_patch_tokens, straight.aux_patch_tokens)
+    for kind, rows in ((kind, getattr(straight, kind)) for kind in KINDS):
+        assert_close(permuted[kind], rows if "patch" in kind else rows[:, order])
 
 
 def test_images_of_a_batch_do_not_see_each_other():
@@ -308,33 +295,18 @@ def test_rows_stay_rows_and_dtype_stays():
     assert (resized.diff(dim=0) > 0).any() and resized[-1, 0] - resized[0, 0] > 2.5
 
 
-@pytest.mark.parametrize(
-    "options, reason",
-    [
-        ({"class_token": False, "global_pool": "avg"}, "no class token"),
-        ({"pos_embed": "none"}, "position embedding"),
-        ({"patch_size": (8, 4)}, "8x4 patches"),
-        ({"block_fn": ParallelScalingBlock}, "ParallelScalingBlock"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_unusual_vits_are_refused(options, reason):
-    message = refusal(ClassTokenViT, small_vit(**options), 2)
-    assert reason in message
-
-
-def test_the_refusal_says_what_is_supported():
-    message = refusal(ClassTokenViT, "eva02_tiny_patch14_224", num_classes=2)
-    assert "supported" in message and "deit" in message and "dinov2" in message
-
-
-@pytest.mark.parametrize("aux_layer", [-4, 3])
-def test_an_auxiliary_layer_outside_the_blocks_is_refused(aux_layer):
-    message = refusal(small_encoder, aux_layer=aux_layer)
-    assert f"aux_layer {aux_layer}" in message and "3 blocks" in message
-
-
-@pytest.mark.parametrize("height, width", [(33, 48), (32, 44), (0, 48)])
-def test_an_image_that_the_patch_does_not_divide_is_refused(height, width):
-    message = refusal(small_encoder(), torch.zeros(1, 3, height, width))
-    assert f"{height}x{width}" in message and "8x8" in message
+def test_what_cannot_be_wrapped_or_cut_into_patches_is_refused():
+    for reason, options in (
+        ("no class token", {"class_token": False, "global_pool": "avg"}),
+        ("position embedding", {"pos_embed": "none"}),
+        ("8x4 patches", {"patch_size": (8, 4)}),
+        ("ParallelScalingBlock", {"block_fn": ParallelScalingBlock}),
+    ):
+        refuses(reason, ClassTokenViT, small_vit(**options), 2)
+    supported = "supported.* deit.* DINOv2"
+    refuses(supported, ClassTokenViT, "eva02_tiny_patch14_224", num_classes=2)
+    for aux in (-4, 3):
+        refuses(f"aux_layer {aux} .*3 blocks", small_encoder, aux_layer=aux)
+    for size in ((33, 48), (32, 44), (0, 48)):
+        message = "{}x{} .*8x8".format(*size)
+        refuses(message, small_encoder(), torch.zeros(1, 3, *size))

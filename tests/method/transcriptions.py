@@ -142,9 +142,7 @@ def graph_category_representation(
                 likeness = torch.stack([F.cosine_similarity(head, tail, dim=0) for tail in tails])
             else:
                 likeness = torch.stack([head @ tail / len(head) ** 0.5 for tail in tails])
-            order = sorted(range(len(tails)), key=lambda j: -float(likeness[j].detach()))[
-                :num_neighbors
-            ]
+            order = likeness.argsort(descending=True)[:num_neighbors].tolist()
             r = likeness[order].softmax(0)
             scores = []
             for k, j in enumerate(order):
@@ -177,9 +175,8 @@ def confident_relation_loss(
 ) -> Tensor:
     """Eq. 7, pair by pair."""
     per_image, every_pair = [], []
-    for tokens, image, image_mask, present in zip(
-        class_tokens, features, mask, labels, strict=True
-    ):
+    images = zip(class_tokens, features, mask, labels, strict=True)
+    for tokens, image, image_mask, present in images:
         patches, numbers = image.flatten(1).T, image_mask.flatten()
         total = class_tokens.new_zeros(())
         for c in present.nonzero().flatten().tolist():
@@ -233,9 +230,8 @@ def uncertain_relation_loss(
 ) -> Tensor:
     """Eq. 8-9 with every kept patch, none drawn by lot: pair by pair."""
     per_patch, near, far = [], [], []
-    for tokens, image, image_mask, present in zip(
-        class_tokens, features, mask, labels, strict=True
-    ):
+    images = zip(class_tokens, features, mask, labels, strict=True)
+    for tokens, image, image_mask, present in images:
         for y, x in kept_patches(image_mask, kernel_size, phi, variant):
             u = image[:, y, x]
             if variant == "release":

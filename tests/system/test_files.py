@@ -37,11 +37,14 @@ BOTH = pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
 def test_it_appears_at_the_end_of_the_block_and_nothing_else_does(atomic, tmp_path):
     place = tmp_path / "new" / "deep" / "result.txt"
     with atomic(str(place)) as temporary:
+        if atomic is atomic_file:  # by whose suffix writers choose a format
+            assert temporary.suffix == ".txt" and temporary.read_bytes() == b""
         write(temporary, "whole")
         assert not place.exists()
         assert temporary.parent == place.parent  # the same disk, where a rename is one step
     assert written(place) == "whole"
     assert os.listdir(place.parent) == ["result.txt"]
+    assert place.stat().st_mode & 0o777 == (0o755 if place.is_dir() else 0o644)  # others may read
 
 
 @pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()], ids=repr)
@@ -64,20 +67,6 @@ def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
         temporary.write_text("new")
         assert file.read_text() == "old"
     assert tree(tmp_path) == {"result.txt": "new"}
-
-
-def test_a_temporary_file_keeps_the_suffix_by_which_writers_choose_a_format(tmp_path):
-    with atomic_file(tmp_path / "picture.png") as temporary:
-        assert temporary.suffix == ".png" and temporary.read_bytes() == b""
-
-
-def test_others_may_read_what_was_written(tmp_path):
-    with atomic_file(tmp_path / "file"):
-        pass
-    with atomic_folder(tmp_path / "folder"):
-        pass
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
-    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_folder_that_came_first_stays(tmp_path):
@@ -127,17 +116,16 @@ def test_a_disk_error_while_writing_is_one_line_with_a_cure(atomic, number, tmp_
 
 
 @pytest.mark.parametrize(
-    "atomic, step",
+    "atomic, module, step",
     [
-        (atomic_file, (tempfile, "mkstemp")),
-        (atomic_file, (Path, "replace")),
-        (atomic_folder, (tempfile, "mkdtemp")),
-        (atomic_folder, (Path, "rename")),
+        (atomic_file, tempfile, "mkstemp"),
+        (atomic_file, Path, "replace"),
+        (atomic_folder, tempfile, "mkdtemp"),
+        (atomic_folder, Path, "rename"),
     ],
-    ids=lambda value: value[1] if isinstance(value, tuple) else value.__name__,
 )
-def test_a_full_disk_is_told_at_every_step(atomic, step, tmp_path, monkeypatch):
-    monkeypatch.setattr(*step, fail(errno.ENOSPC))
+def test_a_full_disk_is_told_at_every_step(atomic, module, step, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, step, fail(errno.ENOSPC))
     with pytest.raises(InputError, match="no space left"), atomic(tmp_path / "result") as temporary:
         write(temporary, "whole")
     assert os.listdir(tmp_path) == []
@@ -169,19 +157,19 @@ def test_other_system_errors_pass_as_they_are(atomic, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_the_environment_chooses_the_data_folder(monkeypatch, tmp_path):
+def test_the_environment_chooses_the_data_folder_or_else_it_is_the_users_cache(
+    monkeypatch, tmp_path
+):
     monkeypatch.setenv("MORE_DATA", str(tmp_path / "not there yet"))
     assert data_folder() == tmp_path / "not there yet"
     assert os.listdir(tmp_path) == []  # asking makes nothing
+    monkeypatch.setenv("MORE_DATA", "")
+    assert data_folder() == Path(platformdirs.user_cache_dir("more_lib"))
+    monkeypatch.delenv("MORE_DATA")
+    assert data_folder() == Path(platformdirs.user_cache_dir("more_lib"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MORE_DATA", "~/data")
     assert data_folder() == tmp_path / "data"
-
-
-@pytest.mark.parametrize("unset", [True, False])
-def test_without_a_choice_it_is_the_users_cache(monkeypatch, unset):
-    monkeypatch.delenv("MORE_DATA") if unset else monkeypatch.setenv("MORE_DATA", "")
-    assert data_folder() == Path(platformdirs.user_cache_dir("more_lib"))
 
 
 def test_sha256_is_the_standard_one(tmp_path):

@@ -12,10 +12,7 @@ def test_the_switch_rules_over_everything(monkeypatch):
     monkeypatch.setenv("MORE_PROGRESS", "1")
     assert interactive() and not progress_bar(range(3)).disable
     assert list(progress_bar(range(3))) == [0, 1, 2]
-
-
-def test_without_the_switch_a_pipe_stays_clean(monkeypatch):
-    monkeypatch.delenv("MORE_PROGRESS")
+    monkeypatch.delenv("MORE_PROGRESS")  # then a pipe stays clean
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
     assert not interactive()

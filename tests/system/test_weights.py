@@ -25,12 +25,17 @@ def assert_same_state(state: dict, other: dict) -> None:
         assert tensor.dtype == other[key].dtype and torch.equal(tensor, other[key]), key
 
 
-def refusal(module: nn.Module, path) -> str:
-    """The message of the error that loading must raise, having left the module as it was."""
-    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+def refusal(path, state: dict | None = None) -> str:
+    """The message of the error that loading the file must raise, leaving the model as it was.
+
+    state: what to write to the file first.
+    """
+    module = small_model(2)
+    if state:
+        save_weights(state, path)
     with pytest.raises(InputError) as caught:
         load_weights(module, path)
-    assert_same_state(module.state_dict(), before)
+    assert_same_state(module.state_dict(), small_model(2).state_dict())
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -92,49 +97,34 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_keys_that_differ_are_named(tmp_path):
-    path = tmp_path / "model.safetensors"
-    state = small_model(1).state_dict()
+def test_keys_shapes_and_kinds_of_number_that_differ_are_named_and_five_at_most(tmp_path):
+    path, state = tmp_path / "model.safetensors", small_model(1).state_dict()
+    message = refusal(path, state | {"2.bias": torch.zeros(2, dtype=torch.int64)})
+    assert "2.bias (integer (2,) for real (2,))" in message
+    message = refusal(path, state | {"0.weight": torch.zeros(3, 5)})
+    assert "0.weight (real (3, 5) for real (3, 4))" in message
     state["extra"] = state.pop("0.weight")
-    save_weights(state, path)
-    message = refusal(small_model(2), path)
+    message = refusal(path, state)
     assert "missing: 0.weight" in message and "unexpected: extra" in message
-
-
-def test_long_lists_of_keys_are_cut_at_five(tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_weights({f"other{i}": torch.zeros(1) for i in range(7)}, path)
-    message = refusal(small_model(2), path)
+    message = refusal(path, {f"other{i}": torch.zeros(1) for i in range(7)})
     assert "other4 and 2 more" in message and "other5" not in message
     assert message.count("0.") + message.count("1.") + message.count("2.") == 5
     assert "and 4 more" in message
 
 
-def test_other_shapes_and_kinds_of_number_are_named(tmp_path):
-    path = tmp_path / "model.safetensors"
-    state = small_model(1).state_dict()
-    state["0.weight"] = torch.zeros(3, 5)
-    state["2.bias"] = torch.zeros(2, dtype=torch.int64)
-    save_weights(state, path)
-    message = refusal(small_model(2), path)
-    assert "0.weight (real (3, 5) for real (3, 4))" in message
-    assert "2.bias (integer (2,) for real (2,))" in message
-
-
 def test_files_that_are_no_weights_are_refused(tmp_path):
     model = small_model(1)
-    assert "no weights file" in refusal(model, tmp_path / "absent.safetensors")
-    assert "no weights file" in refusal(model, tmp_path)
     (tmp_path / "notes.txt").write_text("not weights")
-    assert "not a safetensors file" in refusal(model, tmp_path / "notes.txt")
     (tmp_path / "empty.safetensors").touch()
-    assert "not a safetensors file" in refusal(model, tmp_path / "empty.safetensors")
     torch.save(model.state_dict(), tmp_path / "model.pth")
-    assert "not a safetensors file" in refusal(model, tmp_path / "model.pth")
     save_weights(model, tmp_path / "whole.safetensors")
     whole = (tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-4])
-    assert "cut short" in refusal(model, tmp_path / "cut.safetensors")
+    assert "cut short" in refusal(tmp_path / "cut.safetensors")
+    for place in (tmp_path, tmp_path / "absent.safetensors"):
+        assert "no weights file" in refusal(place)
+    for name in ("notes.txt", "empty.safetensors", "model.pth"):
+        assert "not a safetensors file" in refusal(tmp_path / name)
 
 
 def test_unwritable_place_is_one_readable_line(tmp_path):
