@@ -18,7 +18,6 @@ from more_lib.system.errors import InputError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "data_scripts"
 
-
 WIDTH, HEIGHT = 40, 30
 ROWS = {"one.jpg": "red fox;cat", "two.PNG": "cat", "three.webp": "owl", "four.jpeg": ""}
 
@@ -46,6 +45,12 @@ def photographs(folder):
 def save_mask(path, values):
     path.parent.mkdir(exist_ok=True)
     mask_image(values.astype(np.uint8)).save(path)
+
+
+def contents(folder):
+    """The bytes of every file below a folder, by its path in there."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def cut(path, count):

@@ -12,9 +12,9 @@ from more_lib.data.images import mask_image
 from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocImages, VocMasks, VocTree
 from more_lib.recipes.classes import VOC_CLASSES
-from tests.data.helpers import refused, save_mask
+from tests.data.helpers import cut, refused, save_mask
 
-WIDTH, HEIGHT = 12, 10
+SIZE = WIDTH, HEIGHT = 12, 10
 AEROPLANE, CAT, PERSON = 1, 8, 15
 MASK = "SegmentationClass/one.png"
 
@@ -58,7 +58,7 @@ def root(tmp_path):
     (folder / "ImageSets/Segmentation/train.txt").write_text("two\none\n")
     (folder / "ImageSets/Segmentation/val.txt").write_text("one\r\n\r\n")
     for name, colour in (("one", (200, 30, 60)), ("two", (10, 120, 240))):
-        photograph = Image.new("RGB", (WIDTH, HEIGHT), colour)
+        photograph = Image.new("RGB", SIZE, colour)
         photograph.save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
     (folder / "Annotations/one.xml").write_text(ANNOTATION)
     (folder / "Annotations/two.xml").write_text(annotation("aeroplane"))
@@ -66,14 +66,11 @@ def root(tmp_path):
     return folder
 
 
-def test_ids_keep_the_files_order_and_skip_blank_lines(root):
+def test_ids_keep_the_files_order_and_labels_count_difficult_objects_but_no_parts(root):
     tree = VocTree(root)
     assert tree.ids("train") == ["two", "one"]
-    assert tree.ids("val") == ["one"]
-
-
-def test_labels_count_difficult_objects_but_no_parts(root):
-    labels = VocTree(root).labels("one")
+    assert tree.ids("val") == ["one"]  # without the blank line
+    labels = tree.labels("one")
     assert labels.dtype == np.float32 and labels.shape == (20,)
     assert [VOC_CLASSES[index] for index in np.flatnonzero(labels)] == ["cat", "person"]
 
@@ -128,25 +125,21 @@ def test_evaluation_items_hold_the_mask_in_its_own_size(root):
 
 @pytest.mark.parametrize("part", ["", "JPEGImages", "Annotations", "ImageSets/Segmentation"])
 @pytest.mark.parametrize(
-    "need",
-    [
-        lambda tree: tree.labels("one"),
-        lambda tree: tree.fingerprint(["train"]),
-        lambda tree: tree.require_readable("train"),
-    ],
+    "method, argument",
+    [("labels", "one"), ("fingerprint", ["train"]), ("require_readable", "train")],
 )
-def test_missing_folder_says_what_makes_it(root, part, need):
+def test_missing_folder_says_what_makes_it(root, part, method, argument):
     missing = root / part
     missing.rename(root.parent / "moved")
     with refused(f"{missing} is missing", "data_scripts/make_emoji_voc.py", "VOCdevkit/VOC2012"):
-        need(VocTree(root))
+        getattr(VocTree(root), method)(argument)
 
 
 def test_images_alone_can_be_read(root):
     for part in ("Annotations", "SegmentationClass"):
         (root / part).rename(root.parent / part)
     tree = VocTree(root)
-    assert tree.ids("val") == ["one"] and tree.image("one").size == (WIDTH, HEIGHT)
+    assert tree.ids("val") == ["one"] and tree.image("one").size == SIZE
 
 
 @pytest.mark.parametrize("classes", [("cat", "kat"), ("cat", "cat"), ()])
@@ -200,16 +193,25 @@ def test_missing_files_are_named(root):
         tree.mask("two")
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "1", "I;16"])
-def test_mask_must_be_palette_or_grey(root, mode):
-    Image.new(mode, (WIDTH, HEIGHT)).save(root / "SegmentationClass/one.png")
-    with refused(f"one.png is a mask of mode {mode}"):
-        VocTree(root).mask("one")
+NOISE = np.random.default_rng(0).integers(0, 21, (HEIGHT, WIDTH)).astype(np.uint8)
 
 
-def test_mask_must_have_its_images_size(root):
-    save_mask(root / MASK, mask_values().T.copy())
-    with refused("one.png is 10×12, its image 12×10"):
+@pytest.mark.parametrize(
+    "mask, complaint",
+    [
+        *(
+            (Image.new(mode, SIZE), f"a mask of mode {mode}")
+            for mode in ("RGB", "RGBA", "1", "I;16")
+        ),
+        (mask_image(mask_values().T.copy()), "10×12, its image 12×10"),
+        (mask_image(NOISE), "cannot be read"),  # cut short
+    ],
+)
+def test_mask_must_be_whole_palette_or_grey_and_of_its_images_size(root, mask, complaint):
+    mask.save(root / MASK)
+    if complaint == "cannot be read":
+        cut(root / MASK, 40)
+    with refused(f"one.png.* {complaint}"):
         VocTree(root).mask("one")
 
 
@@ -224,15 +226,6 @@ def test_mask_values_must_be_chosen_classes(root, value, classes):
     save_mask(root / MASK, values)
     with refused(f"one.png holds {value}: allowed are 0, 255"):
         VocTree(root, classes).mask("one")
-
-
-def test_truncated_mask_is_refused(root):
-    path = root / "SegmentationClass/one.png"
-    noise = np.random.default_rng(0).integers(0, 21, (HEIGHT, WIDTH)).astype(np.uint8)
-    save_mask(root / MASK, noise)
-    path.write_bytes(path.read_bytes()[:-40])
-    with refused("one.png cannot be read"):
-        VocTree(root).mask("one")
 
 
 GROWING = """<?xml version="1.0"?><!DOCTYPE annotation [<!ENTITY a "cat"><!ENTITY b "&a;&a;">]>

