@@ -47,21 +47,14 @@ def annotated(root: Path, name: str) -> list[tuple[str, tuple[int, int, int, int
     return list(zip((item.findtext("name") for item in objects), boxes, strict=True))
 
 
-def test_the_same_seed_gives_the_same_bytes(trees):
-    first, again = contents(trees["first"]), contents(trees["again"])
-    assert first.keys() == again.keys()
+def test_the_same_seed_gives_the_same_bytes_and_no_image_repeats(trees):
+    first, again, other = (contents(trees[name]) for name in ("first", "again", "other"))
+    assert first.keys() == again.keys() == other.keys()
     assert [name for name in first if first[name] != again[name]] == []
-
-
-def test_no_image_repeats_within_a_seed_and_across_and_the_splits_draw_on_their_own(trees):
-    first, other = (
-        {name: data for name, data in contents(trees[key]).items() if name.startswith("JPEG")}
-        for key in ("first", "other")
-    )
-    assert first.keys() == other.keys()
-    pictures = {*first.values(), *other.values()}
-    assert len(pictures) == 2 * len(first) == 2 * sum(COUNTS.values())
-    tree = VocTree(trees["first"])
+    images = [name for name in first if name.startswith("JPEG")]
+    assert len(images) == sum(COUNTS.values())  # within a seed and across
+    assert len({files[name] for files in (first, other) for name in images}) == 2 * len(images)
+    tree = VocTree(trees["first"])  # the splits draw on their own
     numbers = [[len(annotated(tree.root, name)) for name in tree.ids(split)] for split in COUNTS]
     assert numbers[0][: COUNTS["val"]] != numbers[1]
 
@@ -126,12 +119,6 @@ def test_boxes_fit_what_is_visible_of_their_object(trees):
             assert (boxed[mask == voc_id] & (1 << voc_id)).all()
 
 
-def test_classes_are_ten_or_more_of_vocs():
-    assert len(set(emoji.EMOJI_CLASSES)) == len(emoji.EMOJI_CLASSES) >= 10
-    assert set(emoji.EMOJI_CLASSES) <= set(VOC_CLASSES)
-    assert emoji.GLYPHS.keys() == set(emoji.EMOJI_CLASSES)
-
-
 def composed(split: str, count: int):
     glyphs = emoji.split_glyphs(split)
     for index in range(count):
@@ -176,6 +163,8 @@ def test_mask_by_hand():
 
 
 def test_train_and_val_show_different_glyphs_where_a_class_has_enough():
+    assert len(set(emoji.EMOJI_CLASSES)) == len(emoji.EMOJI_CLASSES) >= 10
+    assert emoji.GLYPHS.keys() == set(emoji.EMOJI_CLASSES) <= set(VOC_CLASSES)
     train, val = (emoji.split_glyphs(split) for split in COUNTS)
     split_up = set()
     for name in emoji.EMOJI_CLASSES:
@@ -225,18 +214,14 @@ def test_the_tree_names_its_sources_and_licences(trees):
     assert [words for words in (*owners, *licences, *backgrounds) if words not in text] == []
 
 
-def test_what_is_there_is_reused(trees, tmp_path):
-    (trees["other"] / "marker").touch()
-    assert emoji.prepare(str(trees["other"]), seed=4, **COUNTS) == trees["other"]
-    assert (trees["other"] / "marker").exists()
-    (trees["other"] / "marker").unlink()
-
-
-def test_by_default_it_lies_in_the_data_folder_with_its_seed(monkeypatch, tmp_path):
+def test_by_default_it_lies_in_the_data_folder_with_its_seed_and_is_reused(monkeypatch, tmp_path):
     monkeypatch.setenv("MORE_DATA", str(tmp_path))
     folder = emoji.prepare(seed=7, train=1, val=1)
     assert folder == emoji.tree_folder(7) and folder.parent == tmp_path and "7" in folder.name
     assert (folder / "manifest.json").is_file()
+    (folder / "marker").touch()
+    assert emoji.prepare(str(folder), seed=7, train=1, val=1) == folder
+    assert (folder / "marker").exists()
 
 
 @pytest.mark.parametrize("option", ["seed", "train", "val", "size"])
@@ -246,20 +231,16 @@ def test_a_tree_made_otherwise_is_refused(trees, option):
     assert contents(trees["first"]) == contents(trees["again"])
 
 
-def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+def test_a_folder_of_something_else_or_under_a_file_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     for damaged in (None, "{", "[]"):
         if damaged:
             (tmp_path / "manifest.json").write_text(damaged)
         with refused(f"{tmp_path} exists and is no EmojiVOC tree"):
             emoji.prepare(tmp_path)
+    with refused(f"{tmp_path}/thesis.txt/tree", "MORE_DATA"):
+        emoji.prepare(tmp_path / "thesis.txt" / "tree")
     assert (tmp_path / "thesis.txt").read_text() == "mine"
-
-
-def test_an_unwritable_place_is_refused(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with refused(f"{tmp_path}/file/tree", "MORE_DATA"):
-        emoji.prepare(tmp_path / "file" / "tree")
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -128,10 +128,6 @@ def assert_complete(root):
             assert np.array_equal(np.asarray(image), mask(value))
 
 
-def test_the_counts_are_the_published_ones():
-    assert COUNTS == {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
-
-
 def test_from_nothing_to_a_tree_and_once_is_enough(published, tmp_path):
     root = tmp_path / "trees" / "VOC2012"
     assert len(prepare(root)) == 4  # two downloads, unpack, augment
@@ -143,12 +139,6 @@ def test_from_nothing_to_a_tree_and_once_is_enough(published, tmp_path):
     before = snapshot(root)
     assert steps(root) == [] and prepare(root) == []
     assert snapshot(root) == before
-
-
-def test_archives_serve_without_a_download(archives, tmp_path):
-    prepare(tmp_path / "root", *archives)
-    assert_complete(tmp_path / "root")
-    assert not downloads_folder().exists()
 
 
 @pytest.mark.parametrize("deeper, dataset", [("", ""), ("VOC2012", "dataset")])
@@ -222,6 +212,7 @@ def test_a_preparation_that_was_stopped_goes_on(archives, sbd, tmp_path, monkeyp
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert len(prepare(root, *archives)) == 1  # VOC itself was finished
     assert_complete(root)
+    assert not downloads_folder().exists()
 
 
 def test_only_the_list_is_missing(voc, sbd, tmp_path):
@@ -252,21 +243,16 @@ def test_vocs_own_masks_are_read_before_others(voc, sbd, tmp_path):
     assert np.array_equal(tree.mask("s1"), mask(1))
 
 
-# What is off is named
-
-
 def test_wrong_counts_are_named(voc, sbd, tmp_path):
+    assert COUNTS == {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
     (sbd / "dataset/cls/s2.mat").unlink()
     (voc / "VOC2012/ImageSets/Segmentation/test.txt").write_text("t1\nt2\n")
     off = "train_aug has 4 instead of 5, test has 2 instead of 1"
     with refused(f"^{tmp_path / 'root'} is not complete: {off}: restore it"):
         prepare(tmp_path / "root", voc, sbd)
-
-
-def test_an_image_listed_twice_counts_once(voc, tmp_path):
     (voc / "VOC2012/ImageSets/Segmentation/val.txt").write_text("v3\nv3\n")
-    with refused("val has 1 instead of 2"):
-        prepare(tmp_path / "root", voc, with_sbd=False)
+    with refused("val has 1 instead of 2"):  # what is listed twice counts once
+        prepare(tmp_path / "other", voc, with_sbd=False)
 
 
 @pytest.mark.parametrize(
@@ -290,14 +276,9 @@ def test_missing_files_are_named(voc, sbd, tmp_path, file, split):
         check(root, counts=FEW)
 
 
-def test_vocs_mask_that_is_missing_is_named_before_anything_is_written(voc, sbd, tmp_path):
-    (voc / "VOC2012/SegmentationClass/v4.png").unlink()
-    with refused("v4.png is missing"):
-        prepare(tmp_path / "root", voc, sbd)
-    assert not (tmp_path / "root/SegmentationClassAug").exists()
-
-
-def test_folders_that_hold_something_else_are_refused(voc, sbd, tmp_path):
+def test_voc_is_found_where_its_archive_puts_it_and_other_folders_are_refused(voc, sbd, tmp_path):
+    for folder in (voc.parent, voc, voc / "VOC2012", str(voc)):
+        assert find_voc(folder) == voc / "VOC2012"
     with refused("no VOC 2012 tree"):
         steps(tmp_path / "root", sbd)
     with refused("holds neither SBD"):
@@ -307,10 +288,14 @@ def test_folders_that_hold_something_else_are_refused(voc, sbd, tmp_path):
             steps(tmp_path / "root", **given)
 
 
-def test_another_archive_is_refused_and_leaves_nothing(archives, tmp_path):
+def test_what_cannot_be_prepared_leaves_nothing(archives, voc, sbd, tmp_path):
     with refused("benchmark.tgz holds none of the files"):
         prepare(tmp_path / "trees/root", archives[1])
     assert list((tmp_path / "trees").iterdir()) == []
+    (voc / "VOC2012/SegmentationClass/v4.png").unlink()
+    with refused("v4.png is missing"):
+        prepare(tmp_path / "root", voc, sbd)
+    assert not (tmp_path / "root/SegmentationClassAug").exists()
 
 
 def test_a_folder_in_use_is_left_alone(voc, tmp_path):
@@ -323,11 +308,6 @@ def test_a_folder_in_use_is_left_alone(voc, tmp_path):
         steps(tmp_path / "root/mine.txt", voc)
 
 
-def test_find_voc_looks_where_the_archive_puts_it(voc):
-    for folder in (voc.parent, voc, voc / "VOC2012", str(voc)):
-        assert find_voc(folder) == voc / "VOC2012"
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_sbd_masks_are_read(tmp_path, dtype):
     values = np.arange(21, dtype=dtype).reshape(3, 7)
@@ -338,8 +318,8 @@ def test_sbd_masks_are_read(tmp_path, dtype):
 
 def test_sbd_masks_that_are_none_are_named(tmp_path):
     path = tmp_path / "one.mat"
-    for values in (np.full((2, 2), 21, np.uint8), np.full((2, 2), -1, np.int8), np.ones((2, 2)),
-                   np.zeros((2, 2, 2), np.uint8)):  # fmt: skip
+    two = np.ones((2, 2), np.int8)
+    for values in (21 * two, -two, np.ones((2, 2)), np.zeros((2, 2, 2), np.uint8)):
         save_mat(path, values)
         with refused("one.mat holds no"):
             sbd_mask(path)
