@@ -16,22 +16,12 @@ from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.profiles import PROFILES
 from more_lib.system.weights import save_weights
 from more_lib.training import cache as training
-from tests.data.helpers import (
-    HEIGHT,
-    ROWS,
-    WIDTH,
-    cut,
-    noise,
-    photographs,
-    refused,
-    save_mask,
-    save_table,
-)
+from tests.data.helpers import HEIGHT, ROWS, WIDTH, cut, noise, photos, refused, save_csv, save_mask
 
 
 @pytest.fixture
 def root(tmp_path):
-    return photographs(tmp_path / "my photographs")
+    return photos(tmp_path / "my photographs")
 
 
 def test_classes_are_sorted_and_other_files_are_no_images(root):
@@ -126,7 +116,7 @@ def test_photographs_are_turned_as_the_camera_noted_unless_a_mask_refers_to_them
 )
 def test_table_that_is_malformed_or_does_not_fit_the_images_is_named(root, table, complaint):
     if isinstance(table, dict):
-        save_table(root, table)
+        save_csv(root, table)
     elif table is None:
         (root / "labels.csv").unlink()
     else:
@@ -137,10 +127,10 @@ def test_table_that_is_malformed_or_does_not_fit_the_images_is_named(root, table
 
 def test_unknown_classes_are_named_with_the_nearest_that_exists(root):
     (root / "classes.txt").write_text("cat\nowl\nred fox\n")
-    save_table(root, ROWS | {"two.PNG": "read fox"})
+    save_csv(root, ROWS | {"two.PNG": "read fox"})
     with refused("labels.csv has the class 'read fox'.*mean red fox"):
         FolderTree(root)
-    save_table(root, ROWS)
+    save_csv(root, ROWS)
     with refused("data.classes has the class 'dog'"):
         FolderTree(root, ("cat", "dog"))
     (root / "classes.txt").write_text("cat\nowl\ncat\nred fox\n")
@@ -177,42 +167,35 @@ def test_split_lists_keep_their_order_and_must_fit(root):
             tree.ids("train")
 
 
-def test_without_masks_scores_are_refused_in_words(root):
-    with refused("no pixel masks.*training and prediction do without"):
-        FolderTree(root).mask("one")
-    save_mask(root / "masks/two.png", np.zeros((HEIGHT, WIDTH)))
-    with refused("one.png is missing"):
-        FolderTree(root).mask("one")
-
-
-def test_data_sets_serve_a_plain_folder(root):
-    save_mask(root / "masks/one.png", np.full((HEIGHT, WIDTH), 2))
+def test_data_sets_serve_a_plain_folder_with_masks(root):
     tree = FolderTree(root)
     assert len(VocImages(tree, "all", evaluation_transform(16))) == 4
-    item = VocMasks(tree, "all", evaluation_transform(16))[0]
-    assert item["labels"].tolist() == [1, 0, 1] and item["id"] == "one"
-    assert item["image"].shape == (3, 16, 16) and item["mask"].shape == (HEIGHT, WIDTH)
+    masks = VocMasks(tree, "all", evaluation_transform(16))
+    with refused("no pixel masks.*training and prediction do without"):
+        masks[0]
+    save_mask(root / "masks/one.png", np.full((HEIGHT, WIDTH), 2))
+    assert masks[0]["labels"].tolist() == [1, 0, 1] and masks[0]["id"] == "one"
+    assert masks[0]["image"].shape == (3, 16, 16) and masks[0]["mask"].shape == (HEIGHT, WIDTH)
+    with refused("two.png is missing"):
+        masks[1]
 
 
-def test_fingerprint_changes_with_what_training_reads_and_nothing_else(root):
+def test_skipped_images_are_left_out_and_the_fingerprint_covers_what_training_reads(root):
     before = FolderTree(root).fingerprint(["all"])
     save_mask(root / "masks/one.png", np.zeros((HEIGHT, WIDTH)))
     assert len(before) == 64
     assert FolderTree(root, skip=["elsewhere"]).fingerprint(["all"]) == before
-    narrower = FolderTree(root, ("cat", "owl")), FolderTree(root, skip=["two"])
-    changed = {before, *(tree.fingerprint(["all"]) for tree in narrower)}
-    save_table(root, ROWS | {"two.PNG": "owl"})
-    changed.add(FolderTree(root).fingerprint(["all"]))
-    save_table(root, ROWS)
-    noise(5, WIDTH + 1).save(root / "images/one.jpg")
-    changed.add(FolderTree(root).fingerprint(["all"]))
-    assert len(changed) == 5
-
-
-def test_skipping_all_of_a_split_is_refused(root):
     assert FolderTree(root, skip=["two", "four"]).ids("all") == ["one", "three"]
     with refused("leaves no image of the split 'all'"):
         FolderTree(root, skip=["one", "two", "three", "four"]).ids("all")
+    narrower = FolderTree(root, ("cat", "owl")), FolderTree(root, skip=["two"])
+    changed = {before, *(tree.fingerprint(["all"]) for tree in narrower)}
+    save_csv(root, ROWS | {"two.PNG": "owl"})
+    changed.add(FolderTree(root).fingerprint(["all"]))
+    save_csv(root, ROWS)
+    noise(5, WIDTH + 1).save(root / "images/one.jpg")
+    changed.add(FolderTree(root).fingerprint(["all"]))
+    assert len(changed) == 5
 
 
 def test_recipe_for_a_folder_takes_its_classes_and_splits(root, tmp_path):
@@ -233,7 +216,7 @@ def test_recipe_for_a_folder_takes_its_classes_and_splits(root, tmp_path):
     (root / "splits/trainval.txt").rename(root / "splits/mine.txt")
     with refused("no train.txt .*mine, test"):
         recipe_for_folder(mini, root)
-    save_table(root, dict.fromkeys(ROWS, ""))
+    save_csv(root, dict.fromkeys(ROWS, ""))
     (root / "splits/mine.txt").rename(root / "splits/train.txt")
     with refused("nothing to learn"):
         recipe_for_folder(mini, root)
@@ -287,7 +270,7 @@ def test_training_on_a_folder_skips_what_is_bad_only_when_told(root, tmp_path, s
     assert recipe.data.skip == ("two",) and recipe.data.classes == ("cat", "owl", "red fox")
     # What trained is what a folder without the bad image would have trained.
     (root / "images/two.PNG").unlink()
-    save_table(root, {name: row for name, row in ROWS.items() if name != "two.PNG"})
+    save_csv(root, {name: row for name, row in ROWS.items() if name != "two.PNG"})
     log = training.load_trained(tmp_path / "run", recipe).record["data_sha256"]
     assert log == FolderTree(root).fingerprint(["all"])
 

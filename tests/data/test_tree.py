@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from more_lib.data.folder import FolderTree
-from tests.data.helpers import HEIGHT, ROWS, WIDTH, cut, noise, photographs, refused, save_mask
+from tests.data.helpers import HEIGHT, ROWS, WIDTH, cut, noise, photos, refused, save_mask
 
 
 @pytest.fixture
 def root(tmp_path):
-    return photographs(tmp_path / "my photographs")
+    return photos(tmp_path / "my photographs")
 
 
 def test_scan_finds_what_is_cut_short_missing_or_no_image(root):

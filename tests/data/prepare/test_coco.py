@@ -110,8 +110,8 @@ def test_malformed_shapes_are_named_by_their_annotation(segmentation):
 
 
 def annotation(number, image, category, segmentation, area, crowd=0):
-    return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation,
-            "area": area, "iscrowd": crowd, "bbox": [0, 0, 1, 1]}  # fmt: skip
+    ids = {"id": number, "image_id": image, "category_id": category}
+    return ids | {"segmentation": segmentation, "area": area, "iscrowd": crowd}
 
 
 def name(split, number):
@@ -204,13 +204,6 @@ def test_preparing_again_does_nothing_and_never_overwrites(source, tmp_path, cou
         coco.prepare(tmp_path / "mine", source)
 
 
-def test_a_failure_leaves_nothing_behind(source, tmp_path, counts):
-    write_instances(source, "val", [annotation(20, 2, PERSON, [[0, 0, 1, 1]], 9.0)], 2)
-    with refused("annotation 20"):
-        coco.prepare(tmp_path / "out/prepared", source)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
 def test_counts_that_are_off_are_named_unless_partial(source, tmp_path, capsys):
     with refused("train has 3 instead of 82,081, val has 1 instead of"):
         coco.prepare(tmp_path / "prepared", source)
@@ -248,13 +241,17 @@ def test_damaged_instances_are_named(source, tmp_path, counts, change, complaint
         coco.prepare(tmp_path / "prepared", source)
 
 
-def test_missing_folders_are_named(source, tmp_path, counts):
+def test_what_is_missing_or_malformed_is_named_and_nothing_is_left(source, tmp_path, counts):
     with refused("nowhere is no folder.*annotations and train2014"):
         coco.prepare(tmp_path / "prepared", tmp_path / "nowhere")
     (source / "annotations").rename(source / "elsewhere")
     with refused("instances_train2014.json is missing: unpack annotations_trainval2014.zip"):
         coco.prepare(tmp_path / "prepared", source)
     (source / "elsewhere").rename(source / "annotations")
+    write_instances(source, "val", [annotation(20, 2, PERSON, [[0, 0, 1, 1]], 9.0)], 2)
+    with refused("annotation 20"):
+        coco.prepare(tmp_path / "out/prepared", source)
+    assert list((tmp_path / "out").iterdir()) == []
     (source / "val2014").rename(source / "moved")
     with refused("val2014 is missing"):
         coco.prepare(tmp_path / "prepared", source)
@@ -291,9 +288,8 @@ REAL = Path(os.environ.get("MORE_REAL_DATA") or "nowhere") / "coco128"
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs real photographs (MORE_REAL_DATA)")
 def test_real_photographs_have_the_classes_of_their_masks(tmp_path):
     tree = FolderTree(coco.prepare(tmp_path / "prepared", REAL, partial=True))
-    ids = tree.ids("train")
-    assert len(ids) == 128
-    for image_id in ids:
+    assert len(tree.ids("train")) == 128
+    for image_id in tree.ids("train"):
         mask, image = tree.mask(image_id), tree.image(image_id)
         assert image.mode == "RGB" and image.size == mask.shape[::-1]
         present = np.flatnonzero(tree.labels(image_id)) + 1

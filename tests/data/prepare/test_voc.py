@@ -23,7 +23,7 @@ from more_lib.data.prepare.voc import COUNTS, check, find_voc, sbd_mask, steps
 from more_lib.data.voc import VocTree
 from more_lib.recipes.profiles import PROFILES
 from more_lib.system.files import sha256
-from tests.data.helpers import contents, refused, run_script, save_mask, serving
+from tests.data.helpers import annotation, contents, refused, run_script, save_mask, serving
 
 WIDTH, HEIGHT = 12, 10
 TRAIN, VAL, OTHERS = ["v1", "v2"], ["v3", "v4"], ["s1", "s2", "s3"]
@@ -43,13 +43,11 @@ def mask(value):
 def voc(tmp_path):
     """VOC 2012 as its archive unpacks, beside things of other tasks; returns VOCdevkit."""
     folder = tmp_path / "given" / "VOCdevkit" / "VOC2012"
-    for part in ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject",
-                 "ImageSets/Segmentation", "ImageSets/Main"):  # fmt: skip
+    for part in ("JPEGImages", "Annotations", "ImageSets/Segmentation", "ImageSets/Main"):
         (folder / part).mkdir(parents=True)
     for name in (*TRAIN, *VAL, *OTHERS):
         Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "JPEGImages" / f"{name}.jpg")
-        text = "<annotation><object><name>bird</name></object></annotation>"
-        (folder / "Annotations" / f"{name}.xml").write_text(text)
+        (folder / "Annotations" / f"{name}.xml").write_text(annotation("bird"))
     for name in (*TRAIN, *VAL):
         save_mask(folder / "SegmentationClass" / f"{name}.png", mask(VOC_VALUE))
         save_mask(folder / "SegmentationObject" / f"{name}.png", mask(1))
