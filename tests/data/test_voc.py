@@ -61,33 +61,29 @@ def root(tmp_path):
     return folder
 
 
-def test_ids_keep_the_files_order_and_labels_count_difficult_objects_but_no_parts(root):
+def test_ids_keep_the_files_order_and_skip_blank_lines(root):
     tree = VocTree(root)
     assert tree.ids("train") == ["two", "one"]
-    assert tree.ids("val") == ["one"]  # without the blank line
+    assert tree.ids("val") == ["one"]
+
+
+def test_labels_count_difficult_objects_but_no_parts_and_are_read_once(root):
+    tree = VocTree(root)
     labels = tree.labels("one")
     assert labels.dtype == np.float32 and labels.shape == (20,)
     assert [VOC_CLASSES[index] for index in np.flatnonzero(labels)] == ["cat", "person"]
-
-
-def test_labels_are_read_once_and_handed_out_as_copies(root):
-    tree = VocTree(root)
-    first = tree.labels("one")
     (root / "Annotations/one.xml").unlink()
-    expected = first.copy()
-    first[:] = 7
+    expected = labels.copy()
+    labels[:] = 7  # what is handed out is a copy
     assert np.array_equal(tree.labels("one"), expected)
 
 
-@pytest.mark.parametrize("kind", [mask_image, Image.fromarray])
-def test_mask_of_all_classes_is_the_file_palette_or_grey(root, kind):
+@pytest.mark.parametrize("kind", [mask_image, Image.fromarray])  # palette or grey
+def test_masks_are_the_file_s_values_and_the_chosen_classes_number_them_and_labels(root, kind):
     kind(mask_values()).save(root / MASK)
-    mask = VocTree(root).mask("one")
-    assert mask.dtype == np.uint8 and np.array_equal(mask, mask_values())
-
-
-def test_the_chosen_classes_number_labels_and_masks(root):
-    tree, expected = VocTree(root, ("person", "aeroplane", "cat")), mask_values()
+    mask, expected = VocTree(root).mask("one"), mask_values()
+    assert mask.dtype == np.uint8 and np.array_equal(mask, expected)
+    tree = VocTree(root, ("person", "aeroplane", "cat"))
     expected[mask_values() == PERSON] = 1
     expected[mask_values() == CAT] = 3
     assert np.array_equal(tree.mask("one"), expected)

@@ -55,8 +55,7 @@ def test_trimap_becomes_class_background_and_border(tmp_path):
     Image.fromarray(TRIMAP).save(tmp_path / "trimap.png")
     mask = paint(tmp_path / "trimap.png", 37)
     assert mask.dtype == np.uint8
-    expected = {1: 37, 2: 0, 3: 255}
-    assert np.array_equal(mask, np.vectorize(expected.get)(TRIMAP))
+    assert np.array_equal(mask, np.vectorize({1: 37, 2: 0, 3: 255}.get)(TRIMAP))
 
 
 def test_prepared_tree_has_the_breeds_and_the_official_splits(source, tmp_path, counts):

@@ -214,12 +214,13 @@ def test_a_preparation_that_was_stopped_goes_on(archives, sbd, tmp_path, monkeyp
 
 
 def test_only_the_list_is_missing(voc, sbd, tmp_path):
-    prepare(tmp_path / "root", voc, sbd)
-    (tmp_path / "root/ImageSets/Segmentation/train_aug.txt").unlink()
-    masks = snapshot(tmp_path / "root/SegmentationClassAug")
-    prepare(tmp_path / "root")
-    assert_complete(tmp_path / "root")
-    assert snapshot(tmp_path / "root/SegmentationClassAug") == masks
+    root = tmp_path / "root"
+    prepare(root, voc, sbd)
+    (root / "ImageSets/Segmentation/train_aug.txt").unlink()
+    masks = snapshot(root / "SegmentationClassAug")
+    prepare(root)
+    assert_complete(root)
+    assert snapshot(root / "SegmentationClassAug") == masks
 
 
 def test_looking_at_the_steps_writes_nothing(archives, voc, tmp_path):
