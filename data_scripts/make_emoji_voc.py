@@ -7,20 +7,18 @@ python data_scripts/make_emoji_voc.py --folder my_tree --seed 1
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option, run
 
 from more_lib.data.prepare import emoji
 from more_lib.system.errors import clear_errors
 
 
 def main(
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to write the tree. Default: the cache (MORE_DATA).")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 0,
-    train: Annotated[int, typer.Option(help="Training images.", min=1)] = 4000,
-    val: Annotated[int, typer.Option(help="Validation images.", min=1)] = 400,
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=96)] = 96,
+    folder: Annotated[Path | None, Option(help="Where to write. Default: in MORE_DATA.")] = None,
+    seed: Annotated[int, Option(help="The same seed gives the same bytes.", min=0)] = 0,
+    train: Annotated[int, Option(help="Training images.", min=1)] = 4000,
+    val: Annotated[int, Option(help="Validation images.", min=1)] = 400,
+    size: Annotated[int, Option(help="Side of the images in pixels.", min=96)] = 96,
 ) -> None:
     """Make EmojiVOC (a VOC 2012 tree) unless it is already there."""
     tree = emoji.prepare(folder, seed=seed, train=train, val=val, size=size)
@@ -29,4 +27,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(clear_errors(main))
+    run(clear_errors(main))

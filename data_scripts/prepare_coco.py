@@ -8,7 +8,7 @@ python data_scripts/prepare_coco.py --coco /data/coco    # from a folder of your
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option, run
 
 from more_lib.data import tree_root
 from more_lib.data.prepare import coco, plain
@@ -20,22 +20,15 @@ from more_lib.system.errors import clear_errors
 def main(
     source: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--coco",
             help="A folder with COCO's train2014, val2014 and annotations. Without it they are "
             "downloaded to MORE_DATA/downloads, or taken from there.",
         ),
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Where to write. Default: where profile coco looks (MORE_DATA)."),
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Accept fewer images than COCO has.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
-    ] = False,
+    folder: Annotated[Path | None, Option(help="Where to write. Default: in MORE_DATA.")] = None,
+    partial: Annotated[bool, Option("--partial", help="Take fewer images than COCO has.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
     """Prepare COCO 2014 unless it is already there. Photographs are linked, not copied."""
     folder = folder or tree_root(PROFILES["coco"].data)
@@ -47,4 +40,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(clear_errors(main))
+    run(clear_errors(main))

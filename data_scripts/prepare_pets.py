@@ -8,7 +8,7 @@ python data_scripts/prepare_pets.py --pets /data/pets --classes species --folder
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option, run
 
 from more_lib.data import tree_root
 from more_lib.data.prepare import pets, plain
@@ -20,25 +20,16 @@ from more_lib.system.errors import clear_errors
 def main(
     source: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--pets",
             help="A folder with the data set's images and annotations. Without it they are "
             "downloaded to MORE_DATA/downloads, or taken from there.",
         ),
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Where to write. Default: where profile pets looks (MORE_DATA)."),
-    ] = None,
-    classes: Annotated[
-        str, typer.Option(help="What a photograph's class is: breed (37) or species (2).")
-    ] = "breed",
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Accept fewer photographs than the data set has.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
-    ] = False,
+    folder: Annotated[Path | None, Option(help="Where to write. Default: in MORE_DATA.")] = None,
+    classes: Annotated[str, Option(help="The class: breed (37) or species (2).")] = "breed",
+    partial: Annotated[bool, Option("--partial", help="Take fewer than the data set has.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
     """Prepare Oxford-IIIT Pet unless it is already there. Photographs are linked, not copied."""
     folder = folder or tree_root(PROFILES["pets"].data)
@@ -50,4 +41,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(clear_errors(main))
+    run(clear_errors(main))

@@ -8,7 +8,7 @@ python data_scripts/prepare_voc.py --voc VOCdevkit/VOC2012 --sbd benchmark.tgz  
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option, run
 
 from more_lib.data import tree_root
 from more_lib.data.prepare import sources
@@ -19,20 +19,18 @@ from more_lib.system.errors import clear_errors
 
 def main(
     voc: Annotated[
-        Path | None, typer.Option(help="Your VOC 2012 folder (linked, not copied) or archive.")
+        Path | None, Option(help="Your VOC 2012 folder (linked, not copied) or archive.")
     ] = None,
     sbd: Annotated[
-        Path | None, typer.Option(help="Your SBD or SegmentationClassAug, folder or archive.")
+        Path | None, Option(help="Your SBD or SegmentationClassAug, folder or archive.")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="The tree to make. Default: where profile voc looks for it.")
+        Path | None, Option(help="The tree to make. Default: where profile voc looks for it.")
     ] = None,
     with_sbd: Annotated[
-        bool, typer.Option("--sbd-masks/--no-sbd", help="Without SBD: 1,464 training images.")
+        bool, Option("--sbd-masks/--no-sbd", help="Without SBD: 1,464 training images.")
     ] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
     """Make a VOC 2012 tree, or complete the one that is there."""
     root = (root or tree_root(PROFILES["voc"].data)).expanduser().absolute()
@@ -53,4 +51,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(clear_errors(main))
+    run(clear_errors(main))

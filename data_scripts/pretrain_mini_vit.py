@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import typer
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 from torchvision.transforms import v2
+from typer import Option, run
 
 from more_lib.data.prepare import emoji
-from more_lib.data.voc import VocTree
+from more_lib.data.voc import VocImages, VocTree
 from more_lib.evaluation.metrics import average_precision, confusion_matrix, scores
 from more_lib.method.backbones import MINI_WIDTHS, build_backbone, mini_weights
 from more_lib.method.localization import multiscale_cam
@@ -84,15 +85,14 @@ class ReadOut(nn.Module):
         """Class maps (B, C, h, w) of the patch read-out, without its bias."""
         tokens = self.vit.forward_features(images)[:, 1:]
         maps = F.linear(tokens, self.patch_head.weight).mT
-        maps = maps.unflatten(2, [side // 8 for side in images.shape[-2:]])
+        maps = maps.unflatten(2, [side // self.patch_size for side in images.shape[-2:]])
         return maps, maps
 
 
 def load_split(tree: VocTree, split: str) -> tuple[Tensor, Tensor]:
     """All images (n, 3, H, W) uint8 and labels (n, C) float32 of one split."""
-    ids = tree.ids(split)
-    images = torch.stack([v2.functional.pil_to_tensor(tree.image(name)) for name in ids])
-    return images, torch.stack([torch.as_tensor(tree.labels(name)) for name in ids])
+    whole = default_collate(list(VocImages(tree, split, v2.PILToTensor())))
+    return whole["image"], whole["labels"]
 
 
 def augment(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -107,9 +107,8 @@ def augment(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     affine[:, 0, 0], affine[:, 1, 1] = zoom * mirror, zoom
     affine[:, 0, 2], affine[:, 1, 2] = slack * draw(-1, 1), slack * draw(-1, 1)
     grid = F.affine_grid(affine, (len(images), 3, size, size), align_corners=False)
-    pictures = F.grid_sample(
-        images.float() / 255, grid, padding_mode="reflection", align_corners=False
-    )
+    pictures = images.float() / 255
+    pictures = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
     light, contrast, colour = (draw(0.7, 1.3).view(-1, 1, 1, 1) for _ in range(3))
     grey = pictures.mean(1, keepdim=True)
     pictures = grey + (pictures - grey) * colour
@@ -127,11 +126,9 @@ def normalize(pictures: Tensor) -> Tensor:
 def measure(model: ReadOut, images: Tensor, labels: Tensor, tree: VocTree | None = None) -> dict:
     """Mean average precision of both read-outs; with a tree also the CAM's mIoU against masks."""
     batches = normalize(images.float() / 255).split(50)
-    token, patch = (torch.cat(part) for part in zip(*map(model, batches), strict=True))
-    result = {
-        "token_map": float(average_precision(token, labels).mean()),
-        "patch_map": float(average_precision(patch, labels).mean()),
-    }
+    read_outs = (torch.cat(part) for part in zip(*map(model, batches), strict=True))
+    means = (float(average_precision(logits, labels).mean()) for logits in read_outs)
+    result = dict(zip(("token_map", "patch_map"), means, strict=True))
     if tree is not None:
         cams = torch.cat([multiscale_cam(model, batch, (1.0,))[0] for batch in batches])
         masks = torch.stack([torch.as_tensor(tree.mask(name)).long() for name in tree.ids("val")])
@@ -143,11 +140,9 @@ def measure(model: ReadOut, images: Tensor, labels: Tensor, tree: VocTree | None
 
 def stage_tree(stage: Stage) -> VocTree:
     """The images of a stage; further compositions show training glyphs and backgrounds only."""
-    if stage.images == "EmojiVOC":
-        folder = emoji.prepare()
-    else:
-        folder = emoji.prepare(data_folder() / "EmojiVOC-pretraining", seed=1, train=20_000, val=1)
-    return VocTree(folder, emoji.EMOJI_CLASSES)
+    further = dict(folder=data_folder() / "EmojiVOC-pretraining", seed=1, train=20_000, val=1)
+    tree = emoji.prepare(**({} if stage.images == "EmojiVOC" else further))
+    return VocTree(tree, emoji.EMOJI_CLASSES)
 
 
 def run_stage(
@@ -183,24 +178,38 @@ def run_stage(
     return curve
 
 
-def pretrain(
-    stages: tuple[Stage, ...], batch_size: int, seed: int, backbone: str
-) -> tuple[ReadOut, dict]:
-    """Train from scratch; returns the model, rounded to what fp16 can hold, and its record."""
+def main(
+    backbone: Annotated[str, Option(help=f"Which of {', '.join(MINI_WIDTHS)}.")] = "mini",
+    shorter: Annotated[
+        int, Option(help="Divide the iterations of every stage by this, for a trial.", min=1)
+    ] = 1,
+    batch_size: Annotated[int, Option(min=2)] = 32,
+    seed: Annotated[int, Option()] = 0,
+    out: Annotated[
+        Path | None, Option(help="Weights to write, record beside them; else the shipped file.")
+    ] = None,
+) -> None:
+    """Pretrain a mini ViT on image labels (an hour on 2 CPU cores at full width)."""
+    if backbone not in MINI_WIDTHS:
+        raise InputError(f"--backbone {backbone!r} is unknown; there are: {', '.join(MINI_WIDTHS)}")
+    out = out or mini_weights(backbone)
     torch.manual_seed(seed)
     tree = VocTree(emoji.prepare(), emoji.EMOJI_CLASSES)
     val = load_split(tree, "val")
     model = ReadOut(len(tree.classes), backbone).to(memory_format=torch.channels_last)
-    started, curve = time.perf_counter(), []
-    for number, stage in enumerate(stages):
+    started, stages, curve = time.perf_counter(), [], []
+    for number, full in enumerate(STAGES):
+        lengths = {"iterations": full.iterations // shorter, "cosine": full.cosine // shorter}
+        stage = replace(full, **lengths)
         curve += run_stage(model, stage, batch_size, val, seed + number)
+        stages.append(asdict(stage) | {"data_sha256": stage_tree(stage).fingerprint(("train",))})
     minutes = (time.perf_counter() - started) / 60
     model.half().float()  # measure what is shipped
+    validation = {name: round(value, 4) for name, value in measure(model, *val, tree).items()}
+    save_weights(model.vit, out, dtype=torch.float16)
     record = {
         "task": "image labels, read out from the class token and from the best patches",
-        "stages": [
-            asdict(s) | {"data_sha256": stage_tree(s).fingerprint(("train",))} for s in stages
-        ],
+        "stages": stages,
         "batch_size": batch_size,
         "seed": seed,
         "minutes": round(minutes, 1),
@@ -211,38 +220,13 @@ def pretrain(
         "validation": {
             "protocol": "EmojiVOC val, after fp16 rounding; CAM: true labels, scale 1 with flip, "
             f"threshold {CAM_THRESHOLD}",
-            **{name: round(value, 4) for name, value in measure(model, *val, tree).items()},
+            **validation,
         },
+        "sha256": sha256(out),
     }
-    return model, record
-
-
-def main(
-    backbone: Annotated[str, typer.Option(help=f"Which of {', '.join(MINI_WIDTHS)}.")] = "mini",
-    shorter: Annotated[
-        int, typer.Option(help="Divide the iterations of every stage by this, for a trial.", min=1)
-    ] = 1,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
-    seed: Annotated[int, typer.Option()] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Weights to write, their record beside them; else the shipped file."),
-    ] = None,
-) -> None:
-    """Pretrain a mini ViT on image labels (an hour on 2 CPU cores at full width)."""
-    stages = tuple(
-        replace(stage, iterations=stage.iterations // shorter, cosine=stage.cosine // shorter)
-        for stage in STAGES
-    )
-    if backbone not in MINI_WIDTHS:
-        raise InputError(f"--backbone {backbone!r} is unknown; there are: {', '.join(MINI_WIDTHS)}")
-    out = out or mini_weights(backbone)
-    model, record = pretrain(stages, batch_size, seed, backbone)
-    save_weights(model.vit, out, dtype=torch.float16)
-    record["sha256"] = sha256(out)
     write_json(record, out.with_suffix(".json"))
     print(json.dumps(record["validation"], indent=1))
 
 
 if __name__ == "__main__":
-    typer.run(clear_errors(main))
+    run(clear_errors(main))

@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +12,7 @@ from more_lib.data.voc import VocTree
 from more_lib.method.backbones import load_backbone
 from more_lib.system.errors import InputError
 from more_lib.system.files import sha256
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
+from tests.data.helpers import SCRIPTS, run_script
 
 
 @pytest.fixture(scope="module")
@@ -27,24 +23,19 @@ def pretraining():
     return module
 
 
-def run(script, *options):
-    command = [sys.executable, str(SCRIPTS / script), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_make_emoji_voc_writes_a_tree_and_a_sheet_and_says_where(tmp_path):
-    done = run("make_emoji_voc.py", "--folder", tmp_path / "tree", "--train", 30, "--val", 1)
-    assert done.returncode == 0, done.stderr
+def test_make_emoji_voc_writes_a_tree_and_a_sheet_and_says_where(tmp_path, monkeypatch, capsys):
+    options = ("--folder", tmp_path / "tree", "--train", 30, "--val", 1)
+    status, out, errors = run_script(monkeypatch, capsys, "make_emoji_voc.py", *options)
+    assert status == 0, errors
     assert len(VocTree(tmp_path / "tree", emoji.EMOJI_CLASSES).ids("train")) == 30
     sheet = tmp_path / "tree-contact-sheet.png"
-    assert str(sheet) in done.stdout and Image.open(sheet).format == "PNG"
+    assert str(sheet) in out and Image.open(sheet).format == "PNG"
 
 
-def test_make_emoji_voc_refuses_a_folder_in_use(tmp_path):
+def test_make_emoji_voc_refuses_a_folder_in_use(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.txt").write_text("mine")
-    done = run("make_emoji_voc.py", "--folder", tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and "no EmojiVOC tree" in done.stderr
+    status, _, errors = run_script(monkeypatch, capsys, "make_emoji_voc.py", "--folder", tmp_path)
+    assert status == 2 and errors.startswith("error: ") and "no EmojiVOC tree" in errors
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -12,9 +12,7 @@ say: the lists that COCO's preparation writes leave them out, as the released on
 """
 
 import csv
-import difflib
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -24,13 +22,17 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from more_lib.data.images import IMAGE_ENDINGS, image_files, readable
-from more_lib.data.tree import ImageTree
+from more_lib.data.tree import ImageTree, read_lines
 from more_lib.recipes.schema import Recipe
+from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
 
 MOST_CLASSES = 254  # mask values are bytes; 0 and 255 are taken
 ALL = "all"
 """The one split of a folder without split lists: every image of the table."""
+
+Rows = list[tuple[str, frozenset[str]]]
+"""Image name and class names, as the rows of a table of labels give them."""
 
 
 class FolderTree(ImageTree):
@@ -131,7 +133,7 @@ class FolderTree(ImageTree):
                 digest.update(f"{split}\n{path.name}\n{present}\n{size}\n".encode())
         return digest.hexdigest()
 
-    def _matched(self, rows: list[tuple[str, frozenset[str]]]) -> dict[str, frozenset[str]]:
+    def _matched(self, rows: Rows) -> dict[str, frozenset[str]]:
         """Classes by image id; the rows must fit the images one to one."""
         names = [name for name, _ in rows]
         unknown = [name for name in names if name not in self._ids]
@@ -165,16 +167,8 @@ def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "
     classes = tree.classes_shown()
     if not classes:
         raise InputError(f"{tree.table} names no class in any row: there is nothing to learn")
-    data = replace(
-        recipe.data,
-        dataset="folder",
-        root=str(folder),
-        labels=labels,
-        classes=classes,
-        train_split=train,
-        val_split=val,
-        skip=(),
-    )
+    own = dict(dataset="folder", root=str(folder), labels=labels, classes=classes, skip=())
+    data = replace(recipe.data, **own, train_split=train, val_split=val)
     return replace(recipe, data=data, evaluation=replace(recipe.evaluation, batch_size=1))
 
 
@@ -203,15 +197,15 @@ def read_labels(path: str | Path) -> dict[str, frozenset[str]]:
     return dict(rows)
 
 
-def _read_table(path: Path) -> list[tuple[str, frozenset[str]]]:
-    """(image name, class names) of every row of a labels file."""
-    text = _text(path, "the table of labels: write a header image,classes and a row for each image")
-    lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
-    try:
-        header = [name.strip() for name in next(lines, [])]
-        table = [(lines.line_num, fields) for fields in lines if any(fields)]
-    except csv.Error as error:
-        raise InputError(f"{path} line {lines.line_num} is no CSV ({error})") from error
+def _read_table(path: Path) -> Rows:
+    cure = ", the table of labels: write a header image,classes and a row for each image, in UTF-8"
+    with readable(path, cure), path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, skipinitialspace=True)
+        try:
+            header = [name.strip() for name in next(lines, [])]
+            table = [(lines.line_num, fields) for fields in lines if any(fields)]
+        except csv.Error as error:
+            raise InputError(f"{path} line {lines.line_num} is no CSV ({error})") from error
     if header != ["image", "classes"]:
         raise InputError(f"{path} begins with {','.join(header)!r}: its first line must be "
                          "image,classes")  # fmt: skip
@@ -227,17 +221,12 @@ def _read_table(path: Path) -> list[tuple[str, frozenset[str]]]:
     return rows
 
 
-def _all_classes(
-    path: Path, table: Path, rows: list[tuple[str, frozenset[str]]]
-) -> tuple[str, ...]:
+def _all_classes(path: Path, table: Path, rows: Rows) -> tuple[str, ...]:
     """Every class of the folder in order, from classes.txt or else from the table."""
     named = {name for _, present in rows for name in present}
-    if not path.is_file():
-        every = tuple(sorted(named))
-    else:
-        every = tuple(line for line in _lines(path) if line)
-        _refuse(path, "named more than once", _repeated(every))
-        _refuse_unknown(str(table), sorted(named), every, path)
+    every = tuple(read_lines(path) if path.is_file() else sorted(named))
+    _refuse(path, "named more than once", _repeated(every))
+    _refuse_unknown(str(table), sorted(named), every, path)
     if len(every) > MOST_CLASSES:
         raise InputError(f"{table} has {len(every)} classes: masks can tell {MOST_CLASSES} apart")
     return every
@@ -246,8 +235,7 @@ def _all_classes(
 def _refuse_unknown(where: str, names: Sequence[str], known: Sequence[str], source: Path) -> None:
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            guess = f": did you mean {close[0]!r}?" if close else ""
+            guess = nearest(name, known)
             raise InputError(f"{where} has the class {name!r}, which {source} does not know{guess}")
 
 
@@ -260,17 +248,3 @@ def _refuse(where: Path, fault: str, names: Sequence[str]) -> None:
 
 def _repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in _text(path, "a list with one name a line").splitlines()]
-
-
-def _text(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing, {what}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise InputError(f"{path} cannot be read ({reason}); save it as CSV or text") from error

@@ -6,7 +6,7 @@ Everything is checked before anything is computed, so that a long run does not e
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,14 @@ from more_lib.system.progress import progress_bar
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Of the files that are images, in a folder to train on as in one to predict."""
+
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, count=9, bitorder="little")
+PALETTE = np.packbits(_BITS.reshape(256, 3, 3), axis=1)[:, 0]
+"""VOC's colour of each mask value, (256, 3) uint8.
+
+The bits of the value, three at a time from the lowest, fill red, green and blue from the highest
+bit down, so that neighbouring ids get colours far apart.
+"""
 
 TAIL = 4096  # bytes in which a format's end is looked for; cameras write notes behind it
 
@@ -42,24 +50,6 @@ class Header(NamedTuple):
     format: str
 
 
-def voc_palette() -> np.ndarray:
-    """VOC's colour of each mask value, (256, 3) uint8.
-
-    The bits of the value, three at a time from the lowest, fill red, green and blue from the
-    highest bit down, so that neighbouring ids get colours far apart.
-    """
-    values = np.arange(256)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for triple in range(8):
-        for channel in range(3):
-            bit = (values >> (3 * triple + channel)) & 1
-            palette[:, channel] |= (bit << (7 - triple)).astype(np.uint8)
-    return palette
-
-
-PALETTE = voc_palette()
-
-
 def mask_image(values: np.ndarray, palette: np.ndarray = PALETTE) -> Image.Image:
     """A mask (H, W) uint8 as the palette image that it is saved as; palette (256, 3) uint8."""
     image = Image.fromarray(values)
@@ -79,10 +69,12 @@ def readable(
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing{cure}") from error
     except _DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         if str(path) in reason:  # Pillow repeats the path
             reason = "not an image"
-        raise InputError(f"{path} cannot be read ({reason}){cure}") from error
+        raise InputError(
+            f"{path} cannot be read ({reason or type(error).__name__}){cure}"
+        ) from error
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -91,7 +83,7 @@ def image_files(folder: Path) -> list[Path]:
         names = [
             entry.name
             for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS
+            if Path(entry.name).suffix.lower() in IMAGE_ENDINGS
             and not entry.name.startswith(".")
             and not entry.is_dir()
         ]
@@ -107,7 +99,14 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     """
     paths: dict[Path, Path] = {}
     for entry in map(Path, inputs):
-        for path in _images_of(entry):
+        if not entry.exists():
+            raise InputError(
+                f"{entry} does not exist: name image files, or a folder that holds some"
+            )
+        files = image_files(entry) if entry.is_dir() else [entry]
+        if not files:
+            raise InputError(f"the folder {entry} holds no image ({' '.join(IMAGE_ENDINGS)})")
+        for path in files:
             paths.setdefault(path.resolve(), path)
     if not paths:
         raise InputError("no images given: name files, or a folder that holds some")
@@ -122,40 +121,14 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     return list(names.values())
 
 
-def _images_of(entry: Path) -> Sequence[Path]:
-    if not entry.exists():
-        raise InputError(f"{entry} does not exist: name image files, or a folder that holds some")
-    files = image_files(entry) if entry.is_dir() else [entry]
-    if not files:
-        raise InputError(f"the folder {entry} holds no image ({' '.join(IMAGE_ENDINGS)})")
-    return files
-
-
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, quick: bool = False) -> Image.Image:
     """The image as RGB, upright: the orientation that a camera left in EXIF is applied.
 
     Grey, palette and CMYK images are converted, transparent ones laid on white; of an animation
     the first picture counts. Raises ``InputError`` for a file that is missing, damaged, truncated,
-    no image, or has more than 8 bits a channel.
+    no image, or has more than 8 bits a channel. ``quick`` decodes a JPEG to an eighth of its size.
     """
-    return _upright(Path(path))
-
-
-def unreadable(paths: Iterable[Path]) -> dict[Path, str]:
-    """The files that ``read_image`` would refuse, each with the reason.
-
-    Every file is read to its end; JPEGs are decoded to an eighth of their size, which is faster.
-    """
-    reasons = {}
-    for path in progress_bar(list(paths), description="checking images"):
-        try:
-            _upright(path, quick=True)
-        except InputError as error:
-            reasons[path] = str(error).removeprefix(f"{path} ")
-    return reasons
-
-
-def _upright(path: Path, quick: bool = False) -> Image.Image:
+    path = Path(path)
     with readable(path, cure=""), Image.open(path) as file:
         if quick:
             file.draft(None, (1, 1))
@@ -167,6 +140,17 @@ def _upright(path: Path, quick: bool = False) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
+
+
+def unreadable(paths: Iterable[Path]) -> dict[Path, str]:
+    """The files that ``read_image`` would refuse, each with the reason; all are read to the end."""
+    reasons = {}
+    for path in progress_bar(list(paths), description="checking images"):
+        try:
+            read_image(path, quick=True)
+        except InputError as error:
+            reasons[path] = str(error).removeprefix(f"{path} ")
+    return reasons
 
 
 def read_mask(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarray:
@@ -224,12 +208,11 @@ def whole_header(path: Path) -> Header:
 def _ends_well(path: Path, kind: str) -> bool:
     """Whether the file's last bytes are an end of its format; False also for other formats."""
     with path.open("rb") as file:
-        length = file.seek(0, 2)
+        head, length = file.read(8), file.seek(0, 2)
         file.seek(max(length - TAIL, 0))
         tail = file.read()
-        if kind == "WEBP":
-            file.seek(4)
-            return int.from_bytes(file.read(4), "little") + 8 <= length
+    if kind == "WEBP":
+        return int.from_bytes(head[4:], "little") + 8 <= length
     if kind == "PNG":
         return b"IEND" in tail
     # A thumbnail in the header has an end of its own, but before the picture's scan begins.

@@ -32,9 +32,7 @@ def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tup
     jitter = v2.RandomApply([jitter], p=data.jitter_probability)
     flip, to_tensor = v2.RandomHorizontalFlip(), _to_normalised_tensor()
     if data.crop == "resized":
-        crop = v2.RandomResizedCrop(
-            data.crop_size, scale=data.crop_scale, interpolation=BICUBIC, antialias=True
-        )
+        crop = v2.RandomResizedCrop(data.crop_size, scale=data.crop_scale, interpolation=BICUBIC)
         return v2.Compose([crop, flip, jitter, *to_tensor])
     crop = v2.RandomCrop(data.crop_size, pad_if_needed=True, fill=0)
     return _WithBox(v2.Compose([jitter, RandomRescale(data.crop_scale), flip, crop, *to_tensor]))
@@ -47,10 +45,9 @@ class _WithBox:
         self.transform = transform
 
     def __call__(self, image: Image.Image) -> tuple[Tensor, Tensor]:
+        width, height = image.size
         whole = tv_tensors.BoundingBoxes(
-            [[0.0, 0.0, image.width, image.height]],
-            format="XYXY",
-            canvas_size=(image.height, image.width),
+            [[0.0, 0.0, width, height]], format="XYXY", canvas_size=(height, width)
         )
         seen, box = self.transform(image, whole)
         return seen, box.as_subclass(Tensor)[0].round().long()
@@ -68,7 +65,7 @@ class RandomRescale(v2.Transform):
         return {"size": [max(round(factor * s), 1) for s in v2.query_size(flat_inputs)]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return v2.functional.resize(inpt, params["size"], interpolation=BICUBIC, antialias=True)
+        return v2.functional.resize(inpt, params["size"], interpolation=BICUBIC)
 
 
 def evaluation_transform(size: int | None) -> v2.Compose:
@@ -77,10 +74,8 @@ def evaluation_transform(size: int | None) -> v2.Compose:
     With a ``size`` the image is resized to that square whatever its shape (bicubic), so that the
     patch divides it; with None it keeps its own height and width.
     """
-    if size is None:
-        return v2.Compose(_to_normalised_tensor())
-    resize = v2.Resize((size, size), interpolation=BICUBIC, antialias=True)
-    return v2.Compose([resize, *_to_normalised_tensor()])
+    resize = [v2.Resize((size, size), interpolation=BICUBIC)] if size is not None else []
+    return v2.Compose([*resize, *_to_normalised_tensor()])
 
 
 def denormalize(images: torch.Tensor) -> torch.Tensor:

@@ -37,12 +37,10 @@ class ImageTree(ABC):
         self, root: Path, classes: Sequence[str], values: Sequence[int], skip: Iterable[str] = ()
     ):
         self.root, self.classes, self.skip = root, tuple(classes), frozenset(skip)
-        # Mask value on disk -> class 1..C, for the values that may occur.
-        self._known = np.zeros(256, dtype=bool)
-        self._class_of = np.zeros(256, dtype=np.uint8)
-        self._known[[0, IGNORE_INDEX, *values]] = True
+        # Mask value on disk -> class 1..C, -1 for values that may not occur.
+        self._class_of = np.full(256, -1, np.int16)
+        self._class_of[[0, IGNORE_INDEX]] = 0, IGNORE_INDEX
         self._class_of[list(values)] = np.arange(1, len(values) + 1)
-        self._class_of[IGNORE_INDEX] = IGNORE_INDEX
 
     @abstractmethod
     def split_ids(self, split: str) -> list[str]:
@@ -87,9 +85,7 @@ class ImageTree(ABC):
         if not path.is_file():
             known = ", ".join(self.splits()) or "none"
             raise InputError(f"the split list {path} is missing (splits here: {known}){cure}")
-        with readable(path, ": save it as text"):
-            text = path.read_text(encoding="utf-8-sig")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = read_lines(path)
         if not lines:
             raise InputError(f"the split list {path} names no image: write one image id a line")
         return path, lines
@@ -123,13 +119,14 @@ class ImageTree(ABC):
         self.require_masks()
         path = self.mask_path(image_id)
         values = read_mask(path, image_header(self.image_path(image_id)).size)
-        if not self._known[values].all():
-            strange = np.unique(values[~self._known[values]]).tolist()
+        mask = self._class_of[values]
+        if (mask < 0).any():
+            strange = np.unique(values[mask < 0]).tolist()
             raise InputError(
                 f"{path} holds {', '.join(map(str, strange))}: allowed are 0, 255 and the ids of "
                 f"data.classes{self.mask_hint(strange)}"
             )
-        return self._class_of[values]
+        return mask.astype(np.uint8)
 
     def mask_hint(self, strange: list[int]) -> str:
         """What mask values that may not occur tell of where they come from, or ""."""
@@ -183,3 +180,10 @@ class ImageTree(ABC):
         with atomic_file(path) as temporary:
             temporary.write_text("".join(f"{name}\t{reason}\n" for name, reason in bad.items()))
         return path
+
+
+def read_lines(path: Path, cure: str = ": save it as text in UTF-8") -> list[str]:
+    """The lines of a text that are not blank, stripped; ``InputError`` that ends on the cure."""
+    with readable(path, cure):
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+    return [line.strip() for line in text.splitlines() if line.strip()]

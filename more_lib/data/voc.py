@@ -158,12 +158,9 @@ class VocImages(Dataset):
         image_id = self.ids[index]
         seen = self.transform(self.tree.image(image_id))
         image, *box = seen if isinstance(seen, tuple) else (seen,)
-        return {
-            "image": image,
-            "labels": torch.from_numpy(self.tree.labels(image_id)),
-            "id": image_id,
-            **({"box": box[0]} if box else {}),
-        }
+        labels = torch.from_numpy(self.tree.labels(image_id))
+        item = {"image": image, "labels": labels, "id": image_id}
+        return item | {"box": box[0]} if box else item
 
 
 class VocMasks(VocImages):

@@ -18,7 +18,6 @@ from more_lib.system.errors import InputError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "data_scripts"
 
-
 WIDTH, HEIGHT = 40, 30
 ROWS = {"one.jpg": "red fox;cat", "two.PNG": "cat", "three.webp": "owl", "four.jpeg": ""}
 
@@ -29,23 +28,35 @@ def noise(seed, width=WIDTH, height=HEIGHT):
     return Image.fromarray(values)
 
 
-def save_table(root, rows):
+def save_csv(root, rows):
     with (root / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "classes"), *rows.items()])
 
 
-def photographs(folder):
+def photos(folder):
     """A folder of four photographs of four formats: fox and cat, cat, owl, nothing."""
     (folder / "images").mkdir(parents=True)
     for seed, name in enumerate(ROWS):
         noise(seed).save(folder / "images" / name)
-    save_table(folder, ROWS)
+    save_csv(folder, ROWS)
     return folder
 
 
+def annotation(*names):
+    """A VOC annotation with an object of each class named."""
+    objects = "".join(f"<object><name>{name}</name></object>" for name in names)
+    return f"<annotation>{objects}</annotation>"
+
+
 def save_mask(path, values):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     mask_image(values.astype(np.uint8)).save(path)
+
+
+def contents(folder):
+    """The bytes of every file below a folder, by its path in there."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def cut(path, count):

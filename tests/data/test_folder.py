@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from more_lib.cli.commands import app
 from more_lib.data import open_tree, split_file
@@ -15,25 +16,17 @@ from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.profiles import PROFILES
 from more_lib.system.weights import save_weights
 from more_lib.training import cache as training
-from tests.data.helpers import (
-    HEIGHT,
-    ROWS,
-    WIDTH,
-    cut,
-    noise,
-    photographs,
-    refused,
-    save_mask,
-    save_table,
-)
+from tests.data.helpers import HEIGHT, ROWS, WIDTH, cut, noise, photos, refused, save_csv, save_mask
 
 
 @pytest.fixture
 def root(tmp_path):
-    return photographs(tmp_path / "my photographs")
+    return photos(tmp_path / "my photographs")
 
 
-def test_classes_are_sorted_and_labels_follow_their_order(root):
+def test_classes_are_sorted_and_other_files_are_no_images(root):
+    (root / "images/._one.jpg").write_bytes(b"resource fork")
+    (root / "images/notes.txt").write_text("no image either")
     tree = FolderTree(root)
     assert tree.classes == ("cat", "owl", "red fox")
     assert tree.ids("all") == ["one", "two", "three", "four"]  # as the table lists them
@@ -64,28 +57,18 @@ def test_classes_txt_sets_the_order_and_may_name_more(root):
     assert tree.labels("one").tolist() == [1, 0, 1, 0]
 
 
-def test_images_may_lie_in_the_folder_itself_and_the_table_elsewhere(root, tmp_path):
+def test_images_may_lie_in_the_folder_and_the_table_elsewhere_as_a_spreadsheet_saves_it(
+    root, tmp_path
+):
     for path in (root / "images").iterdir():
         path.rename(root / path.name)
     (root / "images").rmdir()
-    (root / "labels.csv").rename(tmp_path / "table.csv")
-    tree = FolderTree(root, labels=tmp_path / "table.csv")
-    assert tree.image("one").size == (WIDTH, HEIGHT)
-    assert tree.labels("one").sum() == 2
-
-
-def test_rows_may_leave_endings_out_and_spreadsheets_may_have_saved_them(root):
     text = "image, classes\r\none, cat ; red fox;\r\ntwo,cat\r\n\r\nthree,owl\r\nfour,\r\n"
-    (root / "labels.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    tree = FolderTree(root)
-    assert tree.classes == ("cat", "owl", "red fox")
-    assert tree.labels("one").tolist() == [1, 0, 1]
-
-
-def test_hidden_files_and_other_kinds_are_no_images(root):
-    (root / "images/._one.jpg").write_bytes(b"resource fork")
-    (root / "images/notes.txt").write_text("notes")
-    assert len(FolderTree(root).ids("all")) == 4
+    (tmp_path / "table.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (root / "labels.csv").unlink()
+    tree = FolderTree(root, labels=tmp_path / "table.csv")
+    assert tree.classes == ("cat", "owl", "red fox") and tree.image("one").size == (WIDTH, HEIGHT)
+    assert tree.labels("one").tolist() == [1, 0, 1]  # rows may leave endings out
 
 
 def test_images_are_rgb_whatever_the_file_holds(root):
@@ -110,44 +93,40 @@ def test_photographs_are_turned_as_the_camera_noted_unless_a_mask_refers_to_them
 
 
 @pytest.mark.parametrize(
-    "rows, complaint",
+    "table, complaint",
     [
         (ROWS | {"five.jpg": "cat"}, "not among the images: five.jpg"),
         (ROWS | {"two": "cat"}, "named by more than one row: two"),
         ({"one.jpg": "cat"}, "without a row .*: four.jpeg, three.webp, two.PNG"),
-    ],
-)
-def test_table_must_fit_the_images_one_to_one(root, rows, complaint):
-    save_table(root, rows)
-    with refused("labels.csv", complaint):
-        FolderTree(root)
-
-
-@pytest.mark.parametrize(
-    "content, complaint",
-    [
+        (ROWS | {"one.jpg": ";".join(map(str, range(255)))}, "254"),
         (b"", "image,classes"),
         (b"one.jpg,cat\n", "begins with 'one.jpg,cat'.*image,classes"),
         (b"image;classes\none.jpg;cat\n", "begins with 'image;classes'"),
         (b"image,classes\none.jpg,cat,dog\n", "line 2 has 3 fields"),
         (b"image,classes\n\none.jpg\n", "line 3 has 1 fields"),
         (b"image,classes\n,cat\n", "line 2"),
-        ("image,classes\none.jpg,pájaro\n".encode("latin-1"), "no UTF-8"),
+        ("image,classes\none.jpg,pájaro\n".encode("latin-1"), "cannot be read .*UTF-8"),
         (b'image,classes\n"one.jpg' + b"x" * 200_000 + b"\n", "is no CSV"),
+        (None, "is missing.*image,classes"),
     ],
 )
-def test_malformed_table_is_named(root, content, complaint):
-    (root / "labels.csv").write_bytes(content)
+def test_table_that_is_malformed_or_does_not_fit_the_images_is_named(root, table, complaint):
+    if isinstance(table, dict):
+        save_csv(root, table)
+    elif table is None:
+        (root / "labels.csv").unlink()
+    else:
+        (root / "labels.csv").write_bytes(table)
     with refused("labels.csv", complaint):
         FolderTree(root)
 
 
 def test_unknown_classes_are_named_with_the_nearest_that_exists(root):
     (root / "classes.txt").write_text("cat\nowl\nred fox\n")
-    save_table(root, ROWS | {"two.PNG": "read fox"})
-    with refused("labels.csv has the class 'read fox'.*mean 'red fox'"):
+    save_csv(root, ROWS | {"two.PNG": "read fox"})
+    with refused("labels.csv has the class 'read fox'.*mean red fox"):
         FolderTree(root)
-    save_table(root, ROWS)
+    save_csv(root, ROWS)
     with refused("data.classes has the class 'dog'"):
         FolderTree(root, ("cat", "dog"))
     (root / "classes.txt").write_text("cat\nowl\ncat\nred fox\n")
@@ -155,27 +134,16 @@ def test_unknown_classes_are_named_with_the_nearest_that_exists(root):
         FolderTree(root)
 
 
-def test_empty_and_missing_folders_are_named(root, tmp_path):
+def test_folders_without_images_or_with_two_of_one_id_are_named(root, tmp_path):
     (tmp_path / "empty").mkdir()
-    with refused("empty holds no image"):
-        FolderTree(tmp_path / "empty")
-    with refused("nowhere is missing"):
-        FolderTree(tmp_path / "nowhere")
-    (root / "labels.csv").unlink()
-    with refused("labels.csv is missing.*image,classes"):
-        FolderTree(root)
-
-
-def test_two_images_with_one_id_are_refused(root):
     noise(9).save(root / "images/one.png")
-    with refused("one.png"):
-        FolderTree(root)
-
-
-def test_more_classes_than_mask_values_are_refused(root):
-    save_table(root, ROWS | {"one.jpg": ";".join(map(str, range(255)))})
-    with refused("254"):
-        FolderTree(root)
+    for folder, complaint in (
+        (tmp_path / "empty", "empty holds no image"),
+        (tmp_path / "nowhere", "nowhere is missing"),
+        (root, "one.png"),
+    ):
+        with refused(complaint):
+            FolderTree(folder)
 
 
 def test_split_lists_keep_their_order_and_must_fit(root):
@@ -195,45 +163,35 @@ def test_split_lists_keep_their_order_and_must_fit(root):
             tree.ids("train")
 
 
-def test_without_masks_scores_are_refused_in_words(root):
-    with refused("no pixel masks.*training and prediction do without"):
-        FolderTree(root).mask("one")
-    save_mask(root / "masks/two.png", np.zeros((HEIGHT, WIDTH)))
-    with refused("one.png is missing"):
-        FolderTree(root).mask("one")
-
-
-def test_data_sets_serve_a_plain_folder(root):
-    save_mask(root / "masks/one.png", np.full((HEIGHT, WIDTH), 2))
+def test_data_sets_serve_a_plain_folder_with_masks(root):
     tree = FolderTree(root)
     assert len(VocImages(tree, "all", evaluation_transform(16))) == 4
-    item = VocMasks(tree, "all", evaluation_transform(16))[0]
-    assert item["labels"].tolist() == [1, 0, 1] and item["id"] == "one"
-    assert item["image"].shape == (3, 16, 16) and item["mask"].shape == (HEIGHT, WIDTH)
+    masks = VocMasks(tree, "all", evaluation_transform(16))
+    with refused("no pixel masks.*training and prediction do without"):
+        masks[0]
+    save_mask(root / "masks/one.png", np.full((HEIGHT, WIDTH), 2))
+    assert masks[0]["labels"].tolist() == [1, 0, 1] and masks[0]["id"] == "one"
+    assert masks[0]["image"].shape == (3, 16, 16) and masks[0]["mask"].shape == (HEIGHT, WIDTH)
+    with refused("two.png is missing"):
+        masks[1]
 
 
-def test_fingerprint_changes_with_what_training_reads_and_nothing_else(root):
+def test_skipped_images_are_left_out_and_the_fingerprint_covers_what_training_reads(root):
     before = FolderTree(root).fingerprint(["all"])
     save_mask(root / "masks/one.png", np.zeros((HEIGHT, WIDTH)))
     assert len(before) == 64
     assert FolderTree(root, skip=["elsewhere"]).fingerprint(["all"]) == before
-    changed = {
-        before,
-        FolderTree(root, ("cat", "owl")).fingerprint(["all"]),
-        FolderTree(root, skip=["two"]).fingerprint(["all"]),
-    }
-    save_table(root, ROWS | {"two.PNG": "owl"})
-    changed.add(FolderTree(root).fingerprint(["all"]))
-    save_table(root, ROWS)
-    noise(5, WIDTH + 1).save(root / "images/one.jpg")
-    changed.add(FolderTree(root).fingerprint(["all"]))
-    assert len(changed) == 5
-
-
-def test_skipping_all_of_a_split_is_refused(root):
     assert FolderTree(root, skip=["two", "four"]).ids("all") == ["one", "three"]
     with refused("leaves no image of the split 'all'"):
         FolderTree(root, skip=["one", "two", "three", "four"]).ids("all")
+    narrower = FolderTree(root, ("cat", "owl")), FolderTree(root, skip=["two"])
+    changed = {before, *(tree.fingerprint(["all"]) for tree in narrower)}
+    save_csv(root, ROWS | {"two.PNG": "owl"})
+    changed.add(FolderTree(root).fingerprint(["all"]))
+    save_csv(root, ROWS)
+    noise(5, WIDTH + 1).save(root / "images/one.jpg")
+    changed.add(FolderTree(root).fingerprint(["all"]))
+    assert len(changed) == 5
 
 
 def test_recipe_for_a_folder_takes_its_classes_and_splits(root, tmp_path):
@@ -254,7 +212,7 @@ def test_recipe_for_a_folder_takes_its_classes_and_splits(root, tmp_path):
     (root / "splits/trainval.txt").rename(root / "splits/mine.txt")
     with refused("no train.txt .*mine, test"):
         recipe_for_folder(mini, root)
-    save_table(root, dict.fromkeys(ROWS, ""))
+    save_csv(root, dict.fromkeys(ROWS, ""))
     (root / "splits/mine.txt").rename(root / "splits/train.txt")
     with refused("nothing to learn"):
         recipe_for_folder(mini, root)
@@ -283,67 +241,50 @@ def backbone(tmp_path_factory):
 def short(backbone):
     """Options for two iterations of the whole objective, on crops of 48 pixels."""
     values = (
-        f"backbone.weights={backbone}",
-        "data.crop_size=48",
-        "optimizer.iterations=2",
-        "optimizer.batch_size=2",
-        "optimizer.precision=fp32",
-        "schedule.segmentation=0",
-        "schedule.dense_energy=0",
-        "schedule.final_cam=1",
+        f"backbone.weights={backbone} data.crop_size=48 optimizer.iterations=2 "
+        "optimizer.batch_size=2 optimizer.precision=fp32 schedule.segmentation=0 "
+        "schedule.dense_energy=0 schedule.final_cam=1"
     )
-    return [option for value in values for option in ("--set", value)]
+    return [option for value in values.split() for option in ("--set", value)]
 
 
-def run(capsys, *arguments):
-    """Exit status and output of a command."""
-    try:
-        app(list(map(str, arguments)), standalone_mode=False)
-        status = 0
-    except SystemExit as error:
-        status = error.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
+def run(*arguments):
+    """Exit status, output and errors of a command."""
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    return result.exit_code, result.stdout, result.stderr
 
 
-def test_training_on_a_folder_skips_what_is_bad_only_when_told(root, tmp_path, short, capsys):
+def test_training_on_a_folder_skips_what_is_bad_only_when_told(root, tmp_path, short):
     cut(root / "images/two.PNG", 30)
     command = ("train", "--data", root, "--folder", tmp_path / "run", *short)
-    status, _, err = run(capsys, *command)
+    status, _, err = run(*command)
     assert status == 2 and "two.PNG" in err and "--skip-bad" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
-    status, out, _ = run(capsys, *command, "--skip-bad")
+    status, out, _ = run(*command, "--skip-bad")
     assert status == 0 and "skipped 1 of 4" in out and "two.PNG" in out
     recipe = load_recipe("mini", file=tmp_path / "run/recipe.yaml")
     assert recipe.data.skip == ("two",) and recipe.data.classes == ("cat", "owl", "red fox")
     # What trained is what a folder without the bad image would have trained.
     (root / "images/two.PNG").unlink()
-    save_table(root, {name: row for name, row in ROWS.items() if name != "two.PNG"})
+    save_csv(root, {name: row for name, row in ROWS.items() if name != "two.PNG"})
     log = training.load_trained(tmp_path / "run", recipe).record["data_sha256"]
     assert log == FolderTree(root).fingerprint(["all"])
 
 
-def test_evaluating_a_folder_needs_masks_and_scores_images_of_all_sizes(
-    root, tmp_path, short, capsys
-):
-    status, _, _ = run(capsys, "train", "--data", root, "--folder", tmp_path / "run", *short)
+def test_evaluating_a_folder_needs_masks_and_scores_images_of_all_sizes(root, tmp_path, short):
+    status, _, _ = run("train", "--data", root, "--folder", tmp_path / "run", *short)
     assert status == 0
     command = ("evaluate", "--checkpoint", tmp_path / "run")
-    status, _, err = run(capsys, *command)
+    status, _, err = run(*command)
     assert status == 2 and "no pixel masks" in err
     noise(7, 56, 24).save(root / "images/three.webp")
     for path in (root / "images").iterdir():
         width, height = Image.open(path).size
         values = np.random.default_rng(0).integers(0, 4, (height, width))
         save_mask(root / f"masks/{path.stem}.png", values)
-    status, out, err = run(capsys, *command)
+    status, out, err = run(*command)
     assert status == 0, err
     assert "dataset folder" in out and "images 4" in out
     cut(root / "masks/one.png", 40)
-    status, out, _ = run(capsys, *command, "--skip-bad")
+    status, out, _ = run(*command, "--skip-bad")
     assert status == 0 and "skipped 1 of 4" in out and "images 3" in out
-
-
-def test_labels_without_data_are_refused(capsys, tmp_path):
-    status, _, err = run(capsys, "train", "--labels", tmp_path / "labels.csv")
-    assert status == 2 and "--data" in err

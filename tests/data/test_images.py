@@ -22,15 +22,8 @@ def test_class_ids_and_colours_are_vocs_own():
     assert len(VOC_CLASSES) == 20 and VOC_CLASSES[0] == "aeroplane"
     assert VOC_CLASSES.index("person") + 1 == 15 and VOC_CLASSES[-1] == "tvmonitor"
     # Read off the colour map that the VOC development kit documents.
-    known = {
-        0: (0, 0, 0),
-        1: (128, 0, 0),
-        2: (0, 128, 0),
-        8: (64, 0, 0),
-        15: (192, 128, 128),
-        20: (0, 64, 128),
-        255: (224, 224, 192),
-    }
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128)}
+    known |= {20: (0, 64, 128), 255: (224, 224, 192)}
     assert {value: tuple(PALETTE[value].tolist()) for value in known} == known
     assert PALETTE.dtype == np.uint8 and len(np.unique(PALETTE, axis=0)) == 256
 

@@ -7,21 +7,20 @@ import pytest
 from PIL import Image
 
 from more_lib.data.folder import FolderTree
-from tests.data.helpers import HEIGHT, ROWS, WIDTH, cut, noise, photographs, refused, save_mask
+from tests.data.helpers import HEIGHT, ROWS, WIDTH, cut, noise, photos, refused, save_mask
 
 
 @pytest.fixture
 def root(tmp_path):
-    return photographs(tmp_path / "my photographs")
+    return photos(tmp_path / "my photographs")
 
 
 def test_scan_finds_what_is_cut_short_missing_or_no_image(root):
     save_mask(root / "masks/one.png", np.zeros((HEIGHT, WIDTH)))
     tree = FolderTree(root)
     assert tree.scan("all") == {}
-    cut(root / "images/one.jpg", 30)
-    cut(root / "images/two.PNG", 30)
-    cut(root / "images/three.webp", 30)
+    for name in ("one.jpg", "two.PNG", "three.webp"):
+        cut(root / "images" / name, 30)
     (root / "images/four.jpeg").write_text("<html>not found</html>")
     bad = tree.scan("all")
     assert list(bad) == ["one", "two", "three", "four"]
@@ -57,12 +56,9 @@ def test_scan_looks_at_masks_when_asked(root):
     tree = FolderTree(root)
     with refused("no pixel masks"):
         tree.scan("all", masks=True)
-    for name, shape in (
-        ("one", (HEIGHT, WIDTH)),
-        ("two", (WIDTH, HEIGHT)),
-        ("three", (HEIGHT, WIDTH)),
-    ):
-        save_mask(root / f"masks/{name}.png", np.random.default_rng(0).integers(0, 3, shape))
+    values = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH))
+    for name, mask in (("one", values), ("two", values.T), ("three", values)):
+        save_mask(root / f"masks/{name}.png", mask)
     cut(root / "masks/three.png", 40)
     Image.new("RGBA", (WIDTH, HEIGHT)).save(root / "masks/four.png")
     bad = tree.scan("all", masks=True)

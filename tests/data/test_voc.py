@@ -12,9 +12,9 @@ from more_lib.data.images import mask_image
 from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocImages, VocMasks, VocTree
 from more_lib.recipes.classes import VOC_CLASSES
-from tests.data.helpers import refused, save_mask
+from tests.data.helpers import annotation, cut, refused, save_mask
 
-WIDTH, HEIGHT = 12, 10
+SIZE = WIDTH, HEIGHT = 12, 10
 AEROPLANE, CAT, PERSON = 1, 8, 15
 MASK = "SegmentationClass/one.png"
 
@@ -36,11 +36,6 @@ ANNOTATION = """<annotation>
 """
 
 
-def annotation(*names):
-    objects = "".join(f"<object><name>{name}</name></object>" for name in names)
-    return f"<annotation>{objects}</annotation>"
-
-
 def mask_values():
     values = np.zeros((HEIGHT, WIDTH), np.uint8)
     values[1:4, 2:7] = PERSON
@@ -58,7 +53,7 @@ def root(tmp_path):
     (folder / "ImageSets/Segmentation/train.txt").write_text("two\none\n")
     (folder / "ImageSets/Segmentation/val.txt").write_text("one\r\n\r\n")
     for name, colour in (("one", (200, 30, 60)), ("two", (10, 120, 240))):
-        photograph = Image.new("RGB", (WIDTH, HEIGHT), colour)
+        photograph = Image.new("RGB", SIZE, colour)
         photograph.save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
     (folder / "Annotations/one.xml").write_text(ANNOTATION)
     (folder / "Annotations/two.xml").write_text(annotation("aeroplane"))
@@ -72,30 +67,23 @@ def test_ids_keep_the_files_order_and_skip_blank_lines(root):
     assert tree.ids("val") == ["one"]
 
 
-def test_labels_count_difficult_objects_but_no_parts(root):
-    labels = VocTree(root).labels("one")
+def test_labels_count_difficult_objects_but_no_parts_and_are_read_once(root):
+    tree = VocTree(root)
+    labels = tree.labels("one")
     assert labels.dtype == np.float32 and labels.shape == (20,)
     assert [VOC_CLASSES[index] for index in np.flatnonzero(labels)] == ["cat", "person"]
-
-
-def test_labels_are_read_once_and_handed_out_as_copies(root):
-    tree = VocTree(root)
-    first = tree.labels("one")
     (root / "Annotations/one.xml").unlink()
-    expected = first.copy()
-    first[:] = 7
+    expected = labels.copy()
+    labels[:] = 7  # what is handed out is a copy
     assert np.array_equal(tree.labels("one"), expected)
 
 
-@pytest.mark.parametrize("kind", [mask_image, Image.fromarray])
-def test_mask_of_all_classes_is_the_file_palette_or_grey(root, kind):
+@pytest.mark.parametrize("kind", [mask_image, Image.fromarray])  # palette or grey
+def test_masks_are_the_file_s_values_and_the_chosen_classes_number_them_and_labels(root, kind):
     kind(mask_values()).save(root / MASK)
-    mask = VocTree(root).mask("one")
-    assert mask.dtype == np.uint8 and np.array_equal(mask, mask_values())
-
-
-def test_the_chosen_classes_number_labels_and_masks(root):
-    tree, expected = VocTree(root, ("person", "aeroplane", "cat")), mask_values()
+    mask, expected = VocTree(root).mask("one"), mask_values()
+    assert mask.dtype == np.uint8 and np.array_equal(mask, expected)
+    tree = VocTree(root, ("person", "aeroplane", "cat"))
     expected[mask_values() == PERSON] = 1
     expected[mask_values() == CAT] = 3
     assert np.array_equal(tree.mask("one"), expected)
@@ -115,6 +103,9 @@ def test_training_items_need_no_mask(root):
     assert batch["id"] == ["two", "one"]
     with refused("SegmentationClass"):
         VocMasks(tree, "val", evaluation_transform(None))[0]
+    (root / "Annotations").rename(root.parent / "too")  # images alone can be read
+    tree = VocTree(root)
+    assert tree.ids("val") == ["one"] and tree.image("one").size == SIZE
 
 
 def test_evaluation_items_hold_the_mask_in_its_own_size(root):
@@ -128,25 +119,14 @@ def test_evaluation_items_hold_the_mask_in_its_own_size(root):
 
 @pytest.mark.parametrize("part", ["", "JPEGImages", "Annotations", "ImageSets/Segmentation"])
 @pytest.mark.parametrize(
-    "need",
-    [
-        lambda tree: tree.labels("one"),
-        lambda tree: tree.fingerprint(["train"]),
-        lambda tree: tree.require_readable("train"),
-    ],
+    "method, argument",
+    [("labels", "one"), ("fingerprint", ["train"]), ("require_readable", "train")],
 )
-def test_missing_folder_says_what_makes_it(root, part, need):
+def test_missing_folder_says_what_makes_it(root, part, method, argument):
     missing = root / part
     missing.rename(root.parent / "moved")
     with refused(f"{missing} is missing", "data_scripts/make_emoji_voc.py", "VOCdevkit/VOC2012"):
-        need(VocTree(root))
-
-
-def test_images_alone_can_be_read(root):
-    for part in ("Annotations", "SegmentationClass"):
-        (root / part).rename(root.parent / part)
-    tree = VocTree(root)
-    assert tree.ids("val") == ["one"] and tree.image("one").size == (WIDTH, HEIGHT)
+        getattr(VocTree(root), method)(argument)
 
 
 @pytest.mark.parametrize("classes", [("cat", "kat"), ("cat", "cat"), ()])
@@ -155,16 +135,10 @@ def test_classes_must_be_vocs_each_once(root, classes):
         VocTree(root, classes)
 
 
-def test_missing_split_names_those_that_exist(root):
-    with refused(r"trainval.txt is missing \(splits here: train, val\)", "make_emoji_voc.py"):
-        VocTree(root).ids("trainval")
-    with refused("SBD.*10,582"):
-        VocTree(root).ids("train_aug")
-
-
 @pytest.mark.parametrize(
     "content, complaint",
     [
+        (None, r"is missing \(splits here: train\): .*make_emoji_voc.py"),
         ("", "names no image"),
         ("\n \n", "names no image"),
         ("one 1\n", "'one 1'"),
@@ -172,9 +146,12 @@ def test_missing_split_names_those_that_exist(root):
     ],
 )
 def test_split_file_must_list_ids(root, content, complaint):
-    (root / "ImageSets/Segmentation/val.txt").write_text(content)
+    path = root / "ImageSets/Segmentation/val.txt"
+    path.unlink() if content is None else path.write_text(content)
     with refused("val.txt", complaint):
         VocTree(root).ids("val")
+    with refused("SBD.*10,582"):
+        VocTree(root).ids("train_aug")
 
 
 def test_jpeg_cut_short_anywhere_is_refused(root):
@@ -200,16 +177,25 @@ def test_missing_files_are_named(root):
         tree.mask("two")
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "1", "I;16"])
-def test_mask_must_be_palette_or_grey(root, mode):
-    Image.new(mode, (WIDTH, HEIGHT)).save(root / "SegmentationClass/one.png")
-    with refused(f"one.png is a mask of mode {mode}"):
-        VocTree(root).mask("one")
+NOISE = np.random.default_rng(0).integers(0, 21, (HEIGHT, WIDTH)).astype(np.uint8)
 
 
-def test_mask_must_have_its_images_size(root):
-    save_mask(root / MASK, mask_values().T.copy())
-    with refused("one.png is 10×12, its image 12×10"):
+@pytest.mark.parametrize(
+    "mask, complaint",
+    [
+        *(
+            (Image.new(mode, SIZE), f"a mask of mode {mode}: save class ids")
+            for mode in ("RGB", "RGBA", "1", "I;16")
+        ),
+        (mask_image(mask_values().T.copy()), "10×12, its image 12×10"),
+        (mask_image(NOISE), "cannot be read"),  # cut short
+    ],
+)
+def test_mask_must_be_whole_palette_or_grey_and_of_its_images_size(root, mask, complaint):
+    mask.save(root / MASK)
+    if complaint == "cannot be read":
+        cut(root / MASK, 40)
+    with refused(f"one.png.* {complaint}"):
         VocTree(root).mask("one")
 
 
@@ -224,15 +210,6 @@ def test_mask_values_must_be_chosen_classes(root, value, classes):
     save_mask(root / MASK, values)
     with refused(f"one.png holds {value}: allowed are 0, 255"):
         VocTree(root, classes).mask("one")
-
-
-def test_truncated_mask_is_refused(root):
-    path = root / "SegmentationClass/one.png"
-    noise = np.random.default_rng(0).integers(0, 21, (HEIGHT, WIDTH)).astype(np.uint8)
-    save_mask(root / MASK, noise)
-    path.write_bytes(path.read_bytes()[:-40])
-    with refused("one.png cannot be read"):
-        VocTree(root).mask("one")
 
 
 GROWING = """<?xml version="1.0"?><!DOCTYPE annotation [<!ENTITY a "cat"><!ENTITY b "&a;&a;">]>
@@ -277,14 +254,11 @@ def test_fingerprint_changes_with_what_training_reads_and_nothing_else(root):
         tree.fingerprint(["train"])
 
 
-def test_fingerprint_is_the_manifests_where_there_is_one(root):
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"sha256": 5}', '{"sha256": "abc"}'])
+def test_fingerprint_is_the_manifests_where_there_is_one(root, content):
     digest = "0123456789abcdef" * 4
     (root / "manifest.json").write_text(json.dumps({"seed": 0, "sha256": digest}))
     assert VocTree(root).fingerprint(["train"]) == digest
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"sha256": 5}', '{"sha256": "abc"}'])
-def test_damaged_manifest_is_named(root, content):
     (root / "manifest.json").write_text(content)
     with refused("manifest.json.*make the data again"):
         VocTree(root).fingerprint(["train"])

@@ -13,6 +13,7 @@ Rules, where a mask has to choose:
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -20,16 +21,16 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as rle
 
-from more_lib.data.images import image_files
+from more_lib.data.images import image_files, readable
 from more_lib.data.prepare.fetch import check_counts
-from more_lib.data.prepare.plain import Item, is_prepared, obtain, write_folder
+from more_lib.data.prepare.plain import RECORD, Item, obtain, write_folder
+from more_lib.data.prepare.record import is_made
 from more_lib.data.prepare.sources import COCO_ANNOTATIONS, COCO_TRAIN, COCO_VAL
 from more_lib.recipes.classes import COCO_CLASSES
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
 
-GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in GAPS)
+CATEGORY_IDS = tuple(sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}))
 """The id of each class in COCO's own files, which runs from 1 to 90."""
 
 PARTS = {"annotations": COCO_ANNOTATIONS, "train2014": COCO_TRAIN, "val2014": COCO_VAL}
@@ -46,14 +47,6 @@ class Shape(NamedTuple):
     annotation_id: int
 
 
-class Canvas(NamedTuple):
-    """All that a mask is painted from."""
-
-    width: int
-    height: int
-    shapes: tuple[Shape, ...]
-
-
 def prepare(folder: str | Path, source: str | Path | None = None, partial: bool = False) -> Path:
     """Write COCO 2014 to ``folder`` in the plain layout unless it is there, and return it.
 
@@ -67,7 +60,7 @@ def prepare(folder: str | Path, source: str | Path | None = None, partial: bool 
     """
     folder = Path(folder).expanduser().absolute()
     record = {"data": "COCO 2014", "format": 1, "partial": partial}
-    if is_prepared(folder, record):
+    if is_made(folder / RECORD, record, "prepared COCO 2014"):
         return folder
     parts = obtain(PARTS, source)
     items, splits = [], {}
@@ -87,20 +80,20 @@ def prepare(folder: str | Path, source: str | Path | None = None, partial: bool 
     return write_folder(folder, COCO_CLASSES, items, splits, paint, record)
 
 
-def paint(canvas: Canvas) -> np.ndarray:
+def paint(width: int, height: int, shapes: Sequence[Shape]) -> np.ndarray:
     """The mask of an image, (H, W) uint8: 0 background, 1..80 classes, 255 crowds alone.
 
     Raises ``InputError`` for a shape that is no polygon or run-length code of the image's size.
     """
-    mask = np.zeros((canvas.height, canvas.width), np.uint8)
-    for shape in sorted(canvas.shapes, key=lambda s: (not s.crowd, -s.area, -s.annotation_id)):
-        mask[_covered(shape, canvas)] = IGNORE_INDEX if shape.crowd else shape.value
+    mask = np.zeros((height, width), np.uint8)
+    for shape in sorted(shapes, key=lambda s: (not s.crowd, -s.area, -s.annotation_id)):
+        mask[_covered(shape, width, height)] = IGNORE_INDEX if shape.crowd else shape.value
     return mask
 
 
-def _covered(shape: Shape, canvas: Canvas) -> np.ndarray:
+def _covered(shape: Shape, width: int, height: int) -> np.ndarray:
     """The pixels of a shape, (H, W) bool."""
-    size, code = [canvas.height, canvas.width], shape.segmentation
+    size, code = [height, width], shape.segmentation
     try:
         if isinstance(code, list):
             # pycocotools would take four numbers for a box.
@@ -110,7 +103,7 @@ def _covered(shape: Shape, canvas: Canvas) -> np.ndarray:
         elif list(code["size"]) != size:
             raise ValueError(f"a code of size {code['size']} in an image of {size}")
         elif isinstance(code["counts"], list):
-            if sum(code["counts"]) != canvas.height * canvas.width:
+            if sum(code["counts"]) != height * width:
                 raise ValueError("runs that do not fill the image")
             code = rle.frPyObjects(code, *size)
         return rle.decode(code).astype(bool)
@@ -123,11 +116,11 @@ def _covered(shape: Shape, canvas: Canvas) -> np.ndarray:
 
 def _items(path: Path, photographs: Path) -> list[Item]:
     """The images of an instances file that are there, in the order of their ids."""
-    content = _read(path)
+    with readable(path, ": unpack annotations_trainval2014.zip there"):
+        content = json.loads(path.read_bytes())
     if not photographs.is_dir():
         raise InputError(f"the folder of photographs {photographs} is missing")
     files = {path.name: path for path in image_files(photographs)}
-    by_id = itemgetter("id")
     try:
         categories = [(entry["id"], entry["name"]) for entry in content["categories"]]
         if sorted(categories) != list(zip(CATEGORY_IDS, COCO_CLASSES, strict=True)):
@@ -141,21 +134,12 @@ def _items(path: Path, photographs: Path) -> list[Item]:
             Item(
                 files[image["file_name"]],
                 tuple(COCO_CLASSES[v - 1] for v in sorted({s.value for s in shapes[image["id"]]})),
-                Canvas(image["width"], image["height"], tuple(shapes[image["id"]])),
+                (image["width"], image["height"], shapes[image["id"]]),
             )
-            for image in sorted(content["images"], key=by_id)
+            for image in sorted(content["images"], key=itemgetter("id"))
             if image["file_name"] in files
         ]
     except InputError:
         raise
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no instances file ({error!r}): restore it") from error
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: unpack annotations_trainval2014.zip there") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no readable JSON: restore it from its archive") from error

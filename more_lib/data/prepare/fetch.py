@@ -18,6 +18,7 @@ from pathlib import Path, PureWindowsPath
 
 import pooch
 import requests
+from pooch.hashes import hash_matches
 
 from more_lib.data.prepare.sources import Source
 from more_lib.system.errors import InputError
@@ -69,12 +70,17 @@ def fetch(source: Source, folder: str | Path, given: str | Path | None = None) -
     path = Path(folder).expanduser().absolute() / source.file
     with readable_disk_errors(path):
         if path.exists():
-            _check_file(path, source)
+            size = path.stat().st_size
+            if size != source.size or not hash_matches(path, source.checksum):
+                raise InputError(
+                    f"{path} ({size:,} bytes) is not the published file ({source.size:,} bytes, "
+                    "or another checksum): remove it to download it again"
+                )
             return path
         reasons = []
+        downloader = partial(_resume, source, path.with_name(f".{path.name}.part"))
         for url in source.urls:
             try:
-                downloader = _Resuming(source, path.with_name(f".{path.name}.part"))
                 pooch.retrieve(url, source.checksum, path.name, path.parent, downloader=downloader)
                 return path
             except (requests.RequestException, ValueError) as error:
@@ -122,7 +128,8 @@ def extract(
             for name, size, unpack in _files(archive):
                 if members is not None and not members(name):
                     continue
-                if not _stays_inside(name):
+                inside = PureWindowsPath(name)  # splits at both kinds of slash and knows drives
+                if not inside.parts or inside.anchor or ".." in inside.parts:
                     raise InputError(f"{archive} holds {name!r}, which leads out of its folder: "
                                      "get the archive from its publisher")  # fmt: skip
                 if unpack is None:
@@ -140,10 +147,7 @@ def extract(
 
 
 def check_counts(
-    counts: Mapping[str, int],
-    expected: Mapping[str, int],
-    where: str | Path,
-    partial: bool | None = None,
+    counts: Mapping[str, int], expected: Mapping[str, int], where: Path, partial: bool | None = None
 ) -> None:
     """Raise ``InputError`` that names every one of ``counts`` which is not the expected one.
 
@@ -161,75 +165,56 @@ def check_counts(
         raise InputError(f"{where} is not complete: {off}: restore it from its archive, or {way}")
 
 
-class _Resuming:
-    """A downloader for pooch that goes on with a partial file, which outlives a broken download."""
+def _resume(source: Source, part: Path, url: str, output_file: str, pooch: object) -> None:
+    """A downloader for pooch that goes on with ``part``, which outlives a broken download.
 
-    def __init__(self, source: Source, part: Path):
-        self.source, self.part = source, part
-
-    def __call__(self, url: str, output_file: str, pooch: object) -> None:
-        """Bring the file at ``url`` to ``output_file``.
-
-        A connection that breaks is taken up again for as long as each brings something.
-        """
-        if self._arrived() > self.source.size:
-            self.part.unlink()
-        while True:
-            before = self._arrived()
-            try:
-                self._receive(url, before)
-                break
-            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-                if self._arrived() <= before:
-                    raise
-        if self._arrived() != self.source.size:
-            size = self._arrived()
-            self.part.unlink()
-            raise ValueError(f"sent {size:,} bytes instead of {self.source.size:,}")
-        self.part.replace(output_file)
-
-    def _receive(self, url: str, start: int) -> None:
-        """Append to the partial file what follows its ``start`` bytes."""
-        if start == self.source.size:
-            return
-        # The bytes as they are stored: of what is packed for the way, ranges mean nothing.
-        headers = {"Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                self.part.unlink()  # longer than the file there: start again elsewhere
-            response.raise_for_status()
-            # A server without ranges answers 200 and sends the file from its beginning.
-            resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-            offered = int(response.headers.get("Content-Length", self.source.size))
-            if not resumed and offered != self.source.size:  # a page, which must not cost the rest
-                raise ValueError(f"offers {offered:,} bytes instead of {self.source.size:,}")
-            with (
-                open(self.part, "ab" if resumed else "wb") as file,
-                progress_bar(total=self.source.size, description=self.source.file, unit="B") as bar,
-            ):
-                bar.update(file.tell())
-                for chunk in response.iter_content(CHUNK):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-                    if file.tell() > self.source.size:
-                        break
-
-    def _arrived(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
+    A connection that breaks is taken up again for as long as each brings something.
+    """
+    if _arrived(part) > source.size:
+        part.unlink()
+    while True:
+        before = _arrived(part)
+        try:
+            _receive(source, part, url)
+            break
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+            if _arrived(part) <= before:
+                raise
+    size = _arrived(part)
+    if size != source.size:
+        part.unlink()
+        raise ValueError(f"sent {size:,} bytes instead of {source.size:,}")
+    part.replace(output_file)
 
 
-def _check_file(path: Path, source: Source) -> None:
-    """Refuse a file that is not ``source``, for instance one cut short on its way."""
-    size = path.stat().st_size
-    right = size == source.size
-    if right and source.checksum:
-        algorithm, _, digest = source.checksum.partition(":")
-        right = pooch.file_hash(str(path), alg=algorithm) == digest
-    if not right:
-        raise InputError(f"{path} ({size:,} bytes) is not the published file ({source.size:,} "
-                         "bytes, or another checksum): remove it to download it again")  # fmt: skip
+def _receive(source: Source, part: Path, url: str) -> None:
+    """Append to the partial file what it lacks."""
+    start = _arrived(part)
+    if start == source.size:
+        return
+    # The bytes as they are stored: of what is packed for the way, ranges mean nothing.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            part.unlink()  # longer than the file there: start again elsewhere
+        response.raise_for_status()
+        # A server without ranges answers 200 and sends the file from its beginning.
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        offered = int(response.headers.get("Content-Length", source.size))
+        if not resumed and offered != source.size:  # a page, which must not cost the rest
+            raise ValueError(f"offers {offered:,} bytes instead of {source.size:,}")
+        bar = progress_bar(total=source.size, description=source.file, unit="B")
+        with part.open("ab" if resumed else "wb") as file, bar:
+            bar.update(file.tell())
+            for chunk in response.iter_content(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+                if file.tell() > source.size:
+                    break
+
+
+def _arrived(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _files(archive: Path) -> Iterator[tuple[str, int, Callable[..., object] | None]]:
@@ -258,11 +243,6 @@ def _files(archive: Path) -> Iterator[tuple[str, int, Callable[..., object] | No
                     yield item.filename, item.file_size, unpack
     else:
         raise InputError(f"{archive} is neither a tar nor a zip archive: was it cut short?")
-
-
-def _stays_inside(name: str) -> bool:
-    path = PureWindowsPath(name)  # splits at both kinds of slash and knows drives
-    return bool(path.parts) and not path.anchor and ".." not in path.parts
 
 
 @contextmanager

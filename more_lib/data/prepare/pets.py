@@ -5,14 +5,15 @@ hard to tell) 255. ``trainval`` and ``test`` are the data set's own lists.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from more_lib.data.images import read_mask
 from more_lib.data.prepare.fetch import check_counts
-from more_lib.data.prepare.plain import Item, is_prepared, obtain, write_folder
+from more_lib.data.prepare.plain import RECORD, Item, obtain, write_folder
+from more_lib.data.prepare.record import is_made
 from more_lib.data.prepare.sources import PET_ANNOTATIONS, PET_IMAGES
+from more_lib.data.tree import read_lines
 from more_lib.recipes.classes import PET_BREEDS, PET_SPECIES
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
@@ -20,20 +21,6 @@ from more_lib.system.errors import InputError
 CLASSES = {"breed": PET_BREEDS, "species": PET_SPECIES}
 PARTS = {"annotations": PET_ANNOTATIONS, "images": PET_IMAGES}
 COUNTS = {"trainval": 3_680, "test": 3_669, "breeds": 37}
-
-
-class Entry(NamedTuple):
-    """What a split list says of a photograph."""
-
-    breed: int  # 1..37
-    species: int  # 1 cat, 2 dog
-
-
-class Trimap(NamedTuple):
-    """All that a mask is painted from."""
-
-    path: Path
-    value: int  # the class's mask value
 
 
 def prepare(
@@ -54,7 +41,7 @@ def prepare(
         raise InputError(f"the kind of class {kind!r} is unknown: take {' or '.join(CLASSES)}")
     folder = Path(folder).expanduser().absolute()
     record = {"data": "Oxford-IIIT Pet", "format": 1, "class": kind, "partial": partial}
-    if is_prepared(folder, record):
+    if is_made(folder / RECORD, record, "prepared Oxford-IIIT Pet"):
         return folder
     images, annotations = map(obtain(PARTS, source).get, ("images", "annotations"))
     listed = {split: _listed(annotations / f"{split}.txt") for split in ("trainval", "test")}
@@ -65,37 +52,30 @@ def prepare(
     entries = listed["trainval"] | listed["test"]
     names = sorted(name for ids in splits.values() for name in ids)
     counts = {split: len(ids) for split, ids in splits.items()}
-    counts["breeds"] = len({entries[name].breed for name in names})
+    counts["breeds"] = len({entries[name]["breed"] for name in names})
     check_counts(counts, COUNTS, annotations.parent, partial)
     if not names:
         raise InputError(f"{images} holds none of the photographs that {annotations} lists")
     classes, items = CLASSES[kind], []
     for name in names:
-        value = getattr(entries[name], kind)
-        trimap = Trimap(annotations / "trimaps" / f"{name}.png", value)
-        items.append(Item(images / f"{name}.jpg", (classes[value - 1],), trimap))
+        value, trimap = entries[name][kind], annotations / "trimaps" / f"{name}.png"
+        items.append(Item(images / f"{name}.jpg", (classes[value - 1],), (trimap, value)))
     return write_folder(folder, classes, items, splits, paint, record)
 
 
-def paint(trimap: Trimap) -> np.ndarray:
+def paint(trimap: Path, value: int) -> np.ndarray:
     """The mask of a photograph, (H, W) uint8: 0 background, the class's value, 255 the border."""
-    values = read_mask(trimap.path)
+    values = read_mask(trimap)
     if not np.isin(values, (1, 2, 3)).all():
-        raise InputError(f"{trimap.path} is no trimap of the values 1, 2 and 3: restore it")
-    return np.array([0, trimap.value, 0, IGNORE_INDEX], np.uint8)[values]
+        raise InputError(f"{trimap} is no trimap of the values 1, 2 and 3: restore it")
+    return np.array([0, value, 0, IGNORE_INDEX], np.uint8)[values]
 
 
-def _listed(path: Path) -> dict[str, Entry]:
-    """What a split list says, by the photograph's name."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: unpack annotations.tar.gz there") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: restore it from its archive") from error
+def _listed(path: Path) -> dict[str, dict[str, int]]:
+    """Breed, 1..37, and species, 1 cat or 2 dog, of each photograph that a split list names."""
     entries = {}
-    for line in lines:
-        name, *numbers = line.split() or ["#"]
+    for line in read_lines(path, ": unpack annotations.tar.gz there"):
+        name, *numbers = line.split()
         if name.startswith("#"):
             continue
         numbers = [int(number) for number in numbers[:2] if number.isdecimal()]
@@ -103,5 +83,5 @@ def _listed(path: Path) -> dict[str, Entry]:
         if not (1 <= breed <= len(PET_BREEDS) and species in (1, 2)) or "/" in name:
             raise InputError(f"{path} has the line {line!r}: it must be a name, its breed 1 to 37 "
                              "and its species 1 or 2; restore it from its archive")  # fmt: skip
-        entries[name] = Entry(breed, species)
+        entries[name] = {"breed": breed, "species": species}
     return entries

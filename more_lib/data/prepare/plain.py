@@ -15,7 +15,6 @@ import numpy as np
 from more_lib.data.folder import FolderTree
 from more_lib.data.images import mask_image
 from more_lib.data.prepare.fetch import downloads_folder, extract, fetch, fetch_plan
-from more_lib.data.prepare.record import is_made
 from more_lib.data.prepare.sources import Source
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_folder
@@ -31,7 +30,7 @@ class Item:
 
     photograph: Path
     classes: tuple[str, ...]
-    task: object
+    task: tuple  # what `paint` takes
 
     @property
     def image_id(self) -> str:
@@ -39,10 +38,7 @@ class Item:
 
 
 def plan(parts: Mapping[str, Source], given: str | Path | None, folder: Path) -> list[str]:
-    """What a preparation would do, a line a step. Touches nothing.
-
-    Raises ``InputError`` when ``given`` is no folder.
-    """
+    """What a preparation would do, a line a step. Touches nothing; raises as ``obtain`` does."""
     if (folder / RECORD).is_file():
         return [f"nothing: {folder} is prepared"]
     if given is not None:
@@ -69,17 +65,12 @@ def obtain(parts: Mapping[str, Source], given: str | Path | None) -> dict[str, P
     }
 
 
-def is_prepared(folder: Path, record: Mapping) -> bool:
-    """Whether ``folder`` holds what ``record`` describes; ``InputError`` if it holds another."""
-    return is_made(folder / RECORD, record, f"prepared {record['data']}")
-
-
 def write_folder(
     folder: Path,
     classes: Sequence[str],
     items: Sequence[Item],
     splits: Mapping[str, Sequence[str]],
-    paint: Callable[[object], np.ndarray],
+    paint: Callable[..., np.ndarray],
     record: Mapping,
 ) -> Path:
     """Write a data set in the plain layout, whole or not at all, and return its folder.
@@ -89,9 +80,9 @@ def write_folder(
         classes: all C of them; their masks' values are 1..C.
         items: every image; photographs are linked, not copied.
         splits: ids by name of the split.
-        paint: makes a mask (H, W) uint8 of an item's ``task``; runs in several processes where
-            there are many.
-        record: what ``is_prepared`` is to find.
+        paint: makes a mask (H, W) uint8 of what an item's ``task`` holds; runs in several
+            processes where there are many.
+        record: what ``is_made`` is to find in ``RECORD``.
     """
     with atomic_folder(folder) as root:
         for part in ("images", "masks", FolderTree.LISTS):
@@ -125,8 +116,8 @@ def _in_processes(work: Callable, *arguments: Sequence) -> Iterator:
         yield from pool.map(work, *arguments, chunksize=32)
 
 
-def _save(paint: Callable[[object], np.ndarray], task: object, path: Path) -> None:
-    mask_image(paint(task)).save(path, "PNG")
+def _save(paint: Callable[..., np.ndarray], task: tuple, path: Path) -> None:
+    mask_image(paint(*task)).save(path, "PNG")
 
 
 def _link(source: Path, target: Path) -> None:

@@ -12,8 +12,7 @@ only the list; the masks score pseudo labels.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -78,7 +77,8 @@ def steps(
         else:
             archive = voc or _fetched(VOC_TRAINVAL, todo)
             todo.append((f"unpack {archive} to {root}", partial(_unpack, archive, root)))
-    if with_sbd and not _is_augmented(root):
+    augmented = (root / AUGMENTED).is_dir() and (root / LISTS / "train_aug.txt").is_file()
+    if with_sbd and not augmented:
         has_masks = (tree / AUGMENTED).is_dir()
         masks = root if has_masks else sbd or _fetched(SBD_BENCHMARK, todo)
         words = f"write {AUGMENTED} and train_aug.txt into {root}, from {masks}"
@@ -102,12 +102,12 @@ def check(
     if (tree.root / LISTS / "test.txt").is_file():
         sizes["test"] = len(set(tree.ids("test")))
     check_counts(sizes, counts, tree.root)
-    photographs, annotations, masks = (_stems(tree.root / folder) for folder in FOLDERS)
-    augmented = masks | _stems(tree.root / AUGMENTED)
+    files = {folder: _stems(tree.root / folder) for folder in FOLDERS}
     for split, ids in splits.items():
-        usable = augmented if split == "train_aug" else masks
-        for folder, files in zip(FOLDERS, (photographs, annotations, usable), strict=True):
-            missing = [image_id for image_id in ids if image_id not in files]
+        if split == "train_aug":  # the last
+            files["SegmentationClass"] |= _stems(tree.root / AUGMENTED)
+        for folder, stems in files.items():
+            missing = [image_id for image_id in ids if image_id not in stems]
             if missing:
                 raise InputError(
                     f"{tree.root / folder} lacks {missing[0]} and {len(missing) - 1:,} more images "
@@ -117,10 +117,7 @@ def check(
 
 
 def find_voc(folder: str | Path) -> Path:
-    """The VOC 2012 tree at ``folder``, or where its archive puts it below.
-
-    Raises ``InputError`` when there is none.
-    """
+    """The VOC 2012 tree at ``folder`` or where its archive puts one below; else ``InputError``."""
     folder = Path(folder).expanduser().absolute()
     for place in (folder, folder / "VOC2012", folder / "VOCdevkit" / "VOC2012"):
         if _is_tree(place):
@@ -150,10 +147,6 @@ def _is_tree(folder: Path) -> bool:
     return all((folder / part).is_dir() for part in (*FOLDERS, LISTS))
 
 
-def _is_augmented(root: Path) -> bool:
-    return (root / AUGMENTED).is_dir() and (root / LISTS / "train_aug.txt").is_file()
-
-
 def _fetched(source: Source, todo: list[Step]) -> Path:
     """Where an archive will be after the step that this adds to ``todo``."""
     folder = downloads_folder()
@@ -176,17 +169,22 @@ def _link(tree: Path, root: Path) -> None:
 def _unpack(archive: Path, root: Path) -> None:
     """Unpack what segmentation needs of VOC's archive; its folder VOC2012 becomes ``root``."""
     parts = [f"VOC2012/{part}/" for part in (*FOLDERS, LISTS)]
-    with _scratch(root) as scratch:
-        unpacked = extract(archive, scratch / "voc", lambda name: any(p in name for p in parts))
-        find_voc(unpacked).rename(root)
+    with atomic_folder(root) as temporary:
+        unpacked = temporary / "unpacked"
+        extract(archive, unpacked, lambda name: any(part in name for part in parts))
+        for folder in find_voc(unpacked).iterdir():
+            folder.rename(temporary / folder.name)
+        shutil.rmtree(unpacked)
 
 
 def _augment(root: Path, source: Path) -> None:
     """Add SegmentationClassAug and the list of ``train_aug`` to a tree, unless they are there."""
-    with _scratch(root) as scratch:
-        if source.is_file():
-            # SBD's photographs are VOC's.
-            source = extract(source, scratch / "sbd", lambda name: "/img/" not in f"/{name}")
+    with (
+        readable_disk_errors(root),
+        tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch,
+    ):
+        if source.is_file():  # without SBD's photographs, which are VOC's
+            source = extract(source, f"{scratch}/sbd", lambda name: "/img/" not in f"/{name}")
         masks = _mask_files(source)
         tree = VocTree(root)
         train, val = set(tree.ids("train")), set(tree.ids("val"))
@@ -229,12 +227,3 @@ def _write_masks(root: Path, masks: Mapping[str, Path], ids: Iterable[str]) -> N
 def _stems(folder: Path) -> set[str]:
     """Names without their endings; one look at the folder instead of one for each file."""
     return {file.stem for file in folder.iterdir()} if folder.is_dir() else set()
-
-
-@contextmanager
-def _scratch(root: Path) -> Iterator[Path]:
-    """A folder beside ``root``, on the same disk, that is removed in the end."""
-    with readable_disk_errors(root):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as folder:
-            yield Path(folder)

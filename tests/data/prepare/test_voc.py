@@ -1,8 +1,6 @@
 """VOC 2012 and SBD prepared: archives of a few tiny images, through the code for the real ones."""
 
-import importlib.util
-import subprocess
-import sys
+import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -16,17 +14,17 @@ from PIL import Image
 from scipy.io import savemat
 
 from more_lib.cli import doctor
+from more_lib.data import tree_root
 from more_lib.data.images import PALETTE
 from more_lib.data.prepare import voc as voc_prepare
 from more_lib.data.prepare.fetch import downloads_folder
+from more_lib.data.prepare.sources import SBD_BENCHMARK, VOC_TRAINVAL
 from more_lib.data.prepare.voc import COUNTS, check, find_voc, sbd_mask, steps
 from more_lib.data.voc import VocTree
 from more_lib.recipes.profiles import PROFILES
-from more_lib.system.errors import clear_errors
 from more_lib.system.files import sha256
-from tests.data.helpers import SCRIPTS, refused, save_mask, serving
+from tests.data.helpers import annotation, contents, refused, run_script, save_mask, serving
 
-SCRIPT = SCRIPTS / "prepare_voc.py"
 WIDTH, HEIGHT = 12, 10
 TRAIN, VAL, OTHERS = ["v1", "v2"], ["v3", "v4"], ["s1", "s2", "s3"]
 SBD_IDS = ["v1", "v3", *OTHERS]  # SBD segments VOC's own images too
@@ -45,13 +43,11 @@ def mask(value):
 def voc(tmp_path):
     """VOC 2012 as its archive unpacks, beside things of other tasks; returns VOCdevkit."""
     folder = tmp_path / "given" / "VOCdevkit" / "VOC2012"
-    for part in ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject",
-                 "ImageSets/Segmentation", "ImageSets/Main"):  # fmt: skip
+    for part in ("JPEGImages", "Annotations", "ImageSets/Segmentation", "ImageSets/Main"):
         (folder / part).mkdir(parents=True)
     for name in (*TRAIN, *VAL, *OTHERS):
         Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "JPEGImages" / f"{name}.jpg")
-        text = "<annotation><object><name>bird</name></object></annotation>"
-        (folder / "Annotations" / f"{name}.xml").write_text(text)
+        (folder / "Annotations" / f"{name}.xml").write_text(annotation("bird"))
     for name in (*TRAIN, *VAL):
         save_mask(folder / "SegmentationClass" / f"{name}.png", mask(VOC_VALUE))
         save_mask(folder / "SegmentationObject" / f"{name}.png", mask(1))
@@ -83,30 +79,22 @@ def save_mat(path, values, name="Segmentation"):
 @pytest.fixture
 def archives(voc, sbd, tmp_path):
     """Both as the files that their publishers offer."""
-    for folder, name, mode in (
-        (voc, "VOCtrainval_11-May-2012.tar", "w"),
-        (sbd, "benchmark.tgz", "w:gz"),
-    ):
-        with tarfile.open(tmp_path / name, mode) as archive:
+    paths = tmp_path / VOC_TRAINVAL.file, tmp_path / SBD_BENCHMARK.file
+    for path, folder, mode in zip(paths, (voc, sbd), ("w", "w:gz"), strict=True):
+        with tarfile.open(path, mode) as archive:
             archive.add(folder, folder.name)
-    return tmp_path / "VOCtrainval_11-May-2012.tar", tmp_path / "benchmark.tgz"
+    return paths
 
 
 @pytest.fixture
 def published(archives, monkeypatch):
     """A server of this machine stands in for the publishers'."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *words):
-            pass
-
-    with serving(partial(Quiet, directory=str(archives[0].parent))) as url:
-        for constant, archive in zip(("VOC_TRAINVAL", "SBD_BENCHMARK"), archives, strict=True):
-            digest, size = f"sha256:{sha256(archive)}", archive.stat().st_size
-            changes = {"urls": (f"{url}/{archive.name}",), "checksum": digest, "size": size}
-            source = replace(getattr(voc_prepare, constant), **changes)
-            monkeypatch.setattr(voc_prepare, constant, source)
+    with serving(partial(SimpleHTTPRequestHandler, directory=archives[0].parent)) as url:
+        for name, archive in zip(("VOC_TRAINVAL", "SBD_BENCHMARK"), archives, strict=True):
+            here = dict(urls=(f"{url}/{archive.name}",), checksum=f"sha256:{sha256(archive)}")
+            source = replace(getattr(voc_prepare, name), size=archive.stat().st_size, **here)
+            monkeypatch.setattr(voc_prepare, name, source)
         yield
 
 
@@ -120,14 +108,9 @@ def prepare(root, *given, **options):
 
 
 def snapshot(folder):
-    """Every file below, with its bytes and times, links followed by no one."""
-    return {
-        str(path.relative_to(folder)): (
-            path.read_bytes() if path.is_file() else b"",
-            path.lstat().st_mtime_ns,
-        )
-        for path in folder.rglob("*")
-    }
+    """Time of every file and folder below, links followed by no one, and the files' bytes."""
+    times = {str(p.relative_to(folder)): p.lstat().st_mtime_ns for p in folder.rglob("*")}
+    return {name: (time, contents(folder).get(name)) for name, time in times.items()}
 
 
 def assert_complete(root):
@@ -143,17 +126,12 @@ def assert_complete(root):
             assert np.array_equal(np.asarray(image), mask(value))
 
 
-def test_the_counts_are_the_published_ones():
-    assert COUNTS == {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
-
-
 def test_from_nothing_to_a_tree_and_once_is_enough(published, tmp_path):
     root = tmp_path / "trees" / "VOC2012"
     assert len(prepare(root)) == 4  # two downloads, unpack, augment
     assert_complete(root)
-    assert sorted(path.name for path in root.iterdir()) == [
-        "Annotations", "ImageSets", "JPEGImages", "SegmentationClass", "SegmentationClassAug",
-    ]  # fmt: skip
+    parts = ["Annotations", "ImageSets", "JPEGImages", "SegmentationClass", "SegmentationClassAug"]
+    assert sorted(path.name for path in root.iterdir()) == parts
     assert [path.name for path in (root / "ImageSets").iterdir()] == ["Segmentation"]
     assert [path.name for path in root.parent.iterdir()] == ["VOC2012"]  # nothing left behind
     before = snapshot(root)
@@ -161,21 +139,13 @@ def test_from_nothing_to_a_tree_and_once_is_enough(published, tmp_path):
     assert snapshot(root) == before
 
 
-def test_archives_and_folders_give_the_same_tree(archives, voc, sbd, tmp_path):
-    prepare(tmp_path / "one", *archives)
-    prepare(tmp_path / "two", voc, sbd)
-    assert_complete(tmp_path / "one")
-    assert_complete(tmp_path / "two")
-    assert not downloads_folder().exists()
-
-
-@pytest.mark.parametrize("deeper", ["", "VOC2012"])
-def test_a_folder_elsewhere_is_linked_and_left_as_it_is(voc, sbd, tmp_path, deeper):
+@pytest.mark.parametrize("deeper, dataset", [("", ""), ("VOC2012", "dataset")])
+def test_a_folder_elsewhere_is_linked_and_left_as_it_is(voc, sbd, tmp_path, deeper, dataset):
     before = snapshot(voc)
-    prepare(tmp_path / "root", voc / deeper, sbd / "dataset")
+    prepare(tmp_path / "root", voc / deeper, sbd / dataset)
     assert_complete(tmp_path / "root")
     assert (tmp_path / "root/JPEGImages").resolve() == voc / "VOC2012/JPEGImages"
-    assert snapshot(voc) == before
+    assert snapshot(voc) == before and not downloads_folder().exists()
 
 
 def test_a_tree_that_is_there_is_completed_in_place(voc, archives):
@@ -240,15 +210,17 @@ def test_a_preparation_that_was_stopped_goes_on(archives, sbd, tmp_path, monkeyp
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert len(prepare(root, *archives)) == 1  # VOC itself was finished
     assert_complete(root)
+    assert not downloads_folder().exists()
 
 
 def test_only_the_list_is_missing(voc, sbd, tmp_path):
-    prepare(tmp_path / "root", voc, sbd)
-    (tmp_path / "root/ImageSets/Segmentation/train_aug.txt").unlink()
-    masks = snapshot(tmp_path / "root/SegmentationClassAug")
-    prepare(tmp_path / "root")
-    assert_complete(tmp_path / "root")
-    assert snapshot(tmp_path / "root/SegmentationClassAug") == masks
+    root = tmp_path / "root"
+    prepare(root, voc, sbd)
+    (root / "ImageSets/Segmentation/train_aug.txt").unlink()
+    masks = snapshot(root / "SegmentationClassAug")
+    prepare(root)
+    assert_complete(root)
+    assert snapshot(root / "SegmentationClassAug") == masks
 
 
 def test_looking_at_the_steps_writes_nothing(archives, voc, tmp_path):
@@ -270,21 +242,16 @@ def test_vocs_own_masks_are_read_before_others(voc, sbd, tmp_path):
     assert np.array_equal(tree.mask("s1"), mask(1))
 
 
-# What is off is named
-
-
 def test_wrong_counts_are_named(voc, sbd, tmp_path):
+    assert COUNTS == {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
     (sbd / "dataset/cls/s2.mat").unlink()
     (voc / "VOC2012/ImageSets/Segmentation/test.txt").write_text("t1\nt2\n")
     off = "train_aug has 4 instead of 5, test has 2 instead of 1"
     with refused(f"^{tmp_path / 'root'} is not complete: {off}: restore it"):
         prepare(tmp_path / "root", voc, sbd)
-
-
-def test_an_image_listed_twice_counts_once(voc, tmp_path):
     (voc / "VOC2012/ImageSets/Segmentation/val.txt").write_text("v3\nv3\n")
-    with refused("val has 1 instead of 2"):
-        prepare(tmp_path / "root", voc, with_sbd=False)
+    with refused("val has 1 instead of 2"):  # what is listed twice counts once
+        prepare(tmp_path / "other", voc, with_sbd=False)
 
 
 @pytest.mark.parametrize(
@@ -308,14 +275,9 @@ def test_missing_files_are_named(voc, sbd, tmp_path, file, split):
         check(root, counts=FEW)
 
 
-def test_vocs_mask_that_is_missing_is_named_before_anything_is_written(voc, sbd, tmp_path):
-    (voc / "VOC2012/SegmentationClass/v4.png").unlink()
-    with refused("v4.png is missing"):
-        prepare(tmp_path / "root", voc, sbd)
-    assert not (tmp_path / "root/SegmentationClassAug").exists()
-
-
-def test_folders_that_hold_something_else_are_refused(voc, sbd, tmp_path):
+def test_voc_is_found_where_its_archive_puts_it_and_other_folders_are_refused(voc, sbd, tmp_path):
+    for folder in (voc.parent, voc, voc / "VOC2012", str(voc)):
+        assert find_voc(folder) == voc / "VOC2012"
     with refused("no VOC 2012 tree"):
         steps(tmp_path / "root", sbd)
     with refused("holds neither SBD"):
@@ -325,10 +287,14 @@ def test_folders_that_hold_something_else_are_refused(voc, sbd, tmp_path):
             steps(tmp_path / "root", **given)
 
 
-def test_another_archive_is_refused_and_leaves_nothing(archives, tmp_path):
+def test_what_cannot_be_prepared_leaves_nothing(archives, voc, sbd, tmp_path):
     with refused("benchmark.tgz holds none of the files"):
         prepare(tmp_path / "trees/root", archives[1])
     assert list((tmp_path / "trees").iterdir()) == []
+    (voc / "VOC2012/SegmentationClass/v4.png").unlink()
+    with refused("v4.png is missing"):
+        prepare(tmp_path / "root", voc, sbd)
+    assert not (tmp_path / "root/SegmentationClassAug").exists()
 
 
 def test_a_folder_in_use_is_left_alone(voc, tmp_path):
@@ -341,11 +307,6 @@ def test_a_folder_in_use_is_left_alone(voc, tmp_path):
         steps(tmp_path / "root/mine.txt", voc)
 
 
-def test_find_voc_looks_where_the_archive_puts_it(voc):
-    for folder in (voc.parent, voc, voc / "VOC2012", str(voc)):
-        assert find_voc(folder) == voc / "VOC2012"
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_sbd_masks_are_read(tmp_path, dtype):
     values = np.arange(21, dtype=dtype).reshape(3, 7)
@@ -356,8 +317,8 @@ def test_sbd_masks_are_read(tmp_path, dtype):
 
 def test_sbd_masks_that_are_none_are_named(tmp_path):
     path = tmp_path / "one.mat"
-    for values in (np.full((2, 2), 21, np.uint8), np.full((2, 2), -1, np.int8), np.ones((2, 2)),
-                   np.zeros((2, 2, 2), np.uint8)):  # fmt: skip
+    two = np.ones((2, 2), np.int8)
+    for values in (21 * two, -two, np.ones((2, 2)), np.zeros((2, 2, 2), np.uint8)):
         save_mat(path, values)
         with refused("one.mat holds no"):
             sbd_mask(path)
@@ -377,42 +338,24 @@ def test_sbd_masks_that_are_none_are_named(tmp_path):
         sbd_mask(path)
 
 
-# The script and the doctor
-
-
-@pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("prepare_voc", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_scripts_dry_run_names_everything_and_writes_nothing(tmp_path):
+def test_the_scripts_dry_run_names_everything_and_writes_nothing(tmp_path, monkeypatch, capsys):
     before = snapshot(tmp_path)
-    command = [sys.executable, str(SCRIPT), "--dry-run", "--root", str(tmp_path / "root")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("would download http") == 2 and "GB" in done.stdout
-    assert "Flickr" in done.stdout and "no licence stated" in done.stdout
+    options = ("--dry-run", "--root", tmp_path / "root")
+    status, out, _ = run_script(monkeypatch, capsys, "prepare_voc.py", *options)
+    assert status == 0 and out.count("would download http") == 2 and "GB" in out
+    assert "Flickr" in out and "no licence stated" in out
     assert snapshot(tmp_path) == before
 
 
-def test_the_script_says_in_one_line_what_is_off(script, voc, sbd, tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        clear_errors(script.main)(voc, sbd, tmp_path / "root")
-    errors = capsys.readouterr().err
-    assert end.value.code == 2 and errors.count("\n") == 1
-    assert errors.startswith("error: ") and "train has 2 instead of 1,464" in errors
-
-
-def test_the_script_prepares_where_the_voc_profile_looks(script, voc, sbd, monkeypatch, capsys):
-    monkeypatch.setattr(script.voc_prepare, "check", partial(check, counts=FEW))
+def test_the_script_says_in_one_line_what_is_off_or_prepares(voc, sbd, monkeypatch, capsys):
+    run, given = partial(run_script, monkeypatch, capsys, "prepare_voc.py"), ("--voc", voc)
     assert "prepare_voc.py" in doctor.data(PROFILES["voc"]).cost
-    script.main(voc, sbd)
-    assert "train 2, val 2, train_aug 5" in capsys.readouterr().out
-    script.main()
-    assert "everything was there already" in capsys.readouterr().out
-    script.main(dry_run=True)
-    assert "everything is in" in capsys.readouterr().out
-    assert doctor.data(PROFILES["voc"]).status == "ok"
+    status, _, errors = run(*given, "--sbd", sbd)
+    assert status == 2 and errors.count("\n") == 1 and errors.startswith("error: ")
+    assert "train has 2 instead of 1,464" in errors
+    monkeypatch.setattr(voc_prepare, "check", partial(check, counts=FEW))
+    shutil.rmtree(tree_root(PROFILES["voc"].data))
+    assert "train 2, val 2, train_aug 5" in run(*given, "--sbd", sbd)[1]
+    assert "everything was there already" in run()[1]
+    assert "everything is in" in run("--dry-run")[1]
+    assert doctor.data(PROFILES["voc"]).status == "ok"  # it lies where the profile looks
