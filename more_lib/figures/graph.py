@@ -23,8 +23,8 @@ def plot_graph(
 ) -> Picture:
     """The edges of one image as arrows from tail to head, with r and S on each (Eq. 2 and 4).
 
-    graph: C heads with K tails each, as ``GraphCategoryRepresentation.graph`` gives it. heads,
-    tails: names of the C heads and of all candidate tails, chosen or not, in the graph's order.
+    graph: C heads with K tails each, as ``GraphCategoryRepresentation.graph`` gives it.
+    heads, tails: names of the C heads and of all candidate tails, chosen or not, in its order.
     image: which one of the batch.
 
     Look for tails that two heads share, and for how unequal the arrows of one head are: an arrow is
