@@ -24,9 +24,7 @@ from more_lib.data.prepare import coco, emoji
 from more_lib.data.prepare import voc as voc_prepare
 from more_lib.data.prepare.coco import CATEGORY_IDS
 from more_lib.data.voc import VocTree
-from more_lib.method.backbones import mini_vit
 from more_lib.recipes.classes import COCO_CLASSES, VOC_CLASSES
-from more_lib.system.weights import save_weights
 
 KILLED = """
 import os, signal, sys, torch
@@ -48,14 +46,6 @@ app(sys.argv[1:])
 def pictures(tmp_path_factory):
     """Six pictures to train on and two to judge by, in VOC's layout and with VOC's ids."""
     return emoji.prepare(tmp_path_factory.mktemp("pictures") / "tree", train=6, val=2)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("backbone") / "random.safetensors"
-    save_weights(mini_vit(), file)
-    return file
 
 
 def voc_shaped(pictures, folder):
@@ -112,11 +102,11 @@ def coco_shaped(pictures, folder):
     return root, root / "images"
 
 
-def small(root, backbone):
+def small(root):
     """What makes a profile of hours one of seconds."""
     return f"""
 data: {{root: '{root}', crop_size: 32, workers: 0}}
-backbone: {{name: mini, weights: '{backbone}', decoder_width: 8}}
+backbone: {{name: mini, decoder_width: 8}}
 masks: {{scales: [1.0], dilations: [1, 2]}}
 schedule: {{patch_token_contrast: 0, confident_relation: 0, uncertain_relation: 0,
            segmentation: 1, dense_energy: 1, final_cam: 3}}
@@ -133,10 +123,10 @@ def run(*words):
 
 
 @pytest.mark.parametrize("profile, shaped", [("voc", voc_shaped), ("coco", coco_shaped)])
-def test_from_archives_to_masks(profile, shaped, pictures, backbone, tmp_path):
+def test_from_archives_to_masks(profile, shaped, pictures, tmp_path):
     root, photographs = shaped(pictures, tmp_path / "given")
     recipe, folder = tmp_path / "small.yaml", tmp_path / "run"
-    recipe.write_text(small(root, backbone))
+    recipe.write_text(small(root))
     training = ["train", "--profile", profile, "--recipe", recipe, "--folder", folder, "--resume"]
 
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}

@@ -38,11 +38,8 @@ Rows = list[tuple[str, frozenset[str]]]
 class FolderTree(ImageTree):
     """A folder in the plain layout, restricted to some of its classes.
 
-    Args:
-        root: the folder.
-        classes: C of the folder's classes; their order numbers them 1..C. None takes all.
-        labels: the table of labels, if it is not ``<root>/labels.csv``.
-        skip: ids that every split leaves out.
+    root: the folder. classes: C of its classes; their order numbers them 1..C. None takes all.
+    labels: the table of labels, if it is not ``<root>/labels.csv``. skip: as in ``ImageTree``.
 
     Raises ``InputError`` for a folder without images, a table that is missing, malformed or does
     not fit the images one to one, and for unknown classes. Files are not opened.

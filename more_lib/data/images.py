@@ -30,16 +30,9 @@ bit down, so that neighbouring ids get colours far apart.
 
 TAIL = 4096  # bytes in which a format's end is looked for; cameras write notes behind it
 
-# What Pillow raises for a file that is cut short, no image, or larger than it dares to decode.
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+# What Pillow raises for a file that is cut short or no image, beside the DecompressionBombError of
+# one that is larger than it dares to decode.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 class Header(NamedTuple):
@@ -68,7 +61,7 @@ def readable(
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing{cure}") from error
-    except _DAMAGED as error:
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         if str(path) in reason:  # Pillow repeats the path
             reason = "not an image"

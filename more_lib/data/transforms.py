@@ -27,9 +27,7 @@ def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tup
     All randomness is torch's global generator, which the training seeds. Values are normalised
     with ``IMAGENET_MEAN`` and ``IMAGENET_STD``, the black included.
     """
-    brightness, contrast, saturation, hue = data.color_jitter
-    jitter = v2.ColorJitter(brightness, contrast, saturation, hue)
-    jitter = v2.RandomApply([jitter], p=data.jitter_probability)
+    jitter = v2.RandomApply([v2.ColorJitter(*data.color_jitter)], p=data.jitter_probability)
     flip, to_tensor = v2.RandomHorizontalFlip(), _to_normalised_tensor()
     if data.crop == "resized":
         crop = v2.RandomResizedCrop(data.crop_size, scale=data.crop_scale, interpolation=BICUBIC)
@@ -80,14 +78,10 @@ def evaluation_transform(size: int | None) -> v2.Compose:
 
 def denormalize(images: torch.Tensor) -> torch.Tensor:
     """Undo the normalisation for a figure: (B, 3, H, W) or (3, H, W) -> the same in [0, 1]."""
-    mean = images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
-    std = images.new_tensor(IMAGENET_STD).view(3, 1, 1)
+    mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
     return (images * std + mean).clamp(0, 1)
 
 
 def _to_normalised_tensor() -> list[v2.Transform]:
-    return [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-    ]
+    normalise = v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalise]

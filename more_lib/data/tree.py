@@ -23,11 +23,8 @@ THREADS = 16  # the disk is waited for, not the processor
 class ImageTree(ABC):
     """A folder of images with image-level labels and, if it has any, pixel masks.
 
-    Args:
-        root: the folder.
-        classes: names of the C classes; their order numbers them 1..C.
-        values: mask value on disk of each class, C numbers between 1 and 254.
-        skip: ids that every split leaves out.
+    root: the folder. classes: names of the C classes; their order numbers them 1..C. values: mask
+    value on disk of each class, C numbers between 1 and 254. skip: ids that every split leaves out.
     """
 
     LISTS: str

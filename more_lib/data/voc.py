@@ -43,10 +43,8 @@ _WHERE_TRAIN_AUG_COMES_FROM = (
 class VocTree(ImageTree):
     """One folder in VOC 2012 layout, restricted to some of its classes.
 
-    Args:
-        root: folder that holds JPEGImages and ImageSets.
-        classes: C names out of ``VOC_CLASSES``; their order numbers the classes 1..C.
-        skip: ids that every split leaves out.
+    root: folder that holds JPEGImages and ImageSets. classes: C names out of ``VOC_CLASSES``; their
+    order numbers the classes 1..C. skip: ids that every split leaves out.
 
     Raises ``InputError`` for a missing folder, an unknown class or one named twice.
     Neither SegmentationClass nor Annotations is asked for: a tree without masks serves training,

@@ -1,8 +1,4 @@
-"""What every figure is drawn on: pictures, grids of panels, colours, maps over images.
-
-All other modules of figures build on it. Figures are matplotlib's, without pyplot and its list
-of open figures, as wide as a notebook's column and small enough to be stored in one.
-"""
+"""What every figure is drawn on: pictures, grids of panels, colours, maps over images."""
 
 from collections.abc import Sequence
 from io import BytesIO

@@ -23,11 +23,9 @@ def plot_graph(
 ) -> Picture:
     """The edges of one image as arrows from tail to head, with r and S on each (Eq. 2 and 4).
 
-    Args:
-        graph: C heads with K tails each, as ``GraphCategoryRepresentation.graph`` gives it.
-        heads, tails: names of the C heads and of all candidate tails, chosen or not, in the
-            graph's order.
-        image: which one of the batch.
+    graph: C heads with K tails each, as ``GraphCategoryRepresentation.graph`` gives it.
+    heads, tails: names of the C heads and of all candidate tails, chosen or not, in its order.
+    image: which one of the batch.
 
     Look for tails that two heads share, and for how unequal the arrows of one head are: an arrow is
     as thick as its weight S. Tails in grey are nobody's neighbour. Raises ``InputError`` for names
@@ -79,13 +77,10 @@ def show_neighbors(
 ) -> Picture:
     """The patches of one image that heads gather from, filled by their weight, one panel a head.
 
-    Args:
-        image: RGB, as in ``maps``.
-        edges: by title, the neighbours (K,) and weights (K,) of one head. Neighbours count the
-            patches from 0, row by row; a negative number is a class token: of C candidates that
-            come before the patches, as released, subtract C.
-        grid: (h, w) of the patches.
-        tokens: names of the C class tokens, written below the panel where they are neighbours.
+    image: RGB, as in ``maps``. edges: by title, the neighbours (K,) and weights (K,) of one head.
+    Neighbours count the patches from 0, row by row; a negative number is a class token: of C
+    candidates that come before the patches, as released, subtract C. grid: (h, w) of the patches.
+    tokens: names of the C class tokens, written below the panel where they are neighbours.
 
     Look for neighbours on the object and off it, for class tokens among them, and for how few of
     the K carry weight. Raises ``InputError`` for neighbours that are neither patch nor token, and
@@ -97,7 +92,15 @@ def show_neighbors(
     scale = ScalarMappable(Normalize(0, 1), canvas.COLORMAP)
     for ax, (name, pair) in zip(panels[1:], edges.items(), strict=True):
         neighbors, weights = map(canvas.as_array, pair)
-        _check_head(name, neighbors, weights, grid, tokens)
+        given = {f"{name!r}: neighbours": (neighbors, "K"), "weights": (weights, "K")}
+        if not check_shapes(**given)["K"]:
+            raise InputError(f"{name!r} has no neighbour: give at least one")
+        low, high = neighbors.min(), neighbors.max()
+        if low < -len(tokens) or high >= grid[0] * grid[1]:
+            raise InputError(
+                f"{name!r} has neighbours from {low} to {high}: there are {grid[0] * grid[1]} "
+                f"patches and {len(tokens)} names of class tokens"
+            )
         ax.imshow(picture)
         height, width = picture.shape[0] / grid[0], picture.shape[1] / grid[1]
         for index, weight in zip(neighbors, weights, strict=True):
@@ -168,19 +171,6 @@ def _arrow(
     look = {"ha": "center", "va": "center", "fontsize": 9, "color": color, "zorder": 4}
     turned = {"rotation": angle, "rotation_mode": "anchor", "transform_rotates_text": True}
     ax.text(x, y, text, bbox=box, **look, **turned)
-
-
-def _check_head(
-    name: str, neighbors: np.ndarray, weights: np.ndarray, grid: tuple[int, int], tokens: Names
-) -> None:
-    size = check_shapes(**{f"{name!r}: neighbours": (neighbors, "K"), "weights": (weights, "K")})
-    if not size["K"]:
-        raise InputError(f"{name!r} has no neighbour: give at least one")
-    if neighbors.min() < -len(tokens) or neighbors.max() >= grid[0] * grid[1]:
-        raise InputError(
-            f"{name!r} has neighbours from {neighbors.min()} to {neighbors.max()}: there are "
-            f"{grid[0] * grid[1]} patches and {len(tokens)} names of class tokens"
-        )
 
 
 def _tokens_text(neighbors: np.ndarray, weights: np.ndarray, tokens: Names) -> str:

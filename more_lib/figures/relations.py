@@ -232,16 +232,12 @@ def _frame(ax: Axes, corner: Sequence[int], side: int, color: str) -> None:
 
 def _ring(ax: Axes, place: Sequence[int]) -> None:
     for color, width in (("black", 4), (TAKEN, 2.5)):
-        circle = Circle((place[1], place[0]), 0.36, fill=False, edgecolor=color, linewidth=width)
-        ax.add_patch(circle)
+        ax.add_patch(Circle((place[1], place[0]), 0.36, fill=False, ec=color, lw=width))
 
 
 def _legend(figure: Picture, frames: Mapping[str, str], ring: str) -> None:
     """What the greys, the frames (colours by name) and the rings stand for."""
-    greys = [
-        Patch(facecolor=GREYS[value], edgecolor="grey", label=f"{value} {name}")
-        for name, value in MEANINGS.items()
-    ]
+    greys = [Patch(fc=GREYS[n], ec="grey", label=f"{n} {name}") for name, n in MEANINGS.items()]
     squares = [Patch(fill=False, ec=color, lw=2, label=name) for name, color in frames.items()]
     circle = {"marker": "o", "ms": 9, "mew": 2.5, "ls": "", "fillstyle": "none", "color": TAKEN}
     canvas.legend_below(figure, [*greys, *squares, Line2D([], [], label=ring, **circle)])

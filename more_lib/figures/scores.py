@@ -121,8 +121,7 @@ def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -
     side. A score without a value (no class has a hit) is written out in place of its bar.
 
     Look for bars that grow on the left and shrink on the right from the baseline to MoRe, and for
-    steps that are larger than the lines.
-    Raises ``InputError`` when no row is of this map.
+    steps that are larger than the lines. Raises ``InputError`` when no row is of this map.
     """
     chosen = [row for row in rows if row["map"] == kind]
     if not chosen:
@@ -131,10 +130,11 @@ def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -
     title = title or f"{kind}, part by part"
     figure = canvas.new_figure((canvas.WIDTH, 1.5 + 0.4 * len(chosen)), title)
     left, right = figure.subplots(1, 2, sharey=True)
-    scores = pd.DataFrame(chosen)
-    _bars(left, 100 * _with_deviation(scores, "miou"), canvas.LINES[0], ".1f")
-    _bars(right, _with_deviation(scores, "confusion_ratio"), canvas.LINES[1], ".2f")
-    names = scores["title"]
+    columns = ["miou", "miou_std", "confusion_ratio", "confusion_ratio_std"]
+    values = pd.DataFrame(chosen).reindex(columns=columns).to_numpy(float)  # nan for no value
+    _bars(left, 100 * values[:, :2], canvas.LINES[0], ".1f")
+    _bars(right, values[:, 2:], canvas.LINES[1], ".2f")
+    names = [row["title"] for row in chosen]
     left.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
     left.set(xlabel="mIoU (%), higher is better", title="how much is right")
     right.set(xlabel="FP / TP, lower is better", title="confusion ratio")
@@ -160,13 +160,8 @@ def _heatmap(
     return figure
 
 
-def _with_deviation(scores: pd.DataFrame, score: str) -> np.ndarray:
-    """Mean and standard deviation of a score, (rows, 2), nan where there is none."""
-    return scores.reindex(columns=[score, f"{score}_std"]).to_numpy(float)
-
-
 def _bars(ax: Axes, values: np.ndarray, color: str, fmt: str) -> None:
-    """Horizontal bars with their numbers, from means with standard deviations."""
+    """Horizontal bars with their numbers; values: (rows, 2), mean and deviation, nan for none."""
     means, spreads = np.nan_to_num(values).T
     error = {"xerr": spreads, "error_kw": {"capsize": 3}} if spreads.any() else {}
     ax.barh(range(len(values)), means, 0.6, color=color, **error)

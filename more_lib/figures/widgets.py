@@ -12,8 +12,7 @@ def explore(draw: Callable, **controls) -> None:
     menu. Does nothing, and stores nothing in the notebook, where nobody sits before it: in a
     batch, in tests, and wherever ``MORE_PROGRESS=0``.
     """
-    if not interactive():
-        return
-    import ipywidgets
+    if interactive():
+        import ipywidgets
 
-    ipywidgets.interact(draw, **controls)
+        ipywidgets.interact(draw, **controls)

@@ -33,8 +33,7 @@ Method = Literal["auto", "exact", "lattice"]
 # value of pydensecrf's own helper for unaries.
 LEAST_PROBABILITY = 1e-5
 
-# The largest picture, in pixels, that "auto" filters exactly on a CPU: some seconds on one thread.
-EXACT_ON_CPU = 96 * 96
+EXACT_ON_CPU = 96 * 96  # pixels that "auto" filters exactly on a CPU: some seconds on one thread
 
 
 @dataclass(frozen=True)

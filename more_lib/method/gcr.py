@@ -37,15 +37,12 @@ VARIANTS = {
 class Graph(NamedTuple):
     """The edges of one pass: K tails for each of C heads (notebook 03).
 
-    neighbors: (B, C, K) int64, index among the candidate tails, best first. Under
-        "tokens_and_patches" the first C candidates are the class tokens.
-    closeness: (B, C, K), softmax of the similarity over the K tails (r, Eq. 2).
-    weights: (B, C, K), with which the tails are gathered (S, Eq. 4); both sum to 1 over K.
+    Under "tokens_and_patches" the first C candidates for a tail are the class tokens.
     """
 
-    neighbors: Tensor
-    closeness: Tensor
-    weights: Tensor
+    neighbors: Tensor  # (B, C, K) int64, index among the candidate tails, best first
+    closeness: Tensor  # (B, C, K), softmax of the similarity, sums to 1 over K (r, Eq. 2)
+    weights: Tensor  # (B, C, K), with which the tails are gathered, sum to 1 over K (S, Eq. 4)
 
 
 class GraphCategoryRepresentation(nn.Module):

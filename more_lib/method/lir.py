@@ -166,8 +166,7 @@ def sample_patches(
     all of their images (``processes.random_numbers``).
     """
     shape, device = mask.shape, mask.device if generator is None else generator.device
-    draws = random_numbers(shape, generator, device)
-    draws = draws.to(mask.device, non_blocking=True).flatten(1)
+    draws = random_numbers(shape, generator, device).to(mask.device, non_blocking=True).flatten(1)
     kept, mask = kept.flatten(1), mask.flatten(1)
     num_kept = kept.sum(1, keepdim=True)
     extra = (num_tokens - num_kept).clamp(min=0) // 4

@@ -120,11 +120,7 @@ def multiscale_lam(
 
 
 def multiscale_maps(
-    model: Any,
-    images: Tensor,
-    scales: Sequence[float],
-    similarity: str = "dot",
-    flip: bool = True,
+    model: Any, images: Tensor, scales: Sequence[float], similarity: str = "dot", flip: bool = True
 ) -> MultiscaleMaps:
     """``maps_of_views`` of one group: every map over ``scales``, mirrored too with ``flip``."""
     group = (tuple(scales), flip)

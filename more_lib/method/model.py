@@ -69,21 +69,15 @@ class MoRe(nn.Module):
         ``pretrained=False`` leaves the backbone random, for weights that are loaded next. Raises
         ``InputError`` when the backbone is unsupported or its weights cannot be had.
         """
-        wanted, num_classes = recipe.backbone, len(recipe.data.classes)
-        vit = (
-            load_backbone(wanted.name, wanted.weights)
-            if pretrained
-            else build_backbone(wanted.name)
-        )
+        spec, num_classes = recipe.backbone, len(recipe.data.classes)
+        vit = load_backbone(spec.name, spec.weights) if pretrained else build_backbone(spec.name)
         blocks = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
-        if wanted.depth > len(blocks) > 0:
-            raise InputError(
-                f"backbone.depth is {wanted.depth}, but there are {len(blocks)} blocks"
-            )
-        if wanted.depth and len(blocks):
-            vit.blocks = blocks[: wanted.depth]  # the first ones; the last norm is kept
-        encoder = ClassTokenViT(vit, num_classes, wanted.num_registers, wanted.aux_layer)
-        model = cls(encoder, wanted.decoder_width)
+        if spec.depth > len(blocks) > 0:
+            raise InputError(f"backbone.depth is {spec.depth}, but there are {len(blocks)} blocks")
+        if spec.depth and len(blocks):
+            vit.blocks = blocks[: spec.depth]  # the first ones; the last norm is kept
+        encoder = ClassTokenViT(vit, num_classes, spec.num_registers, spec.aux_layer)
+        model = cls(encoder, spec.decoder_width)
         # Last, so that under one seed the heads begin alike with a graph and without.
         if recipe.graph.use:
             model.graph = GraphCategoryRepresentation(encoder.embed_dim, variant=recipe.graph)

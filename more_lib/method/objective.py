@@ -32,15 +32,9 @@ from more_lib.method.pseudo_labels import PixelAdaptiveRefinement, refine_cam, t
 from more_lib.recipes.constants import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.schema import Recipe
 
-# Terms that learn from masks, and of them those that the decoder's pixel labels feed.
-MINED = (
-    "patch_token_contrast",
-    "confident_relation",
-    "uncertain_relation",
-    "segmentation",
-    "dense_energy",
-)
-DECODED = {"segmentation", "dense_energy"}
+# Terms that the decoder's pixel labels feed, and with them all terms that learn from masks.
+DECODED = ("segmentation", "dense_energy")
+MINED = ("patch_token_contrast", "confident_relation", "uncertain_relation", *DECODED)
 
 
 class Masks(NamedTuple):
@@ -95,7 +89,9 @@ class Objective(nn.Module):
         losses, active = image_losses(output, present, self.recipe), self.active(iteration)
         if not active:
             return losses
-        pictures = _unnormalised(images) if pictures is None else pictures
+        if pictures is None:
+            mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+            pictures = (images * std + mean).clamp(0, 1)
         padding = None if box is None else padding_mask(box, images.shape[-2:])
         tokens, features, lir = output.class_tokens, output.features, self.recipe.lir
         straight = (output.cam.detach(), output.aux_cam.detach())
@@ -113,7 +109,7 @@ class Objective(nn.Module):
             losses["uncertain_relation"] = uncertain_relation_loss(
                 tokens, features, masks.uncertain, present, *sizes, lir
             )
-        if active & DECODED:
+        if active.intersection(DECODED):
             pixels = self._pixel_labels(cams[0], labels, output, pictures, box)
         if "segmentation" in active:
             target = _where_padded(padding, IGNORE_INDEX, pixels)
@@ -167,17 +163,15 @@ class Objective(nn.Module):
 
 def image_losses(output: MoReOutput, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     """The terms that image labels feed directly, those with a weight above 0, not yet weighted."""
-    loss, losses = recipe.loss, {}
+    loss, tokens, losses = recipe.loss, output.class_tokens, {}
     if loss.classification > 0:
         losses["classification"] = classification_loss(output.class_logits, labels)
     if loss.aux_classification > 0:
         losses["aux_classification"] = classification_loss(output.aux_logits, labels)
     if loss.token_classification > 0:
-        losses["token_classification"] = token_classification_loss(output.class_tokens, labels)
+        losses["token_classification"] = token_classification_loss(tokens, labels)
     if loss.token_discrepancy > 0:
-        losses["token_discrepancy"] = token_discrepancy_loss(
-            output.class_tokens, temperature=loss.token_temperature
-        )
+        losses["token_discrepancy"] = token_discrepancy_loss(tokens, None, loss.token_temperature)
     return losses
 
 
@@ -190,11 +184,6 @@ def padding_mask(box: Tensor, size: Sequence[int]) -> Tensor:
     row, column = (torch.arange(side, device=box.device) for side in size)
     inside_rows, inside_columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
     return ~(inside_rows[:, :, None] & inside_columns[:, None, :])
-
-
-def _unnormalised(images: Tensor) -> Tensor:
-    mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images * std + mean).clamp(0, 1)
 
 
 def _where_padded(padding: Tensor | None, value: int, mask: Tensor) -> Tensor:

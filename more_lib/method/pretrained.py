@@ -17,14 +17,13 @@ from more_lib.method import artifacts
 from more_lib.method.backbones import downloaded_weights, load_backbone
 from more_lib.method.vit import ClassTokenViT
 
-KINDS = {
+KINDS = {  # timm's ViT-S by pretraining, all Apache-2.0
     "supervised": "vit_small_patch16_224.augreg_in21k_ft_in1k",
     "DeiT": "deit_small_patch16_224.fb_in1k",
     "DINO": "vit_small_patch16_224.dino",
     "DINOv2": "vit_small_patch14_dinov2.lvd142m",
     "DINOv2 with registers": "vit_small_patch14_reg4_dinov2.lvd142m",
 }
-"""timm's ViT-S by pretraining, all Apache-2.0."""
 
 
 def here() -> dict[str, Path | None]:

@@ -1,6 +1,7 @@
 """Small images and masks, a server, and what the tests of this room ask of all of them."""
 
 import csv
+import os
 import re
 import runpy
 import sys
@@ -85,6 +86,12 @@ def serving(handler):
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def real_data(name):
+    """A folder of real photographs in ``MORE_REAL_DATA``; without it the test is skipped."""
+    folder = Path(os.environ.get("MORE_REAL_DATA") or "nowhere") / name
+    return folder if folder.is_dir() else pytest.skip("needs real photographs (MORE_REAL_DATA)")
 
 
 def run_script(monkeypatch, capsys, script, *options):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -11,10 +10,8 @@ from more_lib.data import open_tree, split_file
 from more_lib.data.folder import FolderTree, recipe_for_folder
 from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocImages, VocMasks
-from more_lib.method.backbones import mini_vit
 from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.profiles import PROFILES
-from more_lib.system.weights import save_weights
 from more_lib.training import cache as training
 from tests.data.helpers import HEIGHT, ROWS, WIDTH, cut, noise, photos, refused, save_csv, save_mask
 
@@ -57,9 +54,7 @@ def test_classes_txt_sets_the_order_and_may_name_more(root):
     assert tree.labels("one").tolist() == [1, 0, 1, 0]
 
 
-def test_images_may_lie_in_the_folder_and_the_table_elsewhere_as_a_spreadsheet_saves_it(
-    root, tmp_path
-):
+def test_images_may_lie_in_the_folder_and_a_spreadsheets_table_elsewhere(root, tmp_path):
     for path in (root / "images").iterdir():
         path.rename(root / path.name)
     (root / "images").rmdir()
@@ -229,23 +224,12 @@ def test_recipes_name_their_data_set(tmp_path):
             open_tree(recipe.data)
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
-    save_weights(mini_vit(), path)
-    return path
-
-
-@pytest.fixture
-def short(backbone):
-    """Options for two iterations of the whole objective, on crops of 48 pixels."""
-    values = (
-        f"backbone.weights={backbone} data.crop_size=48 optimizer.iterations=2 "
-        "optimizer.batch_size=2 optimizer.precision=fp32 schedule.segmentation=0 "
-        "schedule.dense_energy=0 schedule.final_cam=1"
-    )
-    return [option for value in values.split() for option in ("--set", value)]
+# Two iterations of the whole objective, on crops of 48 pixels.
+SHORT = (
+    "--set data.crop_size=48 --set optimizer.iterations=2 --set optimizer.batch_size=2 "
+    "--set optimizer.precision=fp32 --set schedule.segmentation=0 --set schedule.dense_energy=0 "
+    "--set schedule.final_cam=1"
+).split()
 
 
 def run(*arguments):
@@ -254,9 +238,9 @@ def run(*arguments):
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_training_on_a_folder_skips_what_is_bad_only_when_told(root, tmp_path, short):
+def test_training_on_a_folder_skips_what_is_bad_only_when_told(root, tmp_path):
     cut(root / "images/two.PNG", 30)
-    command = ("train", "--data", root, "--folder", tmp_path / "run", *short)
+    command = ("train", "--data", root, "--folder", tmp_path / "run", *SHORT)
     status, _, err = run(*command)
     assert status == 2 and "two.PNG" in err and "--skip-bad" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
@@ -271,9 +255,8 @@ def test_training_on_a_folder_skips_what_is_bad_only_when_told(root, tmp_path, s
     assert log == FolderTree(root).fingerprint(["all"])
 
 
-def test_evaluating_a_folder_needs_masks_and_scores_images_of_all_sizes(root, tmp_path, short):
-    status, _, _ = run("train", "--data", root, "--folder", tmp_path / "run", *short)
-    assert status == 0
+def test_evaluating_a_folder_needs_masks_and_scores_images_of_all_sizes(root, tmp_path):
+    assert run("train", "--data", root, "--folder", tmp_path / "run", *SHORT)[0] == 0
     command = ("evaluate", "--checkpoint", tmp_path / "run")
     status, _, err = run(*command)
     assert status == 2 and "no pixel masks" in err

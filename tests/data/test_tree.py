@@ -39,12 +39,10 @@ def test_scan_finds_a_file_cut_anywhere(root, name):
 
 
 def test_scan_is_not_fooled_by_a_thumbnails_end_nor_by_notes_behind_the_image(root):
-    thumbnail = io.BytesIO()
+    thumbnail, path = io.BytesIO(), root / "images/one.jpg"
     noise(1, 8, 8).save(thumbnail, "JPEG")
-    photograph = noise(2)
-    photograph.save(root / "images/one.jpg", exif=b"Exif\0\0" + thumbnail.getvalue())
-    tree, path = FolderTree(root), root / "images/one.jpg"
-    whole = path.read_bytes()
+    noise(2).save(path, exif=b"Exif\0\0" + thumbnail.getvalue())
+    tree, whole = FolderTree(root), path.read_bytes()
     for extra in (b"\0" * 100, b"notes" * 2000):  # the second is longer than the tail that is read
         path.write_bytes(whole + extra)
         assert tree.scan("all") == {}

@@ -61,12 +61,6 @@ def root(tmp_path):
     return folder
 
 
-def test_ids_keep_the_files_order_and_skip_blank_lines(root):
-    tree = VocTree(root)
-    assert tree.ids("train") == ["two", "one"]
-    assert tree.ids("val") == ["one"]
-
-
 def test_labels_count_difficult_objects_but_no_parts_and_are_read_once(root):
     tree = VocTree(root)
     labels = tree.labels("one")
@@ -91,7 +85,7 @@ def test_masks_are_the_file_s_values_and_the_chosen_classes_number_them_and_labe
     assert VocTree(root, ("person", "aeroplane")).labels("one").tolist() == [1, 0]
 
 
-def test_training_items_need_no_mask(root):
+def test_training_items_come_in_the_files_order_and_need_no_mask(root):
     (root / "SegmentationClass").rename(root.parent / "moved")
     tree = VocTree(root)
     images = VocImages(tree, "train", evaluation_transform(None))
@@ -105,14 +99,13 @@ def test_training_items_need_no_mask(root):
         VocMasks(tree, "val", evaluation_transform(None))[0]
     (root / "Annotations").rename(root.parent / "too")  # images alone can be read
     tree = VocTree(root)
-    assert tree.ids("val") == ["one"] and tree.image("one").size == SIZE
+    assert tree.ids("val") == ["one"] and tree.image("one").size == SIZE  # blank lines are skipped
 
 
 def test_evaluation_items_hold_the_mask_in_its_own_size(root):
     tree = VocTree(root, ("cat", "person"))
     item = VocMasks(tree, "val", evaluation_transform(16))[0]
-    assert item["image"].shape == (3, 16, 16)
-    assert item["labels"].tolist() == [1, 1]
+    assert item["image"].shape == (3, 16, 16) and item["labels"].tolist() == [1, 1]
     assert item["mask"].dtype == torch.int64
     assert np.array_equal(item["mask"].numpy(), tree.mask("one"))
 

@@ -32,12 +32,6 @@ def mask(*values, size=(16, 24)):
     return filled
 
 
-def panels(figure, rows):
-    """The axes of the grid, without the colour bar's."""
-    axes = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
-    return np.array(axes).reshape(rows, -1)
-
-
 def titles(figure):
     return [ax.get_title() for ax in figure.axes if ax.get_title()]
 

@@ -63,18 +63,15 @@ def test_any_kind_of_image_is_drawn_alike():
         np.testing.assert_allclose(drawn(ax), pixels / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "broken, message",
-    [
-        (image() * 4 - 2, "denormalize it first"),
-        (image()[..., 0], r"shape \(16, 24\)"),
-        (image()[..., :2], r"shape \(24, 2, 16\)|shape \(2, 16, 24\)"),
-        (None, "nothing to draw"),
-    ],
-)
-def test_what_is_no_image(broken, message):
-    with pytest.raises(InputError, match=message):
-        show_images([] if broken is None else [broken])
+def test_what_is_no_image():
+    for images, message in (
+        ([image() * 4 - 2], "denormalize it first"),
+        ([image()[..., 0]], r"shape \(16, 24\)"),
+        ([image()[..., :2]], r"shape \(24, 2, 16\)|shape \(2, 16, 24\)"),
+        ([], "nothing to draw"),
+    ):
+        with pytest.raises(InputError, match=message):
+            show_images(images)
 
 
 def test_many_images_wrap():
@@ -104,21 +101,9 @@ def test_maps_share_one_scale_over_the_whole_image():
     np.testing.assert_allclose(drawn(panels[1]), low)
 
 
-def test_constant_maps_are_drawn(recwarn):
-    figure = show_maps(image(), {"nothing": torch.zeros(2, 3)})
-    assert figure.png() and not recwarn.list
-
-
 def test_outline_runs_along_the_edges_of_what_is_chosen():
     ax = canvas.new_panels(["one"], "outline")[1][0]
     canvas.outline_patches(ax, torch.tensor([[0, 1, 1], [0, 0, 0]], dtype=bool), (4, 9))
     edges = {tuple(map(tuple, line)) for line in ax.collections[0].get_segments()}
-    left, middle, right, top, bottom = 2.5, 5.5, 8.5, -0.5, 1.5  # patches of 3 x 2 pixels
-    assert edges == {
-        ((left, top), (middle, top)),
-        ((middle, top), (right, top)),
-        ((left, bottom), (middle, bottom)),
-        ((middle, bottom), (right, bottom)),
-        ((left, top), (left, bottom)),
-        ((right, top), (right, bottom)),
-    }
+    across = {((x, y), (x + 3, y)) for x in (2.5, 5.5) for y in (-0.5, 1.5)}  # patches of 3 x 2
+    assert edges == across | {((x, -0.5), (x, 1.5)) for x in (2.5, 8.5)}

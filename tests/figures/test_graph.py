@@ -38,19 +38,17 @@ FIGURES = {
 test_every_figure_shows_itself_and_leaves_no_trace = each_shows_itself(FIGURES)
 
 
-def test_every_edge_has_an_arrow_from_tail_to_head_as_thick_as_its_weight():
-    arrows = shapes(FIGURES["plot_graph"]().axes[0], FancyArrowPatch)
+def test_graph_draws_every_edge_as_thick_as_its_weight_and_names_nodes_r_and_s():
+    (ax,) = FIGURES["plot_graph"]().axes
+    arrows = shapes(ax, FancyArrowPatch)
     widths = [arrow.get_linewidth() for arrow in arrows]
     assert len(widths) == 4
     assert np.argsort(widths).tolist() == [1, 2, 3, 0]  # S 0.1, 0.25, 0.75, 0.9
     assert {tuple(x for x, _ in arrow._posA_posB) for arrow in arrows} == {(1, 0)}
-
-
-def test_graph_names_every_node_prints_r_and_s_and_greys_tails_that_nobody_chose():
-    color = {text.get_text(): text.get_color() for text in FIGURES["plot_graph"]().axes[0].texts}
+    color = {text.get_text(): text.get_color() for text in ax.texts}
     shown = {*HEADS, *TAILS, "r 0.60   S 0.90", "r 0.40   S 0.10", "r 0.50   S 0.25"}
     assert shown <= set(color)
-    assert color["p4"] != color["p1"] == color["p2"] == color["p3"]
+    assert color["p4"] != color["p1"] == color["p2"] == color["p3"]  # nobody chose the fourth
 
 
 def test_graph_of_the_library_and_of_another_image_of_the_batch():
@@ -77,7 +75,7 @@ def test_graph_that_cannot_be_drawn(arguments, message):
         graph_plots.plot_graph(*arguments)
 
 
-def test_neighbours_lie_on_their_patches():
+def test_neighbours_lie_on_their_patches_and_class_tokens_are_written_below():
     figure = FIGURES["show_neighbors"]()
     plain, panel = figure.axes[:2]
     boxes = shapes(panel, Rectangle)
@@ -85,11 +83,7 @@ def test_neighbours_lie_on_their_patches():
     assert corners == [(-0.5, -0.5, 8, 8), (15.5, 7.5, 8, 8)]  # first and last of 2 x 3 patches
     assert boxes[0].get_facecolor() != boxes[1].get_facecolor()
     assert not plain.patches and panel.get_title() == "a head"
-
-
-def test_class_tokens_among_the_neighbours_are_written_below():
-    label = FIGURES["show_neighbors"]().axes[1].get_xlabel()
-    assert label == "class tokens: 1 of 3\nT1 0.10"  # -2 of two tokens is the first
+    assert panel.get_xlabel() == "class tokens: 1 of 3\nT1 0.10"  # -2 of two is the first
     several = edges((-3, 1, -1, -2), (0.1, 0.1, 0.5, 0.3))
     figure = graph_plots.show_neighbors(image(), several, GRID, ["cat", "dog", "cow"])
     expected = "class tokens: 3 of 4\ncow 0.50\ndog 0.30\nand 1 more"
@@ -120,14 +114,9 @@ def test_edge_weights_are_ranked_means_with_their_entropy():
     lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
     assert lines == {"one: 50 % of ln 2": [0.75, 0.25], "two: 0 % of ln 2": [1, 0]}
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(lines)
-
-
-@pytest.mark.parametrize(
-    "weights", [{}, {"a": torch.tensor([0.5, 0.4])}, {"a": torch.tensor([1.5, -0.5])}]
-)
-def test_edge_weights_that_cannot_be_drawn(weights):
-    with pytest.raises(InputError, match="nothing to draw|must be >= 0 and sum to 1"):
-        graph_plots.plot_edge_weights(weights)
+    for bad in ({}, {"a": torch.tensor([0.5, 0.4])}, {"a": torch.tensor([1.5, -0.5])}):
+        with pytest.raises(InputError, match="nothing to draw|must be >= 0 and sum to 1"):
+            graph_plots.plot_edge_weights(bad)
 
 
 def test_relative_entropy():

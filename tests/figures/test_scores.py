@@ -62,10 +62,9 @@ def test_iou_bars():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["background", *CLASSES]
     assert [line.get_xdata()[0] for line in ax.lines] == pytest.approx([215 / 3, 45])
     assert legend(figure) == ["CAM: mIoU 71.7", "LAM: mIoU 45.0"]
-    with pytest.raises(InputError, match="3 classes"):
-        scores.plot_iou_per_class({"CAM": [0.5, 0.5]}, CLASSES)
-    with pytest.raises(InputError, match="at least once"):
-        scores.plot_iou_per_class({}, CLASSES)
+    for given in ({"CAM": [0.5, 0.5]}, {}):
+        with pytest.raises(InputError, match="3 classes.* at least once"):
+            scores.plot_iou_per_class(given, CLASSES)
 
 
 def test_confusion_is_normalised_by_row():
@@ -120,8 +119,6 @@ def test_a_score_without_a_value_is_written_out(spread, missing):
 
 
 def test_a_map_that_no_row_has_is_refused():
-    for given, there in (([], "none"), (rows(), "LAM, CAM")):
-        with pytest.raises(
-            InputError, match=f"no row of map 'decoder' to draw; there are: {there}"
-        ):
+    for given, kinds in (([], "none"), (rows(), "LAM, CAM")):
+        with pytest.raises(InputError, match=f"no row of map 'decoder' .*there are: {kinds}"):
             scores.plot_ablation(given, "decoder")

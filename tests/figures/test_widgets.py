@@ -10,9 +10,7 @@ def test_widgets_are_built_for_a_reader_only(monkeypatch):
     asked = []
     stand_in = types.SimpleNamespace(interact=lambda draw, **controls: asked.append(controls))
     monkeypatch.setitem(sys.modules, "ipywidgets", stand_in)
-    monkeypatch.setenv("MORE_PROGRESS", "0")
-    explore(print, threshold=(0, 1))
-    assert asked == []
-    monkeypatch.setenv("MORE_PROGRESS", "1")
-    explore(print, threshold=(0, 1))
-    assert asked == [{"threshold": (0, 1)}]
+    for watched, expected in (("0", []), ("1", [{"threshold": (0, 1)}])):
+        monkeypatch.setenv("MORE_PROGRESS", watched)
+        explore(print, threshold=(0, 1))
+        assert asked == expected

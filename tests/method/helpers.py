@@ -61,18 +61,12 @@ def reached(model: nn.Module, loss: Tensor) -> set[str]:
     return {name for name, gradient in gradients.items() if gradient is not None and gradient.any()}
 
 
-def refusal(call, *args, **kwargs) -> str:
-    """The one line of the ``InputError`` that the call must raise."""
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def refuses(message: str, call, *args, **kwargs) -> None:
     """The call raises an ``InputError`` of one line in which ``message``, a pattern, is found."""
-    line = refusal(call, *args, **kwargs)
-    assert re.search(message, line), line
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    line = str(caught.value)
+    assert "\n" not in line and re.search(message, line), line
 
 
 @contextmanager

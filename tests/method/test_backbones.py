@@ -81,6 +81,7 @@ def assert_is_tiny(vit: VisionTransformer) -> None:
 def test_missing_weights_offline_are_an_error_that_says_what_to_do(offline):
     refuses(f"{TINY}.*network.*backbone.weights", load_backbone, TINY)
     assert offline == [] and downloaded_weights(TINY) is None
+    assert backbone_identity(TINY) == f"timm:{TINY}"
     name = "vit_small_patch16_36x1_224"  # timm has no weights for it at all
     assert timm.get_pretrained_cfg(name) is None or not timm.is_model_pretrained(name)
     refuses(name, load_backbone, name)
@@ -133,41 +134,29 @@ def test_a_file_that_is_missing_does_not_fit_or_is_damaged_is_refused_by_name(tm
     refuses(str(file), load_backbone, TINY, str(file))
 
 
-def test_identity_is_the_name_of_timms_own_weights_and_the_hash_of_shipped_ones():
-    assert backbone_identity(TINY) == f"timm:{TINY}"
-    assert backbone_identity("mini") == sha256(mini_weights())
-
-
-@pytest.mark.parametrize(("name", "width"), MINI_WIDTHS.items())
-def test_mini_weights_are_small_half_precision_and_load(name, width):
+@pytest.mark.parametrize(("name", "least"), zip(MINI_WIDTHS, (0.90, 0.80, 0.70), strict=True))
+def test_mini_weights_are_small_half_precision_and_load_and_have_a_record(name, least):
     file = mini_weights(name)
-    assert file.stat().st_size <= 8_000_000
+    assert file.stat().st_size <= 8_000_000 and backbone_identity(name) == sha256(file)
     shipped = load_file(file)
     assert {tensor.dtype for tensor in shipped.values()} == {torch.float16}
     vit = load_backbone(name)
-    assert (vit.embed_dim, len(vit.blocks), vit.patch_embed.feat_ratio()) == (width, 6, 8)
+    sizes = (vit.embed_dim, len(vit.blocks), vit.patch_embed.feat_ratio())
+    assert sizes == (MINI_WIDTHS[name], 6, 8)
     state = vit.state_dict()
     assert state.keys() == shipped.keys()
     for key, tensor in shipped.items():
         assert state[key].dtype == torch.float32 and torch.equal(state[key], tensor.float()), key
-
-
-@pytest.mark.parametrize(
-    ("name", "least"), [("mini", 0.90), ("mini_w96", 0.80), ("mini_w48", 0.70)]
-)
-def test_mini_weights_come_with_the_record_of_their_making(name, least):
-    file = mini_weights(name)
     record = json.loads(file.with_suffix(".json").read_text())
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert isinstance(record["seed"], int) and record["minutes"] > 0
     measured = [point["patch_map"] for point in record["curve"] if "patch_map" in point]
-    assert len(measured) >= 5 and measured[0] < measured[-1] <= 1
-    assert len(record["curve"]) >= 20
+    assert len(measured) >= 5 and measured[0] < measured[-1] <= 1 and len(record["curve"]) >= 20
     assert record["curve"][-1]["loss"] < record["curve"][0]["loss"]
     validation = record["validation"]
     assert max(validation["token_map"], validation["patch_map"]) >= least
     assert 0 < validation["cam_miou"] <= 1
-    assert record["parameters"] == sum(p.numel() for p in build_backbone(name).parameters())
+    assert record["parameters"] == sum(p.numel() for p in vit.parameters())
 
 
 def test_the_shipped_backbones_were_pretrained_alike():

@@ -24,6 +24,7 @@ PHOTOGRAPHS = {
     "china": lambda: load_sample_image("china.jpg"),
     "flower": lambda: load_sample_image("flower.jpg"),
 }
+QUICK = CrfParams(iterations=3, bilateral_sigma_rgb=9)
 
 
 @pytest.fixture
@@ -145,15 +146,11 @@ def test_labels_follow_the_edge_of_the_picture():
     assert (labels == (torch.arange(20) >= 10)).all()
 
 
-def test_mixed_precision_changes_nothing():
+def test_mixed_precision_changes_nothing_arrays_are_taken_too_and_left_alone():
     image, probabilities = random_input()
     assert_full_precision(partial(dense_crf, image, probabilities))
     half = probabilities.bfloat16()
     torch.testing.assert_close(dense_crf(image, half), dense_crf(image, half.float()))
-
-
-def test_arrays_are_taken_too_and_nothing_is_changed():
-    image, probabilities = random_input()
     arrays = image.numpy().copy(), probabilities.numpy().copy()
     for array in arrays:
         array.flags.writeable = False
@@ -306,11 +303,10 @@ def test_many_pictures_come_in_order_over_processes(lattice):
     """Sizes differ, so that later ones are done before earlier ones."""
     sizes = [(60, 90), (8, 9), (40, 50), (7, 12), (30, 20)]
     pairs = [random_input(*size, seed=i) for i, size in enumerate(sizes)]
-    params = CrfParams(iterations=3, bilateral_sigma_rgb=9)
-    results = list(dense_crf_many(iter(pairs), params, "lattice", workers=2))
+    results = list(dense_crf_many(iter(pairs), QUICK, "lattice", workers=2))
     assert [tuple(result.shape[1:]) for result in results] == sizes
     for pair, result in zip(pairs, results, strict=True):
-        torch.testing.assert_close(result, dense_crf(*pair, params, "lattice"), rtol=0, atol=0)
+        torch.testing.assert_close(result, dense_crf(*pair, QUICK, "lattice"), rtol=0, atol=0)
     assert not multiprocessing.active_children()
 
 
@@ -322,9 +318,8 @@ def test_many_pictures_are_read_as_they_are_needed():
             read.append(seed)
             yield random_input(3, 4, seed=seed)
 
-    params = CrfParams(iterations=3, bilateral_sigma_rgb=9)
-    results = dense_crf_many(pairs(), params, workers=2)
-    torch.testing.assert_close(next(results), dense_crf(*random_input(3, 4, seed=0), params))
+    results = dense_crf_many(pairs(), QUICK, workers=2)
+    torch.testing.assert_close(next(results), dense_crf(*random_input(3, 4, seed=0), QUICK))
     assert len(read) == 4
     assert len(list(results)) == 8 and len(read) == 9
     assert not multiprocessing.active_children()

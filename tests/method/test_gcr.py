@@ -50,16 +50,12 @@ def test_default_number_of_neighbours():
     torch.testing.assert_close(graph(18)(tokens, patches), graph(1000)(tokens, patches))
 
 
-def identity(layer):
+def test_paper_by_hand_with_two_tails():
+    """h = (1, 0); tails (1, 0) and (0, 1): cosines 1 and 0, everything else follows."""
+    layer = graph(2, "paper", dim=2)
     for linear in (layer.head, layer.tail, layer.sum_map, layer.product_map):
         torch.nn.init.eye_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
-    return layer
-
-
-def test_paper_by_hand_with_two_tails():
-    """h = (1, 0); tails (1, 0) and (0, 1): cosines 1 and 0, everything else follows."""
-    layer = identity(graph(2, "paper", dim=2))
     head = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64)
     tails = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
     e, tanh = torch.e, lambda x: torch.tensor(x, dtype=torch.float64).tanh()

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from tests.method import transcriptions
 from tests.method.helpers import assert_full_precision, drawn, golden_losses, refuses, renumbering
 
 LABELS = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]])
-MASK_LOSSES = pytest.mark.parametrize("loss", [patch_token_contrast_loss, segmentation_loss])
 
 
 def random_tokens(shape=(2, 4, 6), dtype=torch.float64, seed=0) -> Tensor:
@@ -29,25 +29,16 @@ def random_mask(shape, classes=3, seed=0) -> Tensor:
     return mask.masked_fill(torch.rand(shape, generator=generator) < 0.2, 255)
 
 
-def test_classification_equals_its_formula():
+def test_classification_equals_its_formula_and_is_finite_in_half_precision():
     logits, expected = random_tokens((2, 4)), 0.0
     for logit, label in zip(logits.flatten().tolist(), LABELS.flatten(), strict=True):
         probability = 1 / (1 + math.exp(-logit))
         expected -= math.log(probability if label else 1 - probability) / 8
     assert classification_loss(logits, LABELS).item() == pytest.approx(expected)
-
-
-def test_classification_of_zero_logits_is_ln_2_and_of_huge_ones_finite_in_half_precision():
     assert classification_loss(torch.zeros(2, 4), LABELS).item() == pytest.approx(math.log(2))
     logits = torch.tensor([[6e4, -6e4]], dtype=torch.float16)
     loss = classification_loss(logits, torch.tensor([[0, 1]]))
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(6e4, rel=1e-2)
-
-
-def test_token_classification_reads_each_tokens_mean():
-    tokens = random_tokens()
-    expected = classification_loss(tokens.mean(-1), LABELS)
-    assert torch.equal(token_classification_loss(tokens, LABELS), expected)
 
 
 def test_discrepancy_equals_its_formula():
@@ -84,23 +75,24 @@ def test_discrepancy_ignores_length_and_order_of_the_tokens_and_averages_over_im
     torch.testing.assert_close(torch.stack(single).mean(), expected)
 
 
-def test_labels_average_in_the_classification_by_normalised_tokens():
+def test_labels_average_in_the_classification_by_normalised_tokens_means():
     tokens = random_tokens()
+    expected = classification_loss(tokens.mean(-1), LABELS)
+    assert torch.equal(token_classification_loss(tokens, LABELS), expected)
     classification = token_classification_loss(tokens / tokens.norm(dim=2, keepdim=True), LABELS)
     expected = (token_discrepancy_loss(tokens) + classification) / 2
     torch.testing.assert_close(token_discrepancy_loss(tokens, LABELS), expected)
+    assert_full_precision(lambda: token_discrepancy_loss(tokens.float(), LABELS))
+
+
+CONTRAST = partial(patch_token_contrast_loss, mask=random_mask((1, 4, 4)))
 
 
 @pytest.mark.parametrize(
     ("loss", "values", "rate", "steps"),
     [
         (token_discrepancy_loss, random_tokens((1, 3, 8)) * 0.01 + 1, 0.5, 20),
-        (
-            lambda features: patch_token_contrast_loss(features, random_mask((1, 4, 4))),
-            random_tokens((1, 8, 4, 4)),
-            20,
-            30,
-        ),
+        (CONTRAST, random_tokens((1, 8, 4, 4)), 20, 30),
     ],
 )
 def test_descending_separates_tokens_and_gathers_like_patches(loss, values, rate, steps):
@@ -127,11 +119,6 @@ def test_gradients(loss, shape):
     assert torch.autograd.gradcheck(loss, random_tokens(shape).requires_grad_())
 
 
-def test_discrepancy_keeps_its_precision_under_autocast():
-    tokens = random_tokens(dtype=torch.float32)
-    assert_full_precision(lambda: token_discrepancy_loss(tokens, LABELS))
-
-
 def test_golden_values():
     expected, (tokens, features, mask, labels) = golden_losses()
     logits = torch.from_numpy(expected["seg_logits"])
@@ -154,6 +141,15 @@ def test_bad_input_is_refused():
     refuses("class_tokens", token_discrepancy_loss, tokens[0])
     refuses("class_tokens", token_classification_loss, tokens[0], LABELS)
     refuses("temperature is 0", token_discrepancy_loss, tokens, temperature=0)
+    values, mask = random_tokens((2, 4, 6, 5)), random_mask((2, 6, 5))
+    features = r"features .*, mask .* must be \(B, D, h, w\), \(B, h, w\)"
+    logits = r"logits .*, mask .* must be \(B, K, h, w\), \(B, H, W\)"
+    for bad in ((values[0], mask), (values[:1], mask), (values, mask[0])):
+        refuses(features, patch_token_contrast_loss, *bad)
+        refuses(logits, segmentation_loss, *bad)
+    larger = random_mask((2, 12, 10))
+    refuses(r"mask \(2, 12, 10\) must be", patch_token_contrast_loss, values, larger)
+    refuses("mask is torch.uint8; give int64", segmentation_loss, values, mask.byte())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -202,7 +198,7 @@ def test_contrast_ignores_length_sign_and_order_of_patches_and_numbers_of_classe
     torch.testing.assert_close(patch_token_contrast_loss(features, renumbered[mask]), expected)
 
 
-@MASK_LOSSES
+@pytest.mark.parametrize("loss", [patch_token_contrast_loss, segmentation_loss])
 def test_mask_losses_leave_unknown_places_out(loss):
     values, mask = random_tokens((2, 5, 3, 4)).requires_grad_(), random_mask((2, 3, 4))
     (gradient,) = torch.autograd.grad(loss(values, mask), values)
@@ -279,15 +275,3 @@ def test_mask_losses_keep_their_precision_under_autocast(loss, size, dtype):
     assert mixed.dtype == torch.float32 and torch.equal(mixed, expected)
     mixed.backward()
     assert rounded.grad.isfinite().all() and rounded.grad.any()
-
-
-def test_mask_losses_refuse_bad_input():
-    values, mask = random_tokens((2, 4, 6, 5)), random_mask((2, 6, 5))
-    features = r"features .*, mask .* must be \(B, D, h, w\), \(B, h, w\)"
-    logits = r"logits .*, mask .* must be \(B, K, h, w\), \(B, H, W\)"
-    for bad in ((values[0], mask), (values[:1], mask), (values, mask[0])):
-        refuses(features, patch_token_contrast_loss, *bad)
-        refuses(logits, segmentation_loss, *bad)
-    larger = random_mask((2, 12, 10))
-    refuses(r"mask \(2, 12, 10\) must be", patch_token_contrast_loss, values, larger)
-    refuses("mask is torch.uint8; give int64", segmentation_loss, values, mask.byte())

@@ -1,7 +1,5 @@
 """The network as a whole: golden outputs, what its heads compute, gradients, optimizer groups."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -174,14 +172,9 @@ def test_parameter_groups_hold_every_parameter_once_at_its_rate(model):
     torch.optim.AdamW(groups)  # takes them as they are
 
 
-def mini_recipe(**backbone):
-    recipe = PROFILES["mini"]
-    return replace(recipe, backbone=replace(recipe.backbone, **backbone))
-
-
 def test_from_recipe_builds_what_the_recipe_says():
-    recipe = mini_recipe(num_registers=3, aux_layer=-2, decoder_width=7)
-    recipe = replace(recipe, data=replace(recipe.data, classes=("cat", "dog")))
+    backbone = [f"backbone.{x}" for x in ("num_registers=3", "aux_layer=-2", "decoder_width=7")]
+    recipe = load_recipe("mini", [*backbone, "data.classes=[cat,dog]"])
     model = MoRe.from_recipe(recipe, pretrained=False)
     encoder = model.encoder
     assert encoder.class_tokens.shape[1] == encoder.num_classes == 2
@@ -229,12 +222,12 @@ def test_from_recipe_starts_from_the_backbones_weights(tmp_path):
     file = tmp_path / "backbone.safetensors"
     vit = mini_vit()
     save_weights(vit, file)
-    encoder = MoRe.from_recipe(mini_recipe(weights=str(file))).encoder
+    encoder = MoRe.from_recipe(load_recipe("mini", [f"backbone.weights={file}"])).encoder
     for part in ("patch_embed", "blocks", "norm"):
         loaded = getattr(encoder, part).state_dict()
         for key, value in getattr(vit, part).state_dict().items():
             assert torch.equal(loaded[key], value), f"{part}.{key}"
     start = vit.cls_token + vit.pos_embed[:, :1]
     assert torch.equal(encoder.class_tokens[:, -1:], start)
-    absent = mini_recipe(weights=str(tmp_path / "absent.safetensors"))  # never random ones instead
-    refuses("absent.safetensors", MoRe.from_recipe, absent)
+    absent = load_recipe("mini", [f"backbone.weights={tmp_path}/absent.safetensors"])
+    refuses("absent.safetensors", MoRe.from_recipe, absent)  # never random ones instead

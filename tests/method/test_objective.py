@@ -16,16 +16,11 @@ from more_lib.recipes.loading import changed, load_recipe
 from tests.method.helpers import nothing_waits_for_the_gpu, reached
 
 BASE = {"classification", "aux_classification", "token_discrepancy"}
-SETTINGS = [
-    "loss.token_classification=0",
-    "schedule.patch_token_contrast=0",
-    "schedule.confident_relation=2",
-    "schedule.uncertain_relation=3",
-    "schedule.segmentation=4",
-    "schedule.dense_energy=5",
-    "schedule.final_cam=3",
-    *(f"loss.{name}=0.1" for name in MINED),
-]
+SETTINGS = (
+    "loss.token_classification=0 schedule.patch_token_contrast=0 schedule.confident_relation=2 "
+    "schedule.uncertain_relation=3 schedule.segmentation=4 schedule.dense_energy=5 "
+    "schedule.final_cam=3"
+).split() + [f"loss.{name}=0.1" for name in MINED]
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +247,7 @@ def test_what_lies_on_padding_does_not_reach_the_decoders_labels(recipe, step, m
     cam = torch.rand(2, 10, 96, 96)
     monkeypatch.setattr(module, "multiscale_cam", lambda *given: (cam, cam))
     targets = []
-    monkeypatch.setattr(
-        module, "segmentation_loss", lambda _, mask: targets.append(mask) or mask.sum()
-    )
+    monkeypatch.setattr(module, "segmentation_loss", lambda _, m: targets.append(m) or m.sum())
     with torch.no_grad():
         output = model(images)
         for noise in (0.0, 1.0):

@@ -71,7 +71,7 @@ def prepare(folder: str | Path, source: str | Path | None = None, partial: bool 
             continue
         listed = _items(instances, photographs)
         items += listed
-        splits[split] = [item.image_id for item in listed if item.classes]
+        splits[split] = [item.photograph.stem for item in listed if item.classes]
     counts = {split: len(splits.get(split, ())) for split in COUNTS}
     where = parts["annotations"].parent
     check_counts(counts, COUNTS, where, partial)

@@ -28,13 +28,9 @@ TASKS_A_PROCESS = 1000  # fewer masks than this are not worth a process's start
 class Item:
     """One image to write: its file, its classes in order, what its mask is painted from."""
 
-    photograph: Path
+    photograph: Path  # its stem is the image's id
     classes: tuple[str, ...]
     task: tuple  # what `paint` takes
-
-    @property
-    def image_id(self) -> str:
-        return self.photograph.stem
 
 
 def plan(parts: Mapping[str, Source], given: str | Path | None, folder: Path) -> list[str]:
@@ -88,7 +84,7 @@ def write_folder(
         for part in ("images", "masks", FolderTree.LISTS):
             (root / part).mkdir()
         tasks = [item.task for item in items]
-        targets = [root / "masks" / f"{item.image_id}.png" for item in items]
+        targets = [root / "masks" / f"{item.photograph.stem}.png" for item in items]
         saved = _in_processes(partial(_save, paint), tasks, targets)
         bar = progress_bar(saved, total=len(items), description=f"masks of {folder.name}")
         for item, _ in zip(items, bar, strict=True):

@@ -17,23 +17,14 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Source:
-    """One file to download.
+    """One file to download."""
 
-    Args:
-        file: its name on disk.
-        urls: the publisher's own address first, mirrors of the same bytes after it.
-        checksum: ``sha256:…`` or ``md5:…``, whichever is published; None where nothing is.
-        size: bytes.
-        holds: what is in it.
-        data_set: the data set that it is a part of.
-    """
-
-    file: str
-    urls: tuple[str, ...]
-    checksum: str | None
-    size: int
-    holds: str
-    data_set: DataSet
+    file: str  # its name on disk
+    urls: tuple[str, ...]  # the publisher's own address first, mirrors of the same bytes after it
+    checksum: str | None  # ``sha256:…`` or ``md5:…``, whichever is published; None where nothing is
+    size: int  # bytes
+    holds: str  # what is in it
+    data_set: DataSet  # that it is a part of
 
 
 _TABLE = yaml.safe_load((resources.files(__package__) / "sources.yaml").read_text("utf-8"))

@@ -28,21 +28,20 @@ def server(monkeypatch):
     """A server that ``answer(handler, start)`` speaks for; it records each request's Range."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(fetching, "CHUNK", 10_000)
-    state = SimpleNamespace(ranges=[], answer=whole)
+    state = SimpleNamespace(ranges=[], answer=send)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             wanted = self.headers.get("Range")
             state.ranges.append(wanted)
-            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-            state.answer(self, start)
+            state.answer(self, int(wanted[len("bytes=") : -1]) if wanted else 0)
 
     with serving(Handler) as url:
         state.url = f"{url}/file.tar"
         yield state
 
 
-def send(handler, content, start=0, cut=None, ranges=True):
+def send(handler, start, content=CONTENT, cut=None, ranges=True):
     """``content`` from ``start`` on, of which only ``cut`` bytes get through."""
     handler.send_response(206 if start and ranges else 200)
     if start and ranges:
@@ -54,16 +53,8 @@ def send(handler, content, start=0, cut=None, ranges=True):
     handler.wfile.write(body[:cut])
 
 
-def whole(handler, start):
-    send(handler, CONTENT, start)
-
-
-def without_ranges(handler, start):
-    send(handler, CONTENT, ranges=False)
-
-
 def without_that_range(handler, start):
-    handler.send_error(416) if start else whole(handler, start)
+    handler.send_error(416) if start else send(handler, start)
 
 
 def without_a_length(handler, start):
@@ -91,7 +82,7 @@ def test_a_download_arrives_whole_and_only_once(server, tmp_path, checksum):
 
 
 def test_a_broken_connection_is_taken_up_where_it_broke(server, tmp_path):
-    server.answer = lambda handler, start: send(handler, CONTENT, start, cut=110_000)
+    server.answer = partial(send, cut=110_000)
     assert fetch(source(server.url), tmp_path).read_bytes() == CONTENT
     starts = [int(text[6:-1]) for text in server.ranges[1:]]
     assert server.ranges[0] is None and starts == sorted(set(starts)) and len(starts) >= 2
@@ -100,20 +91,20 @@ def test_a_broken_connection_is_taken_up_where_it_broke(server, tmp_path):
 
 def test_a_download_that_stopped_is_kept_and_resumed_by_the_next_call(server, tmp_path):
     cut = {0: 120_000}  # of what was begun nothing more
-    server.answer = lambda handler, start: send(handler, CONTENT, start, cut.get(start, 0))
+    server.answer = lambda handler, start: send(handler, start, cut=cut.get(start, 0))
     with refused("what has arrived is kept"):
         fetch(source(server.url), tmp_path)
     assert not (tmp_path / "file.tar").exists()
     arrived = (tmp_path / ".file.tar.part").read_bytes()
     assert 0 < len(arrived) <= 120_000 and CONTENT.startswith(arrived)
-    server.answer = whole
+    server.answer = send
     server.ranges.clear()
     assert fetch(source(server.url), tmp_path).read_bytes() == CONTENT
     assert server.ranges == [f"bytes={len(arrived)}-"]
 
 
 def test_a_server_that_always_breaks_at_the_same_place_is_given_up(server, tmp_path):
-    server.answer = lambda handler, start: send(handler, CONTENT, cut=50_000, ranges=False)
+    server.answer = partial(send, cut=50_000, ranges=False)
     with refused("could not be downloaded"):
         fetch(source(server.url), tmp_path)
     assert len(server.ranges) <= 3
@@ -122,10 +113,10 @@ def test_a_server_that_always_breaks_at_the_same_place_is_given_up(server, tmp_p
 @pytest.mark.parametrize(
     "answer, part, ranges",
     [
-        (whole, CONTENT, []),  # it had arrived whole
-        (whole, bytes(len(CONTENT) + 1), [None]),  # too long
-        (whole, bytes(1000), ["bytes=1000-", None]),  # other bytes, which the checksum tells
-        (without_ranges, CONTENT[:1000], ["bytes=1000-"]),  # everything is sent again
+        (send, CONTENT, []),  # it had arrived whole
+        (send, bytes(len(CONTENT) + 1), [None]),  # too long
+        (send, bytes(1000), ["bytes=1000-", None]),  # other bytes, which the checksum tells
+        (partial(send, ranges=False), CONTENT[:1000], ["bytes=1000-"]),  # all is sent again
         (without_that_range, CONTENT[:1000], ["bytes=1000-", None]),
     ],
 )
@@ -136,19 +127,15 @@ def test_what_had_arrived_is_taken_or_forgotten(server, tmp_path, answer, part, 
     assert server.ranges == ranges and names(tmp_path) == ["file.tar"]
 
 
-def other_bytes(handler, start):
-    send(handler, bytes(len(CONTENT)), start)
-
-
-def page(handler, start):
-    send(handler, b"<html>log in</html>", ranges=False)
+ZEROS = bytes(len(CONTENT))
+PAGE = partial(send, content=b"<html>log in</html>", ranges=False)
 
 
 @pytest.mark.parametrize(
     "answer, checksum, part, complaint",
     [
-        (other_bytes, "sha256", b"", hashlib.sha256(bytes(len(CONTENT))).hexdigest()),
-        (page, None, CONTENT[:1000], "offers 19 bytes instead of 300,000"),  # and costs nothing
+        (partial(send, content=ZEROS), "sha256", b"", hashlib.sha256(ZEROS).hexdigest()),
+        (PAGE, None, CONTENT[:1000], "offers 19 bytes instead of 300,000"),  # and costs nothing
         (without_a_length, None, b"", "sent 5,000 bytes instead of 300,000"),
     ],
 )

@@ -72,8 +72,8 @@ def sbd(tmp_path):
     return dataset.parent
 
 
-def save_mat(path, values, name="Segmentation"):
-    savemat(path, {"GTcls": {name: values, "CategoriesPresent": np.uint8([1])}})
+def save_mat(path, values):
+    savemat(path, {"GTcls": {"Segmentation": values, "CategoriesPresent": np.uint8([1])}})
 
 
 @pytest.fixture
@@ -175,13 +175,6 @@ def test_ready_masks_serve_in_place_of_sbd(voc, sbd, tmp_path):
         assert_complete(tmp_path / name)
 
 
-def test_a_list_of_the_users_own_keeps_its_order(voc, sbd, tmp_path):
-    order = "".join(f"{name}\n" for name in reversed(TRAIN_AUG))
-    (voc / "VOC2012/ImageSets/Segmentation/train_aug.txt").write_text(order)
-    prepare(tmp_path / "root", voc, sbd)
-    assert VocTree(tmp_path / "root").ids("train_aug") == TRAIN_AUG[::-1]
-
-
 def test_without_sbd_vocs_own_images_are_enough(archives, tmp_path):
     root = tmp_path / "root"
     assert len(prepare(root, archives[0], with_sbd=False)) == 1
@@ -213,14 +206,20 @@ def test_a_preparation_that_was_stopped_goes_on(archives, sbd, tmp_path, monkeyp
     assert not downloads_folder().exists()
 
 
-def test_only_the_list_is_missing(voc, sbd, tmp_path):
-    root = tmp_path / "root"
+def test_a_list_of_the_users_own_keeps_its_order_and_only_a_missing_one_is_made(voc, sbd, tmp_path):
+    root, own = tmp_path / "root", "ImageSets/Segmentation/train_aug.txt"
+    (voc / "VOC2012" / own).write_text("".join(f"{name}\n" for name in reversed(TRAIN_AUG)))
     prepare(root, voc, sbd)
-    (root / "ImageSets/Segmentation/train_aug.txt").unlink()
+    assert VocTree(root).ids("train_aug") == TRAIN_AUG[::-1]
+    (root / own).unlink()
     masks = snapshot(root / "SegmentationClassAug")
     prepare(root)
     assert_complete(root)
     assert snapshot(root / "SegmentationClassAug") == masks
+    for name in ("v1", "s1"):  # VOC's own masks are read before others
+        save_mask(root / "SegmentationClassAug" / f"{name}.png", mask(1))
+    assert np.array_equal(VocTree(root).mask("v1"), mask(VOC_VALUE))
+    assert np.array_equal(VocTree(root).mask("s1"), mask(1))
 
 
 def test_looking_at_the_steps_writes_nothing(archives, voc, tmp_path):
@@ -231,15 +230,6 @@ def test_looking_at_the_steps_writes_nothing(archives, voc, tmp_path):
     steps(tmp_path / "root", *archives)
     steps(tmp_path / "root", voc)
     assert snapshot(tmp_path) == before
-
-
-def test_vocs_own_masks_are_read_before_others(voc, sbd, tmp_path):
-    prepare(tmp_path / "root", voc, sbd)
-    for name in ("v1", "s1"):
-        save_mask(tmp_path / "root/SegmentationClassAug" / f"{name}.png", mask(1))
-    tree = VocTree(tmp_path / "root")
-    assert np.array_equal(tree.mask("v1"), mask(VOC_VALUE))
-    assert np.array_equal(tree.mask("s1"), mask(1))
 
 
 def test_wrong_counts_are_named(voc, sbd, tmp_path):
@@ -316,16 +306,15 @@ def test_sbd_masks_are_read(tmp_path, dtype):
 
 
 def test_sbd_masks_that_are_none_are_named(tmp_path):
-    path = tmp_path / "one.mat"
+    path, unreadable = tmp_path / "one.mat", []
     two = np.ones((2, 2), np.int8)
     for values in (21 * two, -two, np.ones((2, 2)), np.zeros((2, 2, 2), np.uint8)):
         save_mat(path, values)
         with refused("one.mat holds no"):
             sbd_mask(path)
-    save_mat(path, mask(1), name="Boundaries")
-    unreadable = [path.read_bytes()]
-    savemat(path, {"GTinst": 1})
-    unreadable.append(path.read_bytes())
+    for content in ({"GTcls": {"Boundaries": mask(1)}}, {"GTinst": 1}):
+        savemat(path, content)
+        unreadable.append(path.read_bytes())
     save_mat(path, np.random.default_rng(0).integers(0, 21, (40, 50)).astype(np.uint8))
     content = path.read_bytes()
     lengths = (0, 50, 130, 200, len(content) // 2, len(content) - 1)
