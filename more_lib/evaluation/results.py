@@ -89,8 +89,7 @@ class Evaluation:
                 protocol = Protocol(scales=scales, **entry["protocol"])
                 matrix = np.array(entry["matrix"], dtype=np.int64)
                 results.append(Result(protocol, matrix, tuple(entry["classes"]), entry["note"]))
-            image_map = content["image_map"]
-            image_map = float("nan") if image_map is None else float(image_map)
+            image_map = float(np.array(content["image_map"], dtype=float))  # null becomes nan
             return cls(tuple(results), image_map, int(content["num_images"]))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"this is no evaluation in JSON ({error}); evaluate again") from error
@@ -109,9 +108,7 @@ def rows(evaluation: Evaluation) -> pd.DataFrame:
         left_out = f"classes without hits, not in the confusion ratio: {hidden}" if hidden else ""
         row = {name: getattr(result.protocol, name) for name in SETTINGS}
         row |= {"scales": result.protocol.views, "images": evaluation.num_images}
-        for name, digits in DIGITS.items():
-            mean = summary[name]
-            row[name] = None if mean is None else round(mean, digits)
+        row |= {k: mean and round(mean, DIGITS[k]) for k, mean in summary.items() if k in DIGITS}
         table.append(row | {"note": "; ".join(filter(None, (result.note, left_out)))})
     return pd.DataFrame(table)
 
