@@ -80,7 +80,7 @@ def test_masks_and_names_are_missed_before_anything_is_trained(recipe, root, ask
     for names, split, message in (
         (["paper-val"], "test", "'test' of .* has no pixel masks.*--export"),
         (["paper-val"], "nowhere", "'nowhere' is unknown|nowhere.txt is missing"),
-        (["test-val"], "", "protocol 'test-val' is unknown; choose from paper-val"),
+        (["lam-log", "test"], "", "protocol 'test' is unknown; choose from paper-val, decoder-val"),
         ([], "test", "--split goes with --protocol"),
     ):
         with pytest.raises(InputError, match=message):

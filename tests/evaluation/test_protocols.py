@@ -38,6 +38,7 @@ def test_what_tells_the_published_numbers_apart():
         "cam-train-crf": replace(train_crf, map="cam"),
     }
     assert len(set(found.values())) == len(PROTOCOLS)
+    assert log in table_protocols(VOC) and table_protocols(VOC)[-1] == found["decoder-log"]
     numbers = "76.4 74.6 72.1 73.4 75.0 77.0 80.0 76.9 79.7".split()
     assert all(n in each.published for n, each in zip(numbers, PROTOCOLS.values(), strict=True))
 
@@ -50,11 +51,6 @@ def test_a_protocol_follows_the_recipe():
     assert [p.threshold for p in found] == [0.3, 0.3, None]
     assert {p.scales for p in found} == {(0.5,)} and found[0].dataset == "emoji"
     assert named(recipe, "lam-train", split="other")[0].split == "other"
-
-
-def test_the_table_has_the_rows_of_the_log():
-    assert table_protocols(VOC)[-1] == named(VOC, "decoder-log")[0]
-    assert named(VOC, "lam-log")[0] in table_protocols(VOC)
 
 
 def test_listing_has_a_line_of_each_and_its_number():
@@ -102,8 +98,3 @@ def test_protocols_of_several_splits_and_none(root):
     for names, splits in ((("lam-log", "lam-train"), "train, val"), ((), "none")):
         with pytest.raises(InputError, match=f"share a split, these have: {splits}"):
             score(ColourModel(), recipe, named(recipe, *names))
-
-
-def test_an_unknown_name():
-    with pytest.raises(InputError, match="'paper' is unknown; choose from paper-val, decoder-val"):
-        named(VOC, "lam-log", "paper")
