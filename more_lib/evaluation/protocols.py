@@ -121,11 +121,8 @@ def table_protocols(
     """
     check_choice("maps", maps, MAPS)
     check_choice("labels", labels, LABELS)
-    return [
-        map_protocol(recipe, kind, given)
-        for kind in maps
-        for given in (("none",) if kind == "decoder" else labels)
-    ]
+    given = {kind: ("none",) if kind == "decoder" else labels for kind in maps}
+    return [map_protocol(recipe, kind, label) for kind in maps for label in given[kind]]
 
 
 def map_protocol(recipe: Recipe, kind: str, labels: str) -> Protocol:

@@ -6,6 +6,7 @@ from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from more_lib.evaluation.metrics import Scores, scores
 from more_lib.evaluation.protocols import MAP_NAMES, Protocol
@@ -61,16 +62,14 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Everything as JSON, each class's scores spelled out; nan and inf become null."""
+        kinds = ("iou", "precision", "recall", "confusion_ratio")
         results = [
             {
                 "protocol": asdict(result.protocol),
                 "note": result.note,
                 "summary": result.scores.summary(),
                 "classes": result.classes,
-                "scores": {
-                    kind: [_finite(value) for value in getattr(result.scores, kind).tolist()]
-                    for kind in ("iou", "precision", "recall", "confusion_ratio")
-                },
+                "scores": {kind: _finite(getattr(result.scores, kind)) for kind in kinds},
                 "matrix": result.matrix.tolist(),
             }
             for result in self.results
@@ -135,8 +134,8 @@ def format_table(frame: pd.DataFrame) -> str:
     return "\n".join([head, *lines, *notes])
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _finite(values: ArrayLike) -> list[float | None] | float | None:
+    return np.where(np.isfinite(values), values, np.array(None)).tolist()
 
 
 def _text(name: str, value: object) -> str:

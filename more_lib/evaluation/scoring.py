@@ -118,10 +118,8 @@ def score(
     )
     if note:
         note.unlink(missing_ok=True)
-    results = tuple(
-        Result(protocol, matrix, tree.classes, _note(protocol, recipe, whole))
-        for protocol, matrix in zip(protocols, whole.matrices, strict=True)
-    )
+    each = zip(protocols, whole.matrices, strict=True)
+    results = tuple(Result(p, matrix, tree.classes, _note(p, recipe, whole)) for p, matrix in each)
     image_map = np.nanmean(average_precision(np.stack(whole.logits), np.stack(whole.labels)))
     return Evaluation(results, float(image_map), len(whole.logits))
 

@@ -206,13 +206,12 @@ def _unreadable(paths: Sequence[Path], skip_bad: bool) -> dict[Path, str]:
 
 
 def _row(path: Path, prediction: Prediction, classes: Sequence[str]) -> dict:
-    width, height = prediction.image.size
     probability = dict(zip(classes, prediction.probabilities.tolist(), strict=True))
     numbers, pixels = np.unique(prediction.mask[prediction.mask > 0], return_counts=True)
     return {
         "image": path.name,
-        "width": width,
-        "height": height,
+        "width": prediction.image.width,
+        "height": prediction.image.height,
         "labels": prediction.labels,
         "probabilities": tuple(probability[name] for name in prediction.labels),
         "classes": tuple(classes[number - 1] for number in numbers),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from more_lib.evaluation.protocols import PROTOCOLS, Protocol, listing, table_protocols
+from more_lib.evaluation.protocols import PROTOCOLS, Protocol, table_protocols
 from more_lib.evaluation.results import Result
 from more_lib.evaluation.scoring import score
 from more_lib.recipes.loading import load_recipe
@@ -51,12 +51,6 @@ def test_a_protocol_follows_the_recipe():
     assert [p.threshold for p in found] == [0.3, 0.3, None]
     assert {p.scales for p in found} == {(0.5,)} and found[0].dataset == "emoji"
     assert named(recipe, "lam-train", split="other")[0].split == "other"
-
-
-def test_listing_has_a_line_of_each_and_its_number():
-    text = listing(VOC)
-    assert text.count("published: ") == len(PROTOCOLS) == text.count("voc ") - text.count("VOC voc")
-    assert "LAM, predicted image labels, scales 1 0.5 0.75 1.5 + flip, background 1 - " in text
 
 
 def test_protocol_on_one_line():
