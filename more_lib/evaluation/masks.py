@@ -185,10 +185,7 @@ def segment(
 
 
 def crf_method(device: torch.device) -> Method:
-    """How ``dense_crf`` is to run on the images of a whole split.
-
-    On a CPU by the lattice, if it is there: exact sums take seconds an image, hours a split.
-    """
+    """How a split's CRF runs: on a CPU by the lattice, if there; exact sums would take hours."""
     return "lattice" if device.type == "cpu" and has_lattice() else "auto"
 
 

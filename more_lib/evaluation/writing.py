@@ -50,7 +50,6 @@ from more_lib.training.cache import Trained
 
 TABLES = ("summary.csv", "classes.csv", "skipped.csv")
 RESULTS = "results/VOC2012/Segmentation/comp5_test_cls"
-ARCHIVES = (".tgz", ".tar.gz")
 
 
 @dataclass(frozen=True)
@@ -302,7 +301,7 @@ def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) ->
 
 def _finish(unfinished: Path, ids: Sequence[str], destination: Path) -> None:
     """From the folder of masks to the destination, in one step."""
-    if not destination.name.endswith(ARCHIVES):
+    if not destination.name.endswith((".tgz", ".tar.gz")):
         unfinished.rename(destination)
         return
     # Without times and owners, so that the same masks give the same bytes.
