@@ -1,7 +1,6 @@
 """The commands of ``python -m more_lib``: options in, a call into the library, a line or table out.
 
-Nothing is decided here. The library is imported inside the commands, so that help is instant;
-``options`` says what each option means.
+The library is imported inside the commands, so that help is instant.
 """
 
 import sys
@@ -116,7 +115,7 @@ def evaluate(
     from more_lib.system.processes import is_main_process
 
     names, network = protocols or [], _network(checkpoint, released)
-    file = recipe or (checkpoint / "recipe.yaml" if checkpoint else None)
+    file = recipe or (checkpoint and checkpoint / "recipe.yaml")
     chosen = _recipe(profile, changes, file, data, labels)
     if list_protocols:
         said = listing(chosen)
@@ -139,7 +138,9 @@ def _network(checkpoint: Path | None, released: Path | None):
     return partial(training.load_trained, checkpoint) if checkpoint else None
 
 
-def _recipe(profile: str, changes: list[str] | None, file: Path | None, data, labels):
+def _recipe(
+    profile: str, changes: list[str] | None, file: Path | None = None, data=None, labels=None
+):
     """The recipe that the options of a command ask for; single changes have the last word."""
     from more_lib.data.folder import recipe_for_folder
     from more_lib.recipes import changed, load_recipe
@@ -228,11 +229,10 @@ def study(
     interrupted.
     """
     from more_lib.paper.studies import format_study, run_study
-    from more_lib.recipes import load_recipe
     from more_lib.runs.manifest import git_state
     from more_lib.system.files import write_json
 
-    recipe = load_recipe(profile, changes or [])
+    recipe = _recipe(profile, changes)
     chosen = range(recipe.seed, recipe.seed + seeds)
     found = run_study(name, recipe, chosen, train=not trained_only, commit=git_state()["commit"])
     if json:
@@ -258,10 +258,9 @@ def bench(
     if what not in ("losses", "crf", "step"):
         raise InputError(f"bench {what!r} is unknown; there are: losses, crf, step")
     if what == "step":
-        from more_lib.recipes import load_recipe
         from more_lib.training.step_cost import AUTOCAST, bench_step, format_step
 
-        recipe = load_recipe(profile, changes or [])
+        recipe = _recipe(profile, changes)
         print(format_step([bench_step(recipe, precision) for precision in AUTOCAST]))
         return
     if not (CHECKOUT / "tests/benchmarks/speed.py").is_file():

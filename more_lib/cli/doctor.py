@@ -1,14 +1,12 @@
 """What is here, what is missing, what each missing part costs and how to get it.
 
-Each check looks at one thing and returns rows; ``report`` puts them on one screen. Nothing is
-downloaded, written or trained.
+Each check looks at one thing; nothing is downloaded, written or trained.
 """
 
 import os
 import shutil
 import sys
 import timeit
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -44,10 +42,7 @@ class Row:
 
 
 def report() -> str:
-    """Everything found, as plain text that fits one screen.
-
-    When packages are missing or broken the rest cannot be looked at and is left out.
-    """
+    """Everything found, on one screen; without the packages the rest cannot be looked at."""
     sections = {"Python and packages": [python(), *packages(), *frameworks()]}
     if all(row.status != "missing" for row in sections["Python and packages"]):
         sections["Machine"] = [processor(), accelerator(), cache()]
@@ -97,8 +92,8 @@ def processor() -> Row:
 
     matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     fp32, bf16 = (min(timeit.repeat(lambda m=m: m @ m, number=1, repeat=5)) for m in matrices)
-    speedup = fp32 / bf16
-    detail = f"{torch.get_num_threads()} threads; bf16 products at {speedup:.1f}x the speed of fp32"
+    threads, speedup = torch.get_num_threads(), fp32 / bf16
+    detail = f"{threads} threads; bf16 products at {speedup:.1f}x the speed of fp32"
     cost = "bf16 is only emulated: precision auto takes fp32 here, training takes twice as long"
     return Row("CPU", "ok" if speedup >= 0.9 else "note", detail, cost)
 
@@ -135,10 +130,11 @@ def for_profiles(look: Callable) -> list[Row]:
     """What ``data`` or ``weights`` finds for each profile; those with the same share a row."""
     from more_lib.recipes import PROFILES
 
-    names: dict[Row, list[str]] = defaultdict(list)
+    names: dict[Row, str] = {}
     for name, recipe in PROFILES.items():
-        names[look(recipe)].append(name)
-    return [replace(row, name=f"profile {', '.join(names[row])}") for row in names]
+        row = look(recipe)
+        names[row] = f"{names[row]}, {name}" if row in names else f"profile {name}"
+    return [replace(row, name=name) for row, name in names.items()]
 
 
 def data(recipe) -> Row:
@@ -172,8 +168,7 @@ def weights(recipe) -> Row:
         cost = "downloaded at first use; without network: backbone.weights=FILE.safetensors"
         return Row("weights", "missing", f"{name} is not in timm's cache", cost)
     if file.is_file():
-        size = file.stat().st_size / 1e6
-        return Row("weights", "ok", f"{name}: {file.name}, {size:.1f} MB")
+        return Row("weights", "ok", f"{name}: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
     ships = name in MINI_WIDTHS and not own
     cure = f"data_scripts/pretrain_mini_vit.py --backbone {name} makes it" if ships else "check it"
     return Row("weights", "missing", f"{name}: no {file}", f"without it: does not run; {cure}")
@@ -200,11 +195,8 @@ def extras() -> list[Row]:
 
 
 def _faults(extra: str = "") -> dict[str, str]:
-    """What is wrong with each package that more_lib needs, or that an extra adds; "" if nothing.
-
-    Empty where more_lib itself is not installed.
-    """
-    faults = {}
+    """What is wrong with each package that more_lib needs, or that an extra adds; "" if nothing."""
+    faults = {}  # none where more_lib itself is not installed
     with suppress(metadata.PackageNotFoundError):
         for item in map(Requirement, metadata.requires("more-lib") or []):
             if item.marker.evaluate({"extra": extra}) if item.marker else not extra:

@@ -9,13 +9,9 @@ from typer import Argument, Option
 File, Folder, Name = (partial(Option, metavar=what) for what in ("FILE", "FOLDER", "NAME"))
 
 # What a recipe is made of
-Profile = Annotated[
-    str,
-    Name(
-        help="A named recipe: mini (emoji made on the spot, CPU, minutes), pets and voc (one GPU), "
-        "coco (several GPUs, as the released script) or coco-log (as the published log).",
-    ),
-]
+_PROFILE = """A named recipe: mini (emoji made on the spot, CPU, minutes), pets and voc (one GPU),
+coco (several GPUs, as the released script) or coco-log (as the published log)."""
+Profile = Annotated[str, Name(help=_PROFILE)]
 Changes = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="One value, as optimizer.lr=1e-4. May be repeated."),
@@ -28,24 +24,12 @@ Labels = Annotated[
 SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out and list images that are damaged.")]
 
 # Which network
-Checkpoint = Annotated[
-    Path | None,
-    Folder(
-        exists=True,
-        file_okay=False,
-        help="A folder that `train` made with this profile; its recipe counts then, with --set on "
-        "top. Without it, the recipe's model, trained first if need be.",
-    ),
-]
-Released = Annotated[
-    Path | None,
-    File(
-        exists=True,
-        dir_okay=False,
-        help="The authors' checkpoint (a .pth or safetensors file of the released code); with "
-        "--profile voc or coco.",
-    ),
-]
+_CHECKPOINT = """A folder that `train` made with this profile; its recipe counts then, with --set on
+top. Without it, the recipe's model, trained first if need be."""
+Checkpoint = Annotated[Path | None, Folder(exists=True, file_okay=False, help=_CHECKPOINT)]
+_RELEASED = """The authors' checkpoint (a .pth or safetensors file of the released code); with
+--profile voc or coco."""
+Released = Annotated[Path | None, File(exists=True, dir_okay=False, help=_RELEASED)]
 
 # reproduce and train
 Runs = Annotated[Path, Folder(help="Where the folders of runs go.")]
@@ -56,15 +40,9 @@ ResumeTraining = Annotated[bool, Option("--resume", help="Go on from the newest 
 Tensorboard = Annotated[bool, Option("--tensorboard", help="Write the log for TensorBoard too.")]
 
 # evaluate
-Protocols = Annotated[
-    list[str] | None,
-    Option(
-        "--protocol",
-        metavar="NAME",
-        help="Score by the protocol of a published number: paper-val, decoder-val, decoder-log, "
-        "lam-log, cam-log, lam-train, lam-train-crf, cam-train or cam-train-crf. May be repeated.",
-    ),
-]
+_PROTOCOL = """Score by the protocol of a published number: paper-val, decoder-val, decoder-log,
+lam-log, cam-log, lam-train, lam-train-crf, cam-train or cam-train-crf. May be repeated."""
+Protocols = Annotated[list[str] | None, Name("--protocol", help=_PROTOCOL)]
 ListProtocols = Annotated[bool, Option("--list-protocols", help="Say what each is; score nothing.")]
 Split = Annotated[str, Name(help="With --protocol: another split than its own.")]
 Export = Annotated[

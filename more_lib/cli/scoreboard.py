@@ -31,11 +31,10 @@ def scoreboard(
 ) -> str:
     """Scores by the named protocols, or without any those of every map, as a table.
 
-    Args:
-        names: of ``PROTOCOLS``. split: taken instead of the protocols'.
-        skip_bad: leave out images that cannot be read, instead of refusing to begin.
-        json_file: where to save the evaluation, or with names one by name.
-        network: asked once the data are known to be usable; None trains the recipe's, if need be.
+    names: of ``PROTOCOLS``. split: taken instead of the protocols'.
+    skip_bad: leave out images that cannot be read, instead of refusing to begin.
+    json_file: where to save the evaluation, or with names one by name.
+    network: asked once the data are known to be usable; None trains the recipe's, if need be.
 
     Raises ``InputError`` for unknown names, a network or data that cannot be used, and missing
     masks, these before anything is trained.
@@ -52,8 +51,7 @@ def scoreboard(
         recipe = without_bad(recipe, recipe.data.train_split)
     trained = (network or train_or_load)(recipe)
     if wanted:
-        scored = evaluate_protocols(trained, list(wanted.values()))
-        by_name = dict(zip(wanted, scored, strict=True))
+        by_name = dict(zip(wanted, evaluate_protocols(trained, list(wanted.values())), strict=True))
         parts = {name: json.loads(each.to_json()) for name, each in by_name.items()}
         content = json.dumps(parts, indent=1, allow_nan=False) + "\n"
         text = format_named(by_name)
@@ -92,6 +90,6 @@ def format_named(evaluations: Mapping[str, Evaluation]) -> str:
     image_maps = {protocols[name].split: each.image_map for name, each in evaluations.items()}
     lines += [f"image labels on {split}: mAP {value:.4f}" for split, value in image_maps.items()]
     for name, protocol in protocols.items():
-        lines += [f"{name}: {protocol.describe()}"]
-        lines += [f"  published with it: {PROTOCOLS[name].published}"]
+        published = f"  published with it: {PROTOCOLS[name].published}"
+        lines += [f"{name}: {protocol.describe()}", published]
     return "\n".join(lines)

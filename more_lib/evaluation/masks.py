@@ -1,8 +1,7 @@
 """One rule from a network's maps to a mask, for scores, for export and for images of your own.
 
-Maps over some views, of them the classes that are looked for, perhaps a dense CRF; then the largest
-score takes the pixel. ``segment`` makes the masks of a whole split that way, batch by batch:
-``scoring`` counts their pixels, ``writing`` saves them; neither keeps them.
+Of the maps over some views the classes that are looked for, perhaps a dense CRF; then the largest
+score takes the pixel. ``segment`` makes the masks of a split so, which nobody keeps in memory.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -44,7 +43,10 @@ class Scores:
 
         One class at a time is brought to ``size``: a photograph's K together need not fit.
         """
-        best = self._background(size)
+        if isinstance(self.background, Tensor):
+            best = resized(self.background[None, None], size)[0, 0]
+        else:
+            best = self.values.new_full(tuple(size), self.background)
         mask = torch.zeros_like(best, dtype=torch.uint8)
         for number, values in zip(self.classes, self.values, strict=True):
             score = resized(values[None, None], size)[0, 0]
@@ -56,19 +58,13 @@ class Scores:
         """(1 + K, H, W) for ``dense_crf``; a background without score has 1 - the largest."""
         if not self.classes:
             return self.values.new_ones(1, *size)
-        values = resized(self.values[None], size)[0]
         if isinstance(self.background, Tensor):
-            return torch.cat([self._background(size)[None], values])
-        return with_background(values)
+            return resized(torch.cat([self.background[None], self.values])[None], size)[0]
+        return with_background(resized(self.values[None], size)[0])
 
     def refined(self, probabilities: Tensor) -> "Scores":
         """The same classes with the (1 + K, H, W) that ``dense_crf`` made of ``probabilities``."""
         return Scores(self.classes, probabilities[1:], probabilities[0])
-
-    def _background(self, size: Sequence[int]) -> Tensor:
-        if isinstance(self.background, Tensor):
-            return resized(self.background[None, None], size)[0, 0]
-        return self.values.new_full(tuple(size), self.background)
 
 
 def protocol_maps(
@@ -189,11 +185,7 @@ def segment(
 
 
 def crf_method(device: torch.device) -> Method:
-    """How ``dense_crf`` is to run on the images of a whole split.
-
-    On a CPU by the lattice also where one small image could be summed exactly: it would take
-    seconds, the split hours. Without pydensecrf2 what is left is "auto".
-    """
+    """How a split's CRF runs: on a CPU by the lattice, if there; exact sums would take hours."""
     return "lattice" if device.type == "cpu" and has_lattice() else "auto"
 
 

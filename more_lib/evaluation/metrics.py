@@ -77,10 +77,8 @@ def confusion_matrix(
             raise InputError(f"{name} is {mask.dtype}; give a mask of integer class numbers")
     prediction, target = prediction.long(), target.long()
     if prediction.shape != target.shape:
-        raise InputError(
-            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} "
-            "differ in shape; resize one of them"
-        )
+        shapes = f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)}"
+        raise InputError(f"{shapes} differ in shape; resize one of them")
     counted = target != ignore_index
     judged = counted | (prediction != ignore_index)
     for name, values in (("target", target[counted]), ("prediction", prediction[judged])):
@@ -131,9 +129,8 @@ def average_precision(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) ->
 
     Raises ``InputError`` for shapes that differ, labels other than 0 and 1, non-finite scores.
     """
-    scores, labels = (
-        torch.as_tensor(values).detach().cpu().double().numpy() for values in (scores, labels)
-    )
+    given = (scores, labels)
+    scores, labels = (torch.as_tensor(each).detach().cpu().double().numpy() for each in given)
     check_shapes(scores=(scores, "images classes"), labels=(labels, "images classes"))
     if not np.isfinite(scores).all():
         raise InputError("scores hold nan or inf; check the model's logits")

@@ -1,7 +1,4 @@
-"""Figures of predictions on images without a ground truth (notebook 08).
-
-Predictions in, a figure out that shows itself.
-"""
+"""Figures of predictions on images without a ground truth (notebook 08)."""
 
 from collections.abc import Sequence
 
@@ -56,8 +53,7 @@ def plot_masks(
     Look for objects that are missing, and for masks that run over into the background.
     """
     shown = [_small(prediction) for prediction in predictions]
-    names = [prediction.id for prediction in predictions]
-    figure, axes = new_grid(["image", "mask"], names, title)
+    figure, axes = new_grid(["image", "mask"], [each.id for each in predictions], title)
     for (image, mask), (above, below) in zip(shown, axes.T, strict=True):
         above.imshow(image)
         below.imshow(colorize(mask, classes))

@@ -1,7 +1,4 @@
-"""Masks for images of your own: a trained network and image files in, masks out (notebook 08).
-
-One image is in memory at a time. ``writing`` checks files and writes what comes out.
-"""
+"""Masks for images of your own: a trained network and image files in, masks out (notebook 08)."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -59,20 +56,18 @@ def predict(
     map: str = "lam",
     crf: bool = False,
 ) -> Iterator[Prediction]:
-    """A ``Prediction`` for each image file, computed when it is asked for.
+    """A ``Prediction`` for each image file, computed when it is asked for: one is in memory.
 
     The default is the way in which the released code makes its masks, CRF aside: LAM, predicted
     classes, scales and threshold of the recipe. An image without a predicted class is background
     altogether. The network sees images in their own size, up to ``MOST_CROPS``; masks have it.
 
-    Args:
-        model: runs where it is. recipe: the one that it was trained by.
-        images: files. A camera's EXIF orientation is applied, to image, maps and mask alike.
-        labels: class names by file name, with or without its ending, for every image, instead of
-            the predicted ones. The decoder then chooses among them and the background.
-        map: one of ``MAPS``.
-        crf: refine by ``dense_crf`` as released, in the size the network saw. The background's
-            score is then 1 - the largest map, and no threshold counts.
+    model: runs where it is. recipe: the one that it was trained by. map: one of ``MAPS``.
+    images: files. A camera's EXIF orientation is applied, to image, maps and mask alike.
+    labels: class names by file name, with or without its ending, for every image, instead of the
+        predicted ones. The decoder then chooses among them and the background.
+    crf: refine by ``dense_crf`` as released, in the size the network saw. The background's score
+        is then 1 - the largest map, and no threshold counts.
 
     Raises ``InputError`` for another map, an unreadable image, one without entry in ``labels``, and
     classes that the recipe lacks.

@@ -52,12 +52,12 @@ class Protocol:
 
     def describe(self) -> str:
         """The whole protocol on one line."""
-        labels = self.labels.replace("none", "no")
         background = "no threshold" if self.map == "decoder" else "background 1 - largest map"
         if self.threshold is not None:
             background = f"threshold {self.threshold:g}"
         crf = "no CRF" if self.crf == "none" else f"CRF {self.crf}"
-        what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}, {labels} image labels"
+        labels = f"{self.labels.replace('none', 'no')} image labels"
+        what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}, {labels}"
         return f"{what}, scales {self.views}, {background}, {crf}"
 
     @property
@@ -99,7 +99,6 @@ class NamedProtocol:
 
 
 _TABLE = yaml.safe_load((resources.files(__package__) / "protocols.yaml").read_text("utf-8"))
-
 PROTOCOLS = {name: NamedProtocol(**fields) for name, fields in _TABLE.items()}
 
 
@@ -108,9 +107,8 @@ def named_protocols(names: Sequence[str], recipe: Recipe, split: str = "") -> di
 
     ``split`` takes the place of the splits that they name. Raises ``InputError`` for another name.
     """
-    for name in names:
-        if name not in PROTOCOLS:
-            raise InputError(f"protocol {name!r} is unknown; choose from {', '.join(PROTOCOLS)}")
+    if unknown := [name for name in names if name not in PROTOCOLS]:
+        raise InputError(f"protocol {unknown[0]!r} is unknown; choose from {', '.join(PROTOCOLS)}")
     return {name: PROTOCOLS[name].of(recipe, split) for name in names}
 
 
@@ -123,11 +121,8 @@ def table_protocols(
     """
     check_choice("maps", maps, MAPS)
     check_choice("labels", labels, LABELS)
-    return [
-        map_protocol(recipe, kind, given)
-        for kind in maps
-        for given in (("none",) if kind == "decoder" else labels)
-    ]
+    given = {kind: ("none",) if kind == "decoder" else labels for kind in maps}
+    return [map_protocol(recipe, kind, label) for kind in maps for label in given[kind]]
 
 
 def map_protocol(recipe: Recipe, kind: str, labels: str) -> Protocol:

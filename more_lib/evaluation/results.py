@@ -6,6 +6,7 @@ from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from more_lib.evaluation.metrics import Scores, scores
 from more_lib.evaluation.protocols import MAP_NAMES, Protocol
@@ -61,16 +62,14 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Everything as JSON, each class's scores spelled out; nan and inf become null."""
+        kinds = ("iou", "precision", "recall", "confusion_ratio")
         results = [
             {
                 "protocol": asdict(result.protocol),
                 "note": result.note,
                 "summary": result.scores.summary(),
                 "classes": result.classes,
-                "scores": {
-                    kind: [_finite(value) for value in getattr(result.scores, kind).tolist()]
-                    for kind in ("iou", "precision", "recall", "confusion_ratio")
-                },
+                "scores": {kind: _finite(getattr(result.scores, kind)) for kind in kinds},
                 "matrix": result.matrix.tolist(),
             }
             for result in self.results
@@ -89,8 +88,7 @@ class Evaluation:
                 protocol = Protocol(scales=scales, **entry["protocol"])
                 matrix = np.array(entry["matrix"], dtype=np.int64)
                 results.append(Result(protocol, matrix, tuple(entry["classes"]), entry["note"]))
-            image_map = content["image_map"]
-            image_map = float("nan") if image_map is None else float(image_map)
+            image_map = float(np.array(content["image_map"], dtype=float))  # null becomes nan
             return cls(tuple(results), image_map, int(content["num_images"]))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"this is no evaluation in JSON ({error}); evaluate again") from error
@@ -109,9 +107,7 @@ def rows(evaluation: Evaluation) -> pd.DataFrame:
         left_out = f"classes without hits, not in the confusion ratio: {hidden}" if hidden else ""
         row = {name: getattr(result.protocol, name) for name in SETTINGS}
         row |= {"scales": result.protocol.views, "images": evaluation.num_images}
-        for name, digits in DIGITS.items():
-            mean = summary[name]
-            row[name] = None if mean is None else round(mean, digits)
+        row |= {k: mean and round(mean, DIGITS[k]) for k, mean in summary.items() if k in DIGITS}
         table.append(row | {"note": "; ".join(filter(None, (result.note, left_out)))})
     return pd.DataFrame(table)
 
@@ -138,8 +134,8 @@ def format_table(frame: pd.DataFrame) -> str:
     return "\n".join([head, *lines, *notes])
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _finite(values: ArrayLike) -> list[float | None] | float | None:
+    return np.where(np.isfinite(values), values, np.array(None)).tolist()
 
 
 def _text(name: str, value: object) -> str:

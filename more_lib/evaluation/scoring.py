@@ -1,8 +1,4 @@
-"""Masks against pixel masks: every score with the protocol it was measured by (notebook 06).
-
-One pass over a split scores any number of protocols. It runs on one process or several, remembers
-where it was, and keeps no mask: of each image stay C logits and C labels in memory.
-"""
+"""Masks against pixel masks: every score with the protocol it was measured by (notebook 06)."""
 
 import zipfile
 from collections.abc import Sequence
@@ -34,9 +30,7 @@ from more_lib.training.cache import Trained
 SCORING_VERSION = 3
 """Part of the key of every kept evaluation: raise it when the same protocol gives other numbers."""
 
-SAVE_EVERY = 100
-"""Images between two notes of how far a pass has got."""
-
+SAVE_EVERY = 100  # images between two notes of how far a pass has got
 Device: TypeAlias = torch.device | str | None
 
 
@@ -84,18 +78,16 @@ def score(
     device: Device = None,
     notes: Path | None = None,
 ) -> Evaluation:
-    """Score protocols that share a split, in one pass over its images.
+    """Score protocols that share a split, in one pass over its images; no mask stays in memory.
 
     Under `accelerate launch` or `torchrun` every process must call this; each takes every n-th
     image and gets the whole result, the same to the last pixel as from one process.
 
-    Args:
-        model: put in evaluation mode for the pass and then back in its own.
-        recipe, tree: how, and on what; the data set is the recipe's, if no other is given.
-        device: where to run, by default where the model is; it returns there.
-        notes: a file name beside which every process notes its counts until the end; a pass that
-            was killed, by as many processes, goes on from there. It must tell apart whatever gives
-            other counts.
+    model: put in evaluation mode for the pass and then back in its own.
+    recipe, tree: how, and on what; the data set is the recipe's, if no other is given.
+    device: where to run, by default where the model is; it returns there.
+    notes: a file name beside which every process notes its counts until the end; a pass that was
+        killed, by as many processes, goes on from there. It must tell apart what counts otherwise.
 
     Raises ``InputError`` for protocols that say no mask or not one split, a split without masks,
     unusable data, and images of several sizes in one batch.
@@ -115,14 +107,19 @@ def score(
                 tally.add(batch)
                 bar.update(len(batch.ids))
                 if note and len(tally.logits) % SAVE_EVERY < len(batch.ids):
-                    tally.save(note)
-    whole = Tally.together(shards.gather(tally))
+                    with atomic_file(note) as temporary:
+                        np.savez(temporary, **vars(tally))
+    parts = shards.gather(tally)
+    whole = Tally(
+        np.sum([part.matrices for part in parts], axis=0),
+        [row for part in parts for row in part.logits],
+        [row for part in parts for row in part.labels],
+        sum(part.num_exact for part in parts),
+    )
     if note:
         note.unlink(missing_ok=True)
-    results = tuple(
-        Result(protocol, matrix, tree.classes, _note(protocol, recipe, whole))
-        for protocol, matrix in zip(protocols, whole.matrices, strict=True)
-    )
+    each = zip(protocols, whole.matrices, strict=True)
+    results = tuple(Result(p, matrix, tree.classes, _note(p, recipe, whole)) for p, matrix in each)
     image_map = np.nanmean(average_precision(np.stack(whole.logits), np.stack(whole.labels)))
     return Evaluation(results, float(image_map), len(whole.logits))
 
@@ -162,21 +159,6 @@ class Tally:
         self.labels += list(batch.labels.numpy())
         self.num_exact += batch.exact * len(batch.ids)
 
-    def save(self, note: Path) -> None:
-        """Write the counts, whole or not at all."""
-        with atomic_file(note) as temporary:
-            np.savez(temporary, **vars(self))
-
-    @classmethod
-    def together(cls, parts: Sequence["Tally"]) -> "Tally":
-        """The counts of several processes as one's; nothing depends on the order of the images."""
-        return cls(
-            np.sum([part.matrices for part in parts], axis=0),
-            [row for part in parts for row in part.logits],
-            [row for part in parts for row in part.labels],
-            sum(part.num_exact for part in parts),
-        )
-
 
 def check_masks(tree: ImageTree, split: str) -> None:
     """Raise ``InputError`` unless every image of the split has a mask."""
@@ -197,8 +179,11 @@ def check_masks(tree: ImageTree, split: str) -> None:
 def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> list[Evaluation]:
     """An evaluation for each list of protocols, which share a split; what is missing is scored."""
     recipe, tree, shards = trained.recipe, open_tree(trained.recipe.data), Shards()
-    splits = dict.fromkeys(_shared_split(protocols) for protocols in wanted)
-    data = {split: _data_fingerprint(tree, split) for split in splits}
+    data = {}  # what scores depend on of each split: what a training does, and the masks
+    for split in dict.fromkeys(_shared_split(protocols) for protocols in wanted):
+        check_masks(tree, split)
+        sizes = [tree.mask_path(image_id).stat().st_size for image_id in tree.ids(split)]
+        data[split] = fingerprint([split, tree.fingerprint((split,)), sizes])
 
     def place(protocols: Sequence[Protocol]) -> Path:
         described = [asdict(protocol) for protocol in protocols]
@@ -210,9 +195,8 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
         lists = [protocols for protocols in missing if protocols[0].split == split]
         together = list(dict.fromkeys(chain(*lists)))
         tree.require_readable(split, masks=True)
-        scored = score(
-            trained.model, recipe, together, tree=tree, device=best_device(), notes=place(together)
-        )
+        where = {"tree": tree, "device": best_device(), "notes": place(together)}
+        scored = score(trained.model, recipe, together, **where)
         results = dict(zip(together, scored.results, strict=True))
         for protocols in lists if shards.is_main else ():
             kept = replace(scored, results=tuple(results[protocol] for protocol in protocols))
@@ -236,13 +220,6 @@ def _shared_split(protocols: Sequence[Protocol]) -> str:
         these = ", ".join(sorted(splits)) or "none"
         raise InputError(f"protocols of one pass share a split, these have: {these}")
     return splits.pop()
-
-
-def _data_fingerprint(tree: ImageTree, split: str) -> str:
-    """What scores depend on of the data: what a training does, and the masks."""
-    check_masks(tree, split)
-    sizes = [tree.mask_path(image_id).stat().st_size for image_id in tree.ids(split)]
-    return fingerprint([split, tree.fingerprint((split,)), sizes])
 
 
 def _note(protocol: Protocol, recipe: Recipe, tally: Tally) -> str:

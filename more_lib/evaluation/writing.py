@@ -50,7 +50,6 @@ from more_lib.training.cache import Trained
 
 TABLES = ("summary.csv", "classes.csv", "skipped.csv")
 RESULTS = "results/VOC2012/Segmentation/comp5_test_cls"
-ARCHIVES = (".tgz", ".tar.gz")
 
 
 @dataclass(frozen=True)
@@ -91,19 +90,22 @@ def plan_predictions(
 ) -> Plan:
     """The predictions of image files, checked; nothing is computed or written yet.
 
-    Args:
-        recipe: of the network that is to be asked.
-        inputs: image files, and folders of them.
-        labels: CSV with the columns ``image`` (file name) and ``classes`` (separated by ;).
-        map, crf: as for ``predict``.
-        skip_bad: leave out the files that cannot be read, and list them in ``skipped.csv``.
+    recipe: of the network that is to be asked. inputs: image files, and folders of them.
+    labels: CSV with the columns ``image`` (file name) and ``classes`` (separated by ;).
+    map, crf: as for ``predict``.
+    skip_bad: leave out the files that cannot be read, and list them in ``skipped.csv``.
 
     Raises ``InputError`` for what cannot be used: missing, damaged and like-named images, labels
     that do not fit, files already there, and a CRF that cannot run here.
     """
     own_protocol(recipe, map, crf)
     paths = find_images(inputs)
-    given = None if labels is None else _given(Path(labels), paths, recipe)
+    given = None if labels is None else read_labels(labels)
+    try:
+        for path in () if given is None else paths:
+            class_numbers(path, given or {}, recipe.data.classes)
+    except InputError as error:
+        raise InputError(f"{labels}: {error}") from error
     wanted = [file for path in paths for file in output.files(path.stem)]
     wanted += [output.folder / name for name in TABLES]
     present = [file.relative_to(output.folder).as_posix() for file in wanted if file.exists()]
@@ -186,17 +188,6 @@ def voc_ids(classes: Sequence[str]) -> np.ndarray:
     return np.array([0, *(VOC_CLASSES.index(name) + 1 for name in classes)], dtype=np.uint8)
 
 
-def _given(file: Path, paths: Sequence[Path], recipe: Recipe) -> Mapping[str, Collection[str]]:
-    """The labels file's entries, fit for every image."""
-    labels = read_labels(file)
-    try:
-        for path in paths:
-            class_numbers(path, labels, recipe.data.classes)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    return labels
-
-
 def _unreadable(paths: Sequence[Path], skip_bad: bool) -> dict[Path, str]:
     """The files to leave out, with the reasons; ``InputError`` if none may be, or none is left."""
     bad = unreadable(paths)
@@ -214,13 +205,12 @@ def _unreadable(paths: Sequence[Path], skip_bad: bool) -> dict[Path, str]:
 
 
 def _row(path: Path, prediction: Prediction, classes: Sequence[str]) -> dict:
-    width, height = prediction.image.size
     probability = dict(zip(classes, prediction.probabilities.tolist(), strict=True))
     numbers, pixels = np.unique(prediction.mask[prediction.mask > 0], return_counts=True)
     return {
         "image": path.name,
-        "width": width,
-        "height": height,
+        "width": prediction.image.width,
+        "height": prediction.image.height,
         "labels": prediction.labels,
         "probabilities": tuple(probability[name] for name in prediction.labels),
         "classes": tuple(classes[number - 1] for number in numbers),
@@ -255,11 +245,10 @@ def _write_tables(plan: Plan, rows: Sequence[Mapping]) -> None:
                 table.to_csv(temporary, index=False)
 
 
-def _cell(value: object) -> object:
+def _cell(value: object) -> str:
     """A value as a table has it: several are separated by ;, probabilities have four decimals."""
-    if isinstance(value, tuple):
-        return ";".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in value)
-    return value
+    values = value if isinstance(value, tuple) else (value,)
+    return ";".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values)
 
 
 def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) -> int:
@@ -269,9 +258,8 @@ def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) ->
     `accelerate launch` every process must call this; each writes its share. What a killed export
     had written is used again: it waits in a hidden folder beside the destination.
 
-    Args:
-        destination: an archive by its ending ``.tgz`` or ``.tar.gz``, else a folder to hold
-            ``results``; complete or not there. The same masks give the same archive, byte for byte.
+    destination: an archive by its ending ``.tgz`` or ``.tar.gz``, else a folder to hold
+        ``results``; complete or not there. The same masks give the same archive, byte for byte.
 
     Returns the number of images. Raises ``InputError`` when the destination is there already, for
     classes that are not VOC's, and as ``segment`` does.
@@ -313,7 +301,7 @@ def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) ->
 
 def _finish(unfinished: Path, ids: Sequence[str], destination: Path) -> None:
     """From the folder of masks to the destination, in one step."""
-    if not destination.name.endswith(ARCHIVES):
+    if not destination.name.endswith((".tgz", ".tar.gz")):
         unfinished.rename(destination)
         return
     # Without times and owners, so that the same masks give the same bytes.

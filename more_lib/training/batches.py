@@ -24,10 +24,8 @@ def batches(
     each global batch, ``optimizer.batch_size`` images a process, process number ``rank`` takes its
     part: together the processes see what one process with the summed batch would. Every image is
     augmented by random numbers of its own, seeded from the recipe's seed and the image's number in
-    the training; torch's global generators are as before after each.
-
-    Args:
-        dataset: items are dictionaries of tensors and text, which the batches stack.
+    the training; torch's global generators are as before after each. Items of ``dataset`` are
+    dictionaries of tensors and text, which the batches stack.
 
     Raises ``InputError`` when the images do not fill one global batch.
     """

@@ -151,10 +151,8 @@ def load_trained(folder: str | Path, recipe: Recipe) -> Trained:
             f"{folder} holds no finished training; give a folder that `train` has written"
         ) from None
     if trained_as != training_fingerprint(recipe):
-        raise InputError(
-            f"{folder} was trained by another recipe; give its own with "
-            f"--recipe {folder / 'recipe.yaml'}"
-        )
+        own = f"--recipe {folder / 'recipe.yaml'}"
+        raise InputError(f"{folder} was trained by another recipe; give its own with {own}")
     model = MoRe.from_recipe(recipe, pretrained=False)
     load_weights(model, folder / "model.safetensors")
     return Trained(model, recipe, folder, record, loaded=True)
@@ -163,9 +161,8 @@ def load_trained(folder: str | Path, recipe: Recipe) -> Trained:
 def released_network(file: str | Path, recipe: Recipe) -> Trained:
     """The authors' checkpoint as a trained network, ready to evaluate under ``recipe``.
 
-    Args:
-        file: a checkpoint of the released code, as ``load_released`` takes it.
-        recipe: of the profile whose classes it was trained on, voc or coco.
+    file: a checkpoint of the released code, as ``load_released`` takes it. recipe: of the profile
+    whose classes it was trained on, voc or coco.
 
     Its folder is in the cache, named by the file's digest, and is made when an evaluation is kept
     there; it has no log. Raises ``InputError`` for a file that cannot be read, or of other classes.
@@ -184,9 +181,8 @@ def released_network(file: str | Path, recipe: Recipe) -> Trained:
 
 def provenance(recipe: Recipe) -> dict[str, str]:
     """Hashes of what a training starts from: the data set and the pretrained backbone."""
-    splits = (recipe.data.train_split,)
     return {
-        "data_sha256": open_tree(recipe.data).fingerprint(splits),
+        "data_sha256": open_tree(recipe.data).fingerprint((recipe.data.train_split,)),
         "backbone_sha256": backbone_identity(recipe.backbone.name, recipe.backbone.weights),
     }
 

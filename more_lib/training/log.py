@@ -32,8 +32,7 @@ class TrainingLog:
         start: int = 0,
         tensorboard: bool = False,
     ) -> None:
-        settings = recipe.optimizer
-        self.accelerator = accelerator
+        settings, self.accelerator = recipe.optimizer, accelerator
         self.every, self.iterations = settings.log_every, settings.iterations
         self.images = settings.batch_size * settings.accumulate * accelerator.num_processes
         self.sums: dict[str, tuple[Tensor, int]] = {}
@@ -102,7 +101,6 @@ def _board(folder: Path, start: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError(
-            "--tensorboard needs the package tensorboard: pip install tensorboard"
-        ) from error
+        cure = "pip install tensorboard"
+        raise InputError(f"--tensorboard needs the package tensorboard: {cure}") from error
     return SummaryWriter(folder, purge_step=start + 1 if start else None)

@@ -23,9 +23,7 @@ from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_folder, sha256
 from more_lib.training.log import TrainingLog
 
-KEPT = 2
-"""Checkpoints of a training that are kept: the newest, and one for when that is damaged."""
-
+KEPT = 2  # checkpoints of a training: the newest, and one for when that is damaged
 _STATEFUL = ("model", "optimizer", "schedule", "log")
 
 
@@ -103,9 +101,8 @@ def newest_checkpoint(folder: str | Path, origin: dict) -> dict | None:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             warnings.warn(f"the checkpoint {path} is damaged ({reason}): skipped", stacklevel=2)
             continue
-        theirs, ours = (
-            pd.json_normalize(values).to_dict("records")[0] for values in (state["origin"], origin)
-        )
+        origins = (state["origin"], origin)
+        theirs, ours = (pd.json_normalize(each).to_dict("records")[0] for each in origins)
         keys, unset = sorted(theirs | ours), "the default"
         pairs = ((key, theirs.get(key, unset), ours.get(key, unset)) for key in keys)
         differing = [f"{key} {a!s:.60} there, {b!s:.60} here" for key, a, b in pairs if a != b]

@@ -3,12 +3,12 @@
 import re
 from importlib import metadata
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from more_lib.cli import doctor
-from more_lib.cli.doctor import Row
 from more_lib.recipes import PROFILES, load_recipe
 
 VOC = PROFILES["voc"]
@@ -41,14 +41,6 @@ def test_report_is_one_screen_and_has_a_cost_for_everything_missing(tmp_path):
     assert list(tmp_path.rglob("*")) == []  # nothing is written
 
 
-def test_report_stops_at_packages_that_nothing_works_without(monkeypatch):
-    broken = Row("torchvision", "missing", "does not import", "without it: nothing runs")
-    monkeypatch.setattr(doctor, "frameworks", lambda: [broken])
-    lines = doctor.report().splitlines()
-    assert any("torchvision" in line and "does not import" in line for line in lines)
-    assert "Optional" in lines and "Machine" not in lines
-
-
 @pytest.mark.parametrize(("version", "status"), [((3, 11, 9), "ok"), ((3, 13, 0), "note")])
 def test_python_is_noted_when_it_is_not_one_of_the_tested(monkeypatch, version, status):
     monkeypatch.setattr(doctor.sys, "version_info", version)
@@ -66,10 +58,7 @@ def test_packages_names_those_absent_and_those_too_old(versions):
 
 
 def test_packages_and_extras_say_when_the_library_itself_is_not_installed(monkeypatch):
-    def requires(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(doctor.metadata, "requires", requires)
+    monkeypatch.setattr(metadata, "requires", Mock(side_effect=metadata.PackageNotFoundError))
     (row,) = doctor.packages()
     assert (row.name, row.status) == ("more_lib", "missing") and "pip install -e ." in row.cost
     assert {row.detail for row in doctor.extras() if row.name != "git"} == {"not installed"}
@@ -87,6 +76,9 @@ def test_frameworks_reports_versions_that_do_not_fit_each_other(monkeypatch):
     (row,) = doctor.frameworks()
     assert (row.name, row.status) == ("torchvision", "missing")
     assert row.detail == "does not import: operator torchvision::nms does not exist"
+    lines = doctor.report().splitlines()  # stops at what nothing works without
+    assert any("torchvision" in line and row.detail in line for line in lines)
+    assert "Optional" in lines and "Machine" not in lines
 
 
 @pytest.mark.parametrize(("bf16_seconds", "status"), [(0.5, "ok"), (4.0, "note")])
@@ -106,10 +98,9 @@ def test_accelerator_with_and_without(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert "MPS" in doctor.accelerator().detail
     card = SimpleNamespace(name="A card", total_memory=24 * 2**30)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    said = dict(is_available=True, device_count=2, is_bf16_supported=True)
+    for name, answer in (said | {"get_device_properties": card}).items():
+        monkeypatch.setattr(torch.cuda, name, Mock(return_value=answer))
     assert doctor.accelerator().detail == "2 x A card, 24 GiB, bf16"
 
 
@@ -144,17 +135,13 @@ def test_data_is_missing_until_its_splits_are_there(tmp_path):
 
 
 def test_weights_that_timm_downloads(monkeypatch, tmp_path):
-    asked, answers = [], {"pytorch_model.bin": str(tmp_path / "pytorch_model.bin")}
-
-    def look_up(repository, file):
-        asked.append((repository, file))
-        return answers.get(file)
-
+    answers = {"pytorch_model.bin": str(tmp_path / "pytorch_model.bin")}
+    look_up = Mock(side_effect=lambda repository, file: answers.get(file))
     monkeypatch.setattr("more_lib.method.backbones.try_to_load_from_cache", look_up)
     (tmp_path / "pytorch_model.bin").write_bytes(b"1")
     assert doctor.weights(VOC).status == "ok"
-    repository = f"timm/{VOC.backbone.name}"
-    assert asked == [(repository, "model.safetensors"), (repository, "pytorch_model.bin")]
+    asked = [(f"timm/{VOC.backbone.name}", f) for f in ("model.safetensors", "pytorch_model.bin")]
+    assert [call.args for call in look_up.call_args_list] == asked
     answers["pytorch_model.bin"] = object()  # the cache knows that there is no such file
     for recipe in (VOC, load_recipe("voc", ["backbone.name=test_vit_of_nobody"])):
         row = doctor.weights(recipe)

@@ -16,8 +16,9 @@ from tests.training.helpers import small_released_weights
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A narrow network under the released key names, of VOC's twenty classes."""
+    """A narrow network under the released key names, of VOC's twenty classes, and an image."""
     torch.save(small_released_weights(len(VOC_CLASSES)), tmp_path / "more_voc.pth")
+    Image.new("RGB", (64, 48), "green").save(tmp_path / "field.jpg")
     return tmp_path / "more_voc.pth"
 
 
@@ -43,7 +44,6 @@ def test_it_is_scored_by_a_protocol_and_its_evaluation_is_kept(checkpoint, tmp_p
 
 
 def test_it_draws_masks(checkpoint, tmp_path):
-    Image.new("RGB", (64, 48), "green").save(tmp_path / "field.jpg")
     words = ("predict", tmp_path / "field.jpg", "--released", checkpoint, "--profile", "voc")
     done = run(*words, "--output", tmp_path / "out", "--set", "evaluation.scales=[1.0]")
     assert done.exit_code == 0, done.stderr
@@ -52,7 +52,6 @@ def test_it_draws_masks(checkpoint, tmp_path):
 
 
 def test_other_classes_and_two_networks_are_refused_in_one_line(checkpoint, tmp_path):
-    Image.new("RGB", (64, 48), "green").save(tmp_path / "field.jpg")
     words = ("predict", tmp_path / "field.jpg", "--released", checkpoint)
     other = run(*words, "--profile", "coco", "--output", tmp_path / "out")
     assert "80 classes of profile coco" in other.stderr

@@ -8,17 +8,10 @@ from more_lib.cli.scoreboard import export_masks, scoreboard
 from more_lib.evaluation.results import Evaluation, format_table, rows
 from more_lib.evaluation.scoring import evaluate
 from more_lib.system.errors import InputError
-from tests.evaluation.helpers import ColourModel, make_tree, recipe_with, set_split, trained_on
+from tests.evaluation import conftest
+from tests.evaluation.helpers import ColourModel, set_split, trained_on
 
-
-@pytest.fixture
-def root(tmp_path):
-    return make_tree(tmp_path / "tree")
-
-
-@pytest.fixture
-def recipe(root):
-    return recipe_with(root)
+recipe, root, no_lattice = conftest.recipe, conftest.root, conftest.no_lattice  # fixtures
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +24,6 @@ def asked(tmp_path, monkeypatch):
         made.append(recipe)
         return trained_on(recipe, kept)
 
-    monkeypatch.setattr("more_lib.evaluation.masks.crf_method", lambda device: "exact")
     monkeypatch.setattr("more_lib.cli.scoreboard.train_or_load", trained)
     return made, trained
 
@@ -66,12 +58,8 @@ def test_each_protocol_comes_with_what_it_is_and_the_published_number(recipe, ro
     assert tuple(saved) == names
     again = Evaluation.from_json(json.dumps(saved["cam-log"]))
     assert again.results[0].scores.miou == pytest.approx(0.9125)
-
-
-def test_another_split(recipe, root):
-    set_split(root, "named", split="few")
-    text = scoreboard(recipe, names=["paper-val"], split="few")
-    assert "split few" in text and "images 1" in text
+    another = scoreboard(recipe, names=["paper-val"], split="train")
+    assert "split train" in another and "images 2" in another
 
 
 def test_masks_and_names_are_missed_before_anything_is_trained(recipe, root, asked):
@@ -80,7 +68,7 @@ def test_masks_and_names_are_missed_before_anything_is_trained(recipe, root, ask
     for names, split, message in (
         (["paper-val"], "test", "'test' of .* has no pixel masks.*--export"),
         (["paper-val"], "nowhere", "'nowhere' is unknown|nowhere.txt is missing"),
-        (["test-val"], "", "protocol 'test-val' is unknown; choose from paper-val"),
+        (["lam-log", "test"], "", "protocol 'test' is unknown; choose from paper-val, decoder-val"),
         ([], "test", "--split goes with --protocol"),
     ):
         with pytest.raises(InputError, match=message):

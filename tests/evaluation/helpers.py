@@ -17,6 +17,8 @@ from more_lib.recipes.loading import load_recipe
 PATCH = 4
 CAT, DOG = 8, 12  # VOC's ids of the classes 1 and 2
 BLACK, DIM = (0, 0, 0), (100, 0, 100)
+RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), (40, 40, 40)
+SIDE = 32
 # The four patches of each image, row by row; a class is named where its colour exceeds one half.
 PATCHES = {
     "named": [(255, 0, 255), (0, 0, 255), (255, 0, 0), BLACK],  # a cat, taken for a cat
@@ -66,10 +68,6 @@ class PhotoModel(ColourModel):
         decoder = torch.cat([torch.full_like(output.cam[:, :1], 0.4), output.cam], 1)
         tokens = torch.eye(2, 3).expand(len(images), -1, -1)
         return output._replace(seg_logits=decoder, class_tokens=tokens, attention_scores=output.cam)
-
-
-RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), (40, 40, 40)
-SIDE = 32
 
 
 def picture(left=RED, right=GREY, size=(SIDE, SIDE)):

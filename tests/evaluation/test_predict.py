@@ -120,16 +120,13 @@ def test_tiny_and_narrow_images(ask, tmp_path, size):
     assert ask(tmp_path / "tiny.png", scales=(0.4, 1.0)).mask.shape == size[::-1]
 
 
-def test_images_are_read_one_at_a_time(photo_model, own_recipe, photos):
+def test_the_map_is_checked_at_once_and_images_one_at_a_time(photo_model, own_recipe, photos):
+    with pytest.raises(InputError, match="'seed' is unknown; choose from lam, cam, fused, decod"):
+        predict(photo_model, own_recipe, [photos / "cat.png"], map="seed")
     predictions = predict(photo_model, own_recipe, [photos / "cat.png", photos / "missing.png"])
     assert next(predictions).id == "cat"
     with pytest.raises(InputError, match=r"missing\.png is missing"):
         next(predictions)
-
-
-def test_unknown_map_is_refused_at_once(photo_model, own_recipe, photos):
-    with pytest.raises(InputError, match="'seed' is unknown; choose from lam, cam, fused, decod"):
-        predict(photo_model, own_recipe, [photos / "cat.png"], map="seed")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -20,6 +20,7 @@ from tests.evaluation.helpers import ColourModel, named, protocols_of, recipe_wi
 
 TRUE_CAM = [[111, 8, 0], [0, 56, 0], [1, 0, 15]]
 PREDICTED_CAM = [[96, 23, 0], [32, 24, 0], [16, 0, 0]]
+UNTRAINED = "not trained by this recipe"
 
 
 def of(evaluation, map, labels="true"):
@@ -52,9 +53,6 @@ def test_other_maps_by_hand(model, recipe, root):
     assert of(evaluation, "lam") == [[20, 19, 0], [12, 12, 0], [0, 0, 0]]  # the four upper rows
     assert of(evaluation, "fused") == [[36, 3, 0], [12, 12, 0], [0, 0, 0]]  # 15 pixels, top left
     assert of(evaluation, "attention") == [[8, 31, 0], [24, 0, 0], [0, 0, 0]]  # the right half
-
-
-UNTRAINED = "not trained by this recipe"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +90,6 @@ def test_threshold_sweep(model, recipe):
     assert results[1].matrix.tolist() == PREDICTED_CAM
     foreground = [result.matrix[:, 1:].sum() for result in results]
     assert foreground[0] > foreground[1] > foreground[2]
-    assert results[1].protocol == evaluate(model, recipe).result("cam", "predicted").protocol
 
 
 @pytest.mark.parametrize(
@@ -173,9 +170,12 @@ def one_shard(index, port, root, folder):
 
 
 def test_two_processes_find_what_one_does(root, tmp_path):
-    helpers.many(root)
-    recipe, model = recipe_with(root), ColourModel()
+    """In another order as well, and in other batches."""
+    names, model = helpers.many(root), ColourModel()
+    set_split(root, *names[::-1])
+    recipe = recipe_with(root, "evaluation.batch_size=5")
     alone = score(model, recipe, protocols_of(recipe)).to_json()
+    set_split(root, *names)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -223,16 +223,6 @@ def test_a_damaged_note_is_named(model, recipe, tmp_path):
     note.write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(InputError, match="notes.0-of-1.npz is damaged.*delete it"):
         score(model, recipe, table_protocols(recipe), notes=tmp_path / "notes")
-
-
-def test_order_and_batches_change_nothing(root):
-    names = helpers.many(root)
-    found = []
-    for order, size in ((names, 2), (names[::-1], 5)):
-        set_split(root, *order)
-        recipe = recipe_with(root, f"evaluation.batch_size={size}")
-        found.append(score(ColourModel(), recipe, protocols_of(recipe)).to_json())
-    assert found[0] == found[1]
 
 
 def test_no_masks(model, recipe, root):

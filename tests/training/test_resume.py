@@ -52,12 +52,11 @@ def interrupt(monkeypatch, recipe, folder, after):
 def train_until_killed(recipe, folder, threads):
     """Train, in a process of its own, up to SIGKILL in the middle of the third checkpoint."""
     torch.set_num_threads(threads)
-    save, saved = torch.save, []
+    save = torch.save
 
     def killed_at_the_third(state, path):
         save(state, path)
-        saved.append(path)
-        if len(saved) == 3:
+        if state["iteration"] == 6:
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
