@@ -1,8 +1,7 @@
 """The paper's Figures 1, 3, 4 and 5 for whatever was trained (notebook 07).
 
-As in the room ``figures``: arrays or tensors in, a figure out that shows itself. Which images make
-the rows is ``figure_rows``' business. A column that is None was not run here, and the figure says
-so.
+As in the room ``figures``: arrays or tensors in, a figure out that shows itself. ``figure_rows``
+chooses the images of the rows. A column that is None was not run here, and the figure says so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,11 +40,10 @@ def plot_artifacts(
     Below a map: how many of its patches above ``threshold`` are artifacts (notebook 02 §4).
 
     images, masks: one a row, masks of integers. columns: by title, maps (B, C, h, w) in [0, 1] on
-    the patch grid, which divides the masks, or None. class_indices: the class 0..C-1 of each row,
-    named on the left.
+    the patch grid, or None. class_indices: the class 0..C-1 of each row, named on the left. Raises
+    ``InputError`` for a grid that does not divide a mask.
 
     Look for orange lines: what they enclose the class token takes for the object, and it is not.
-    Raises ``InputError`` for a grid that does not divide a mask.
     """
 
     def draw(ax: Axes, row: int, item: Array) -> AxesImage:
@@ -75,8 +73,7 @@ def plot_localization(
     columns: by title (two short lines where there are many), maps (B, C, h, w) in [0, 1] of any
     size, or None. class_indices: the class 0..C-1 of each row, named on the left.
 
-    Look for: from left to right, bright patches off the object that vanish, and the object that
-    fills up.
+    Look for, from left to right, bright patches off the object that vanish, an object that fills.
     """
 
     def draw(ax: Axes, row: int, item: Array) -> AxesImage:
@@ -97,11 +94,9 @@ def plot_segmentations(
     """Figure 4: an image, each network's mask of it, the truth; below a mask, its IoU.
 
     The IoU is that of the one image: the mean of the classes in mask or truth, without background.
-    columns: by title, masks like the truth's, integers (H, W) with 0 background and 1..C, or None.
-    names: of the rows.
+    columns: by title, masks as the truth, integers (H, W) of 0..C, or None. names: of the rows.
 
-    Look for what the IoU does not tell: objects missed, background taken for an object, or the
-    wrong class.
+    Look for what the IoU does not tell: missed objects, background taken for one, wrong classes.
     """
 
     def draw(ax: Axes, row: int, item: Array) -> None:

@@ -106,9 +106,8 @@ def token_map(tokens: ClassTokens, seed: int = 0) -> TokenMap:
     """Lay the tokens' directions out in the plane by t-SNE, and measure their separation.
 
     On vectors of length 1 squared distances are 2 (1 - cosine). It starts from the first two
-    principal components; one seed gives one map on one machine with one number of threads, whose
-    rounding decides small things. Raises what ``separation`` raises, and ``InputError`` when all
-    tokens point the same way.
+    principal components; one seed gives one map on one machine with one number of threads. Raises
+    what ``separation`` raises, and ``InputError`` when all tokens point the same way.
     """
     measured = separation(tokens)
     directions = normalize(tokens.vectors)

@@ -43,8 +43,7 @@ def train_side_by_side(recipes: Sequence[Recipe]) -> int:
     """Train and score on a CPU, several at once, those that the cache lacks; how many it was.
 
     Trainings of one thread each get a quarter more done than one after the other on all threads.
-    On an accelerator, and where it would be one training or one thread, nothing is done. Raises
-    what ``train_or_load`` raises.
+    Does nothing on an accelerator, and for one training or thread. Raises as ``train_or_load``.
     """
     threads = torch.get_num_threads()
     if torch.accelerator.is_available() or threads == 1 or not recipes:

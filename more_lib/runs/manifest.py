@@ -29,19 +29,14 @@ PACKAGES = (
     "ipykernel"
 )
 # What every notebook's results rest on: a run is continued only where all of it is the same.
-FOUNDATIONS = (
-    *("recipe", "overrides", "versions", "device"),
-    *("library_sha256", "data_sha256", "backbone_sha256"),
-)
+FOUNDATIONS = "recipe overrides versions device library_sha256 data_sha256 backbone_sha256".split()
 
 
 def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[dict]) -> dict:
     """The manifest of a run in which nothing has run yet.
 
-    Args:
-        notebooks: ``name``, ``source_sha256`` and ``parameters`` of each, in order.
-
-    Statuses: the run is unfinished, done or failed; a notebook is not run, done or failed.
+    notebooks: ``name``, ``source_sha256`` and ``parameters`` of each, in order. Statuses: the run
+    is unfinished, done or failed; a notebook is not run, done or failed.
     """
     import torch
 

@@ -66,8 +66,7 @@ def write_notebook_page(notebook: Path) -> Path:
 def mathml(latex: str, display: str = "inline") -> str:
     """An equation as MathML; as its LaTeX in a code element where that cannot be had.
 
-    Args:
-        display: ``inline``, or ``block`` for an equation on lines of its own.
+    display: ``inline``, or ``block`` for an equation on lines of its own.
     """
     known = re.sub(r"\\arg(?![a-zA-Z])", r"\\operatorname{arg}", latex)
     try:

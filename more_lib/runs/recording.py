@@ -47,8 +47,7 @@ def record_costs(out_dir: str | Path, name: str, costs: Mapping | Sequence | pd.
 def collected(folder: Path, kind: str, parts: Sequence[str]) -> dict[str, dict]:
     """{part: {name: value}} of all that was recorded in a run's folder, in the order of ``parts``.
 
-    Args:
-        kind: ``metrics`` or ``costs``. parts: the notebooks' names, which are their folders'.
+    kind: ``metrics`` or ``costs``. parts: the notebooks' names, which are their folders'.
     """
     return {
         part: {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}

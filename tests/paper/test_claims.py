@@ -65,19 +65,13 @@ def test_artifacts_are_counted_against_hits():
     assert judged("contrast", many, plain=few)[:2] == ("shown", "FP/TP baseline 5.00")
 
 
-def test_lam_is_held_against_cam_of_the_same_network():
+def test_lam_is_held_against_cam_the_decoder_by_its_protocol_tokens_by_their_separation():
     rows = row("more", 0.55), row("more", 0.50, "CAM"), row("baseline", 0.9, "CAM")
     assert judged("as well as CAM", *rows)[:2] == ("shown", "CAM 50.0 → LAM 55.0")
-
-
-def test_the_decoder_is_judged_by_its_own_protocol():
     pair = row("baseline", 0.43, "decoder"), row("more", 0.40, "decoder")
     verdict, _, protocol = judged("decoder gains", *pair)
     assert verdict == "not shown"
     assert protocol.startswith("emoji val, decoder, no image labels, scale 1")
-
-
-def test_tokens_are_judged_by_their_separation():
     better = judged("separate", tokens={"baseline": 0.1, "more": 0.4})
     protocol = "emoji val, tokens of the classes present, cosine distance"
     assert better == ("shown", "silhouette 0.10 → 0.40", protocol)

@@ -19,13 +19,10 @@ def record():
     return copy.deepcopy(mini_run())
 
 
-def section(page, title):
-    return page.split(f"## {title}\n\n")[1].split("\n## ")[0].strip()
-
-
 def rows(page, title):
     """The cells of a section's tables, headers included."""
-    lines = [line for line in section(page, title).splitlines() if line.startswith("| ")]
+    section = page.split(f"## {title}\n\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [line[2:-2].split(" | ") for line in lines if not line.startswith("| ---")]
 
 

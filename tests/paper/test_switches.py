@@ -35,8 +35,7 @@ def test_k_is_half_of_the_patches_as_in_the_paper():
     assert trials(PROFILES["voc"])["tails"].graph.num_neighbors == 10  # int(C / 2), as released
 
 
-def test_the_first_trial_is_the_recipe_itself():
-    recipe = load_recipe("mini")
-    assert trials(recipe)["release"] == recipe
-    same = training_fingerprint(trials(recipe)["lam"])
-    assert same == training_fingerprint(recipe)  # how LAM is drawn trains nothing anew
+def test_the_first_trial_is_the_recipe_and_how_lam_is_drawn_trains_nothing_anew():
+    found = trials(recipe := load_recipe("mini"))
+    assert found["release"] == recipe
+    assert training_fingerprint(found["lam"]) == training_fingerprint(recipe)

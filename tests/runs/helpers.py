@@ -13,8 +13,8 @@ from more_lib.recipes.loading import load_recipe, to_dict
 
 PNG = base64.encodebytes(b"\x89PNG\r\n\x1a\n" + bytes(90)).decode()  # notebooks break the lines
 VERDICTS = [
-    dict(zip(("claim", "paper", "ours", "verdict", "protocol"), row, strict=True))
-    for row in (
+    {"claim": claim, "paper": paper, "ours": ours, "verdict": verdict, "protocol": protocol}
+    for claim, paper, ours, verdict, protocol in (
         ("GCR sharpens LAM", "72.1 to 76.4", "51.4 to 55.3", "shown", "mini"),
         ("CAM gains as well", "yes", "no | less", "not shown", "mini"),
         ("COCO", "47.4", "", "not run here", ""),
@@ -75,10 +75,9 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for name, cells in executed.items():
-        ran = cells is not None
-        status, seconds = ("done", 43.2) if ran else ("not run", None)
-        entries.append({"name": name, "status": status, "seconds": seconds})
-        if ran:
+        entries.append({"name": name, "status": "not run", "seconds": None})
+        if cells is not None:
+            entries[-1] |= {"status": "done", "seconds": 43.2}
             nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
     manifest = {
         "profile": profile,
@@ -109,15 +108,11 @@ def write_run(
 def whole_run(folder: Path, without: tuple[str, ...] = (), **changes: object) -> Path:
     """A committed run with all that RESULTS.md says, but for the notebooks ``without``."""
     record = mini_run()
-    metrics = {
-        "06_evaluation": {"06_evaluation": MEASURED},
-        "07_paper": {"verdicts": record["verdicts"]},
-    }
+    metrics = {"06_evaluation": {"06_evaluation": MEASURED}}
+    metrics["07_paper"] = {"verdicts": record["verdicts"]}
     metrics = {name: value for name, value in metrics.items() if name not in without}
-    costs = {
-        "05_training": {"05_training": record["training"]},
-        "training_ahead": {"training": record["training_ahead"]},
-    }
+    costs = {"05_training": {"05_training": record["training"]}}
+    costs["training_ahead"] = {"training": record["training_ahead"]}
     cells = [new_markdown_cell("intro\n\n# 06 · *Evaluation*: what?")]
     changes = {"git": {"commit": "0123456789abcdef", "dirty": False}, **changes}
     executed = {"06_evaluation": cells, "08_own": None}
