@@ -21,10 +21,7 @@ _BETTER = {"higher": gt, "lower": lt, "at least": ge, "at most": le}
 
 
 def verdicts(
-    found: Mapping,
-    costs: Mapping[str, Mapping],
-    separation: Mapping[str, float],
-    plain: Mapping | pd.Series | None = None,
+    found: Mapping, costs: Mapping, separation: Mapping, plain: Mapping | pd.Series | None = None
 ) -> pd.DataFrame:
     """One row a claim in ``VERDICT_COLUMNS``, all of them text.
 

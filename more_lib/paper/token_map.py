@@ -20,8 +20,7 @@ from more_lib.evaluation.scoring import Device
 from more_lib.system.errors import InputError
 from more_lib.system.shapes import check_shapes
 
-PERPLEXITY = 30.0
-"""About how many neighbours t-SNE gives each token; fewer where there are few tokens."""
+PERPLEXITY = 30.0  # about how many neighbours t-SNE gives each token, where there are enough
 
 
 class ClassTokens(NamedTuple):

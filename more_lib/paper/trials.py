@@ -24,7 +24,6 @@ from more_lib.training.cache import Trained, cached_folder, train_or_load
 
 SCORES = ("miou", "precision", "recall", "confusion_ratio")
 MAPS = ("lam", "cam", "fused", "decoder")
-
 Rows = pd.DataFrame | Sequence[Mapping]
 
 

@@ -45,7 +45,6 @@ def write_report(folder: str | Path) -> Path:
 
     Reads ``manifest.json``, ``metrics.json``, ``costs.json`` and the executed notebooks, of which
     all but the manifest may be missing. Whatever they hold is shown as text, never as markup.
-
     Raises ``InputError`` for a folder that is no run, or whose files are damaged.
     """
     run = load_run(folder)

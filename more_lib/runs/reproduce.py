@@ -76,10 +76,8 @@ def reproduce(
     a wrong type, no notebooks, an unwritable folder) and ``ReproduceError`` when a notebook fails:
     the run stops there, keeps the broken notebook and still writes manifest, metrics and report.
     """
-    overrides = tuple(overrides)
     recipe = load_recipe(profile, overrides)
-    source = Path(notebooks) if notebooks else CHECKOUT / "notebooks"
-    steps = plan(source, profile, overrides, full)
+    steps = plan(Path(notebooks or CHECKOUT / "notebooks"), profile, overrides, full)
     entries = [
         {"name": step.name, "source_sha256": sha256(step.path), "parameters": step.parameters}
         for step in steps

@@ -184,15 +184,8 @@ class TestTokenMaps:
         left, right = ([(x.get_color(), x.get_marker()) for x in ax.lines] for ax in figure.axes)
         assert left == right
 
-    def test_84_classes_differ_in_colour_or_marker(self):
-        marks = [figures._mark(index) for index in range(84)]
-        assert len({(mark["color"], mark["marker"]) for mark in marks}) == 84
-        # Neighbours in the legend differ in both.
-        for one, other in pairwise(marks):
-            assert one["color"] != other["color"] and one["marker"] != other["marker"]
-
-    @pytest.mark.parametrize("number", [20, 80])
-    def test_many_classes_fit_in_the_legend(self, number):
+    @pytest.mark.parametrize("number", [20, 84])
+    def test_many_classes_differ_in_colour_or_marker_and_fit_in_the_legend(self, number):
         classes = [f"a name of class {index}" for index in range(number)]
         figure = figures.plot_token_maps(token_maps(number, 2 * number), classes)
         figure.draw_without_rendering()
@@ -201,6 +194,10 @@ class TestTokenMaps:
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0
         extents = [ax.get_window_extent() for ax in figure.axes]
         assert all(box.y1 < each.y0 and each.height > 200 for each in extents)
+        marks = [(line.get_color(), line.get_marker()) for line in figure.axes[0].lines]
+        assert len(set(marks)) == number
+        for one, other in pairwise(marks):  # neighbours in the legend differ in both
+            assert one[0] != other[0] and one[1] != other[1]
 
     def test_classes_without_a_token_are_left_out_and_titles_of_three_panels_do_not_touch(self):
         figure = figures.plot_token_maps(

@@ -14,7 +14,7 @@ from more_lib.system.errors import InputError
 from tests.paper.helpers import row
 
 
-def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole():
+def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole_shipped_ones_narrowed_too():
     found = backbones(PROFILES["voc"])
     assert list(found) == [
         f"{name}, {depth} blocks of 768" for depth in (6, 8, 12) for name in ("baseline", "more")
@@ -24,8 +24,6 @@ def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole():
     assert not found["baseline, 6 blocks of 768"].graph.use
     assert {recipe.backbone.depth for recipe in found.values()} == {0, 6, 8}
 
-
-def test_a_shipped_backbone_is_also_set_beside_narrower_ones():
     recipe = load_recipe("mini")
     sizes = [name.split(", ")[1] for name in backbones(recipe) if name.startswith("more")]
     cut = ["3 blocks of 192", "4 blocks of 192", "6 blocks of 192"]

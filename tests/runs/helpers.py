@@ -2,16 +2,17 @@
 
 import base64
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from more_lib.paper.records import mini_run
 from more_lib.recipes.loading import load_recipe, to_dict
 
 PNG = base64.encodebytes(b"\x89PNG\r\n\x1a\n" + bytes(90)).decode()  # notebooks break the lines
+MANIFEST = json.loads((Path(__file__).parent / "manifest.json").read_text())
 VERDICTS = [
     {"claim": claim, "paper": paper, "ours": ours, "verdict": verdict, "protocol": protocol}
     for claim, paper, ours, verdict, protocol in (
@@ -30,27 +31,17 @@ MEASURED = {  # what RESULTS.md takes from notebook 06
 }
 
 
-class Page(HTMLParser):
+class Page:
     """Tags, names of attributes, the values of src and href, and the visible text of a page."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: set[str] = set()
-        self.links: list[tuple[str, str]] = []
-        self.words: list[str] = []
         self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes |= {name for name, _ in attrs}
-        self.links += [(name, value) for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data):
-        if self.tags[-1:] != ["style"]:
-            self.words.append(data)
+        soup = BeautifulSoup(self.source, "html.parser")
+        self.tags = [element.name for element in soup.find_all()]
+        found = [item for element in soup.find_all() for item in element.attrs.items()]
+        self.attributes = {name for name, _ in found}
+        self.links = [(name, value) for name, value in found if name in ("src", "href")]
+        self.text = " ".join(soup.get_text(" ").split())  # without styles
 
     def assert_still(self) -> None:
         """No script runs, no style or frame is fetched, and no picture but those within."""
@@ -71,7 +62,6 @@ def write_run(
     **changes: object,
 ) -> Path:
     """A run with notebooks executed (their cells) or not run (None); ``changes`` its manifest."""
-    recipe = load_recipe(profile)
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for name, cells in executed.items():
@@ -79,25 +69,9 @@ def write_run(
         if cells is not None:
             entries[-1] |= {"status": "done", "seconds": 43.2}
             nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
-    manifest = {
-        "profile": profile,
-        "overrides": [],
-        "status": "done",
-        "started": "2026-01-02T03:04:05+00:00",
-        "seconds": 125.0,
-        "git": {"commit": "0123456789abcdef0123", "dirty": True},
-        "versions": {"python": "3.11.7", "torch": "2.6.0"},
-        "device": {"type": "cpu", "name": "x86_64", "count": 2},
-        "threads": 2,
-        "seeds": {"recipe": recipe.seed},
-        "library_sha256": "a" * 64,
-        "data_sha256": "d" * 64,
-        "backbone_sha256": "b" * 64,
-        "recipe": to_dict(recipe),
-        "resumed": [],
-        "notebooks": entries,
-        **changes,
-    }
+    recipe = load_recipe(profile)
+    manifest = {**MANIFEST, "profile": profile, "seeds": {"recipe": recipe.seed}}
+    manifest |= {"recipe": to_dict(recipe), "notebooks": entries, **changes}
     recorded = {"manifest": manifest, "metrics": metrics, "costs": costs}
     for name, value in recorded.items():
         if value is not None:

@@ -72,9 +72,8 @@ def test_verdicts_stand_side_by_side(two, tmp_path):
     none = write(tmp_path / "third", {})
     judged = comparison.verdicts([load_run(folder) for folder in (*two, none)])
     assert list(judged) == [row["claim"] for row in VERDICTS]
-    assert judged["CAM gains as well"] == [
-        *(("not shown", "no | less"), ("shown", "no | less"), ("not judged", ""))
-    ]
+    apart = [("not shown", "no | less"), ("shown", "no | less"), ("not judged", "")]
+    assert judged["CAM gains as well"] == apart
     assert "✗ not shown" in Page(write_comparison(two)).text
 
 
