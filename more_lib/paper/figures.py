@@ -19,7 +19,7 @@ from more_lib.paper.figure_rows import image_iou
 from more_lib.paper.token_map import TokenMap
 from more_lib.system.errors import InputError
 
-MARKERS = "osD^v*PX<>dp"  # 12, and 7 colours: with no divisor in common 84 classes differ
+MARKERS = "osD^v*PX<>dp"  # 12, no divisor in common with 7 colours: 84 classes look different
 NOTE = {"fontsize": 8, "labelpad": 3}  # what stands below a panel
 Columns = Mapping[str, Sequence | None]
 

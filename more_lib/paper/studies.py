@@ -41,11 +41,8 @@ def backbones(recipe: Recipe) -> dict[str, Recipe]:
     sizes = {(depth, width): [f"backbone.depth={depth}"] for depth in depths}
     sizes[blocks, width] = []  # as it is, whether the recipe cuts it or not
     if recipe.backbone.name in MINI_WIDTHS and not recipe.backbone.weights:
-        sizes |= {
-            (blocks, narrower): [f"backbone.name={name}"]
-            for name, narrower in MINI_WIDTHS.items()
-            if narrower < width
-        }
+        narrower = {name: each for name, each in MINI_WIDTHS.items() if each < width}
+        sizes |= {(blocks, each): [f"backbone.name={name}"] for name, each in narrower.items()}
     return {
         f"{name}, {depth} blocks of {width}": changed(ablation.condition(recipe, name), overrides)
         for (depth, width), overrides in sizes.items()

@@ -69,9 +69,8 @@ def score_each(
     threshold are the recipe's, without CRF.
     """
     seeded = ((name, each) for name in trials for each in with_seeds([trials[name]], seeds))
-    return pd.DataFrame(
-        row for name, each in seeded for row in score_trained(name, train_or_load(each), maps)
-    )
+    rows = (row for name, each in seeded for row in score_trained(name, train_or_load(each), maps))
+    return pd.DataFrame(rows)
 
 
 def score_trained(name: str, trained: Trained, maps: Sequence[str] = MAPS) -> list[dict]:

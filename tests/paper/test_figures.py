@@ -33,8 +33,7 @@ def token_maps(number=2, count=40, names=("baseline", "MoRe")):
 
 
 def notes(figure, rows):
-    grid = panels(figure, rows)
-    return [[ax.get_xlabel() for ax in row if ax.get_xlabel()] for row in grid]
+    return [[ax.get_xlabel() for ax in row if ax.get_xlabel()] for row in panels(figure, rows)]
 
 
 def assert_apart(figure, axes):

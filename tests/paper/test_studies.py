@@ -23,7 +23,6 @@ def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole_shipped_ones_narr
     assert found["baseline, 6 blocks of 768"].backbone.depth == 6
     assert not found["baseline, 6 blocks of 768"].graph.use
     assert {recipe.backbone.depth for recipe in found.values()} == {0, 6, 8}
-
     recipe = load_recipe("mini")
     sizes = [name.split(", ")[1] for name in backbones(recipe) if name.startswith("more")]
     cut = ["3 blocks of 192", "4 blocks of 192", "6 blocks of 192"]
