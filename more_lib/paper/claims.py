@@ -21,18 +21,13 @@ _BETTER = {"higher": gt, "lower": lt, "at least": ge, "at most": le}
 
 
 def verdicts(
-    found: Mapping,
-    costs: Mapping[str, Mapping],
-    separation: Mapping[str, float],
-    plain: Mapping | pd.Series | None = None,
+    found: Mapping, costs: Mapping, separation: Mapping, plain: Mapping | pd.Series | None = None
 ) -> pd.DataFrame:
     """One row a claim in ``VERDICT_COLUMNS``, all of them text.
 
-    Args:
-        found: what ``measurement.measure`` gives.
-        costs: of each condition, as for ``tables.table5``.
-        separation: silhouette of the class tokens by condition (Figure 5); may be empty.
-        plain: LAM's scores of ``ablation.plain``, if that was trained (Figure 3).
+    found: what ``measurement.measure`` gives. costs: of each condition, as for ``tables.table5``.
+    separation: silhouette of the class tokens by condition (Figure 5); may be empty. plain: LAM's
+    scores of ``ablation.plain``, if that was trained (Figure 3).
     """
     known = evidence(found, costs, separation, plain)
     protocols = {"maps": found["map_protocol"], "split": f"{found['dataset']} {found['split']}"}
@@ -78,9 +73,8 @@ def evidence(
 ) -> pd.DataFrame:
     """All that claims are judged by: a row a condition and what was measured, ``more LAM``.
 
-    Arguments as of ``verdicts``. The paper's own numbers are in it where this run may be held
-    against them: mIoU, half a point allowed, on its data; time and memory of a whole training on a
-    GPU.
+    Arguments as of ``verdicts``. The paper's own numbers are in it where this run may be held to
+    them: mIoU, half a point allowed, on its data; time and memory of a whole training on a GPU.
     """
     rows: dict[str, Mapping] = {"as many wrong as right": {"confusion_ratio": 1.0}}
     if plain is not None:
@@ -105,5 +99,5 @@ def evidence(
 def verdict_counts(verdicts: pd.DataFrame | Sequence[Mapping]) -> str:
     """How many claims came to which verdict: ``7 shown, 1 not shown``; "" without any."""
     counts = Counter(pd.DataFrame(verdicts, columns=["verdict"])["verdict"])
-    order = [*VERDICTS, *(verdict for verdict in counts if verdict not in VERDICTS)]
+    order = dict.fromkeys([*VERDICTS, *counts])
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])

@@ -124,14 +124,12 @@ def localize(
 ) -> dict[str, Tensor]:
     """Every map of images by the names of ``protocols.MAPS``, at the recipe's evaluation scales.
 
-    images: (B, 3, H, W), normalised. Returns "cam", "aux_cam", "lam", "attention" and "fused" (the
-    product of LAM and CAM), each (B, C, H, W) in [0, 1], on the CPU. Raises what
-    ``multiscale_maps`` raises.
+    images: (B, 3, H, W), normalised. Returns "cam", "aux_cam", "lam", "attention", "fused" (LAM
+    times CAM), each (B, C, H, W) in [0, 1], on the CPU. Raises what ``multiscale_maps`` raises.
     """
     with evaluation_mode(model, device) as place:
-        maps = multiscale_maps(
-            model, images.to(place), recipe.evaluation.scales, recipe.masks.lam_similarity
-        )
+        scales, similarity = recipe.evaluation.scales, recipe.masks.lam_similarity
+        maps = multiscale_maps(model, images.to(place), scales, similarity)
     found = maps._asdict() | {"fused": fuse(maps.lam, maps.cam)}
     return {kind: found[kind].cpu() for kind in ("cam", "aux_cam", "lam", "attention", "fused")}
 

@@ -1,8 +1,7 @@
 """The paper's Figures 1, 3, 4 and 5 for whatever was trained (notebook 07).
 
-As in the room ``figures``: arrays or tensors in, a figure out that shows itself. Which images make
-the rows is ``figure_rows``' business. A column that is None was not run here, and the figure says
-so.
+As in the room ``figures``: arrays or tensors in, a figure out that shows itself. ``figure_rows``
+chooses the images of the rows. A column that is None was not run here, and the figure says so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,7 @@ from more_lib.paper.figure_rows import image_iou
 from more_lib.paper.token_map import TokenMap
 from more_lib.system.errors import InputError
 
-MARKERS = "osD^v*PX<>dp"
-"""12 shapes and 7 colours have no divisor in common: 84 classes differ in one or both."""
-
+MARKERS = "osD^v*PX<>dp"  # 12, no divisor in common with 7 colours: 84 classes look different
 NOTE = {"fontsize": 8, "labelpad": 3}  # what stands below a panel
 Columns = Mapping[str, Sequence | None]
 
@@ -41,11 +38,10 @@ def plot_artifacts(
     Below a map: how many of its patches above ``threshold`` are artifacts (notebook 02 §4).
 
     images, masks: one a row, masks of integers. columns: by title, maps (B, C, h, w) in [0, 1] on
-    the patch grid, which divides the masks, or None. class_indices: the class 0..C-1 of each row,
-    named on the left.
+    the patch grid, or None. class_indices: the class 0..C-1 of each row, named on the left. Raises
+    ``InputError`` for a grid that does not divide a mask.
 
     Look for orange lines: what they enclose the class token takes for the object, and it is not.
-    Raises ``InputError`` for a grid that does not divide a mask.
     """
 
     def draw(ax: Axes, row: int, item: Array) -> AxesImage:
@@ -54,12 +50,10 @@ def plot_artifacts(
         artifacts = artifact_patches(maps, share, threshold)[0, class_indices[row]]
         values = maps[0, class_indices[row]]
         canvas.outline_patches(ax, artifacts, canvas.as_rgb(images[row]).shape[:2])
-        text = f"artifacts: {artifacts.sum()} of {(values > threshold).sum()}"
-        ax.set_xlabel(text, **NOTE)
+        ax.set_xlabel(f"artifacts: {artifacts.sum()} of {(values > threshold).sum()}", **NOTE)
         return canvas.draw_overlay(ax, images[row], values)
 
-    names = [classes[index] for index in class_indices]
-    return _rows(images, masks, columns, draw, names, classes, title)
+    return _rows(images, masks, columns, draw, [classes[i] for i in class_indices], classes, title)
 
 
 def plot_localization(
@@ -75,15 +69,13 @@ def plot_localization(
     columns: by title (two short lines where there are many), maps (B, C, h, w) in [0, 1] of any
     size, or None. class_indices: the class 0..C-1 of each row, named on the left.
 
-    Look for: from left to right, bright patches off the object that vanish, and the object that
-    fills up.
+    Look for, from left to right, bright patches off the object that vanish, an object that fills.
     """
 
     def draw(ax: Axes, row: int, item: Array) -> AxesImage:
         return canvas.draw_overlay(ax, images[row], canvas.as_array(item)[class_indices[row]])
 
-    names = [classes[index] for index in class_indices]
-    return _rows(images, masks, columns, draw, names, classes, title)
+    return _rows(images, masks, columns, draw, [classes[i] for i in class_indices], classes, title)
 
 
 def plot_segmentations(
@@ -97,11 +89,9 @@ def plot_segmentations(
     """Figure 4: an image, each network's mask of it, the truth; below a mask, its IoU.
 
     The IoU is that of the one image: the mean of the classes in mask or truth, without background.
-    columns: by title, masks like the truth's, integers (H, W) with 0 background and 1..C, or None.
-    names: of the rows.
+    columns: by title, masks as the truth, integers (H, W) of 0..C, or None. names: of the rows.
 
-    Look for what the IoU does not tell: objects missed, background taken for an object, or the
-    wrong class.
+    Look for what the IoU does not tell: missed objects, background taken for one, wrong classes.
     """
 
     def draw(ax: Axes, row: int, item: Array) -> None:
@@ -138,7 +128,8 @@ def plot_token_maps(
     for ax, (name, tokens) in zip(panels, maps.items(), strict=True):
         for index in shown:
             points = tokens.points[tokens.classes == index]
-            ax.plot(*points.T, **_mark(index), label=classes[index])
+            look = {"color": canvas.line_color(index), "marker": MARKERS[index % len(MARKERS)]}
+            ax.plot(*points.T, **look, ls="", ms=6, mew=0.4, mec="white", label=classes[index])
         measured = tokens.separation
         alike = f"nearest alike {100 * measured.nearest_alike:.0f} %"
         ax.set_title(f"{name}\nsilhouette {measured.silhouette:.2f}, {alike}", fontsize=9)
@@ -146,11 +137,6 @@ def plot_token_maps(
     look = {"fontsize": 8, "columnspacing": 1, "handletextpad": 0.2}
     figure.legend(handles=panels[0].lines, loc="outside lower center", ncols=columns, **look)
     return figure
-
-
-def _mark(index: int) -> dict:
-    look = {"color": canvas.line_color(index), "marker": MARKERS[index % len(MARKERS)]}
-    return look | {"ls": "", "ms": 6, "mew": 0.4, "mec": "white"}
 
 
 def _rows(
@@ -177,13 +163,16 @@ def _rows(
     narrow = len(columns) > 4
     truth = "ground\ntruth" if narrow else "ground truth"
     figure, axes = canvas.new_grid(names, ["image", *columns, truth], title, side=1.5)
+    not_run = {"s": "not run\nhere", "x": 0.5, "y": 0.5, "ha": "center", "va": "center"}
     overlays = []
     for row, (panels, image, mask) in enumerate(zip(axes, images, masks, strict=True)):
-        panels[0].imshow(canvas.as_rgb(image))
+        panels[0].imshow(rgb := canvas.as_rgb(image))
         panels[-1].imshow(canvas.colorize(mask, classes))
         for ax, items in zip(panels[1:-1], columns.values(), strict=True):
-            if items is None:
-                _say_not_run(ax, canvas.as_rgb(image).shape[:2])
+            if items is None:  # empty, in the shape of the image
+                height, width = rgb.shape[:2]
+                ax.set(facecolor="0.93", box_aspect=height / width)
+                ax.text(**not_run, transform=ax.transAxes, fontsize=9, color="0.3")
             elif overlay := draw(ax, row, items[row]):
                 overlays.append(overlay)
     for ax in axes[0] if narrow else ():
@@ -198,11 +187,3 @@ def _rows(
     drawn = chain(masks, *(items for items in columns.values() if items is not None))
     canvas.class_legend(figure, list(filter(canvas.is_mask, map(canvas.as_array, drawn))), classes)
     return figure
-
-
-def _say_not_run(ax: Axes, size: tuple[int, int]) -> None:
-    """An empty panel in the shape of the image that the missing network would have seen."""
-    ax.set_facecolor("0.93")
-    ax.set_box_aspect(size[0] / size[1])
-    place = {"transform": ax.transAxes, "ha": "center", "va": "center"}
-    ax.text(0.5, 0.5, "not run\nhere", fontsize=9, color="0.3", **place)

@@ -1,7 +1,6 @@
 """How a frame is shown to a reader: headers spelled out, shares in per cent, a dash for nothing.
 
-Notebook 07 ends its cells with ``readable``, the report prints it as HTML, RESULTS.md takes
-``markdown``.
+Notebook 07 ends cells with ``readable``, the report prints its HTML, RESULTS.md its ``markdown``.
 """
 
 import json
@@ -11,11 +10,11 @@ from html import escape
 import pandas as pd
 
 FRACTIONS = ("miou", "iou", "map", "precision", "recall", "accuracy")  # shown in per cent
-UNITS = {"seconds": "s", "minutes": "min", "hours": "h", "percent": "%"}
-UNITS |= {"mb": "MB", "gb": "GB", "ms": "ms"}
-SPELLINGS = {word: word.upper() for word in "cam lam crf cpu gpu gcr lir voc coco".split()}
-SPELLINGS |= {"miou": "mIoU", "iou": "IoU", "lr": "learning rate"}
-SPELLINGS |= {"toco": "ToCo", "dupl": "DuPL", "more": "MoRe"}
+UNITS = {"seconds": "s", "minutes": "min", "hours": "h", "mb": "MB", "gb": "GB", "ms": "ms"}
+UNITS["percent"] = "%"
+SPELLINGS = {word.lower(): word for word in "CAM LAM CRF CPU GPU GCR LIR VOC COCO".split()}
+SPELLINGS |= {word.lower(): word for word in "mIoU IoU ToCo DuPL MoRe".split()}
+SPELLINGS["lr"] = "learning rate"
 
 
 class Readable(pd.DataFrame):
@@ -37,7 +36,8 @@ def readable(frame: pd.DataFrame) -> Readable:
 
     Columns whose name ends in one of ``FRACTIONS`` hold shares and are shown in per cent, an ending
     of ``UNITS`` becomes a unit. A column ``note``, and columns in which all of several rows agree,
-    leave the table, unless they hold shares: its ``notes`` say them below.
+    leave the table, unless they hold shares: ``attrs["notes"]``, shown below, has them in words, as
+    "all rows: seeds: 1 · split: val", then each row's note.
     """
     heads = {key: label(key, next(filter(is_number, frame[key]), None)) for key in frame}
     texts = {key: [cell_text(key, value) for value in frame[key]] for key in frame}
@@ -53,11 +53,6 @@ def readable(frame: pd.DataFrame) -> Readable:
     rows = [f"{name}: {note}" for name, note in noted if not pd.isna(note) and note]
     table.attrs["notes"] = [f"all rows: {same}", *rows] if same else rows
     return table
-
-
-def notes(frame: pd.DataFrame) -> list[str]:
-    """What leaves the table of ``readable``: "all rows: seeds: 1 · split: val", each row's note."""
-    return readable(frame).attrs["notes"]
 
 
 def markdown(frame: pd.DataFrame) -> str:

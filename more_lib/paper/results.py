@@ -16,9 +16,7 @@ from more_lib.paper.studies import STUDIES, compared, recorded, trial_titles
 from more_lib.paper.trials import over_seeds, with_spread
 from more_lib.recipes.loading import load_recipe
 
-UNSEEDED = "430c601"
-"""Up to this commit the augmentation of a training with workers was not seeded by image."""
-
+UNSEEDED = "430c601"  # up to it the augmentation with workers was not seeded by image
 AHEAD = "\nBefore them it trained {} networks in {:.1f} minutes, which later runs find."
 
 

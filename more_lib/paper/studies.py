@@ -6,7 +6,6 @@ shows it. What our machines found is kept in ``records`` with its protocol and h
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from operator import itemgetter
 from typing import NamedTuple
 
 import pandas as pd
@@ -42,11 +41,8 @@ def backbones(recipe: Recipe) -> dict[str, Recipe]:
     sizes = {(depth, width): [f"backbone.depth={depth}"] for depth in depths}
     sizes[blocks, width] = []  # as it is, whether the recipe cuts it or not
     if recipe.backbone.name in MINI_WIDTHS and not recipe.backbone.weights:
-        sizes |= {
-            (blocks, narrower): [f"backbone.name={name}"]
-            for name, narrower in MINI_WIDTHS.items()
-            if narrower < width
-        }
+        narrower = {name: each for name, each in MINI_WIDTHS.items() if each < width}
+        sizes |= {(blocks, each): [f"backbone.name={name}"] for name, each in narrower.items()}
     return {
         f"{name}, {depth} blocks of {width}": changed(ablation.condition(recipe, name), overrides)
         for (depth, width), overrides in sizes.items()
@@ -72,10 +68,9 @@ def run_study(
 ) -> dict:
     """Train (or load) and score every trial with every seed; what was found, fit for JSON.
 
-    ``train=False`` takes what the cache holds and trains nothing. Rows are those of
-    ``trials.score_each``; beside them stand the recipe, the protocol, the hardware of the
-    trainings, and ``commit``, that of the checkout. Raises ``InputError`` for an unknown study, and
-    where nothing is there to score.
+    ``train=False`` takes what the cache holds and trains nothing. Rows are as of
+    ``trials.score_each``; beside them stand recipe, protocol, hardware of the trainings, and
+    ``commit``, the checkout's. Raises ``InputError`` for an unknown study and for nothing to score.
     """
     recipes = _study(name).trials(recipe)
     seeded = trials.with_seeds(recipes.values(), seeds)
@@ -86,10 +81,9 @@ def run_study(
         if train or trials.is_trained(each):
             trained = train_or_load(each)
             rows += trials.score_trained(trial, trained)
-            device, threads, precision = itemgetter("device", "threads", "precision")(
-                trained.record
-            )
-            hardware.add(f"{device}, {threads} thread{'s' * (threads > 1)}, {precision}")
+            spent = trained.record
+            threads = f"{spent['threads']} thread{'s' * (spent['threads'] > 1)}"
+            hardware.add(f"{spent['device']}, {threads}, {spent['precision']}")
     if not rows:
         raise InputError(f"study {name}: none of its networks is trained; leave --trained-only out")
     where = map_protocol(recipe, "lam", "true")

@@ -1,8 +1,7 @@
 """Where paper and released code differ, each difference as a switch of the recipe (notebook 07).
 
-The recipes hold the released values. A switch names the overrides that bring the paper's instead,
-one row at a time, so that a training can say what the row is worth. ``published/switches.csv`` is
-the list.
+The recipes hold the released values. A switch of ``published/switches.csv`` names the overrides
+that bring the paper's instead, one row at a time, so that a training can say what it is worth.
 """
 
 from typing import NamedTuple

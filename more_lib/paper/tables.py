@@ -5,7 +5,7 @@ missing where nothing was printed, logged or run. A difference to the paper is g
 alone: on other images it would mean nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import nan
 
 import pandas as pd
@@ -19,16 +19,15 @@ LOGGED = {"decoder-log": "decoder", "lam-log": "LAM", "cam-log": "CAM"}
 
 def table1(found: Mapping) -> pd.DataFrame:
     """Pseudo labels on training images: LAM or CAM with true labels (seed), then CRF (mask)."""
-    paper, ours = published("table1"), _by_name(found["pseudo_labels"])
+    paper, ours = published("table1"), _by_name(found["pseudo_labels"], "miou", "protocol")
     table = paper[["method", "stage", "supervision", "network"]].rename(columns={"stage": "stages"})
     for stage in ("seed", "mask"):
         table[f"paper_{stage}_miou"] = _share(paper[f"{stage}_miou"])
     seed = table["method"].map({"MoRe-LAM": "lam-train", "MoRe-CAM": "cam-train"})
     for stage, name in (("seed", seed), ("mask", seed + "-crf")):
-        table[f"our_{stage}_miou"] = name.map(ours["miou"])
-        table[f"difference_{stage}_miou"] = _difference(
-            found, table[f"our_{stage}_miou"], table[f"paper_{stage}_miou"], "train"
-        )
+        table[f"our_{stage}_miou"] = mine = name.map(ours["miou"])
+        theirs = table[f"paper_{stage}_miou"]
+        table[f"difference_{stage}_miou"] = _difference(found, mine, theirs, "train")
     protocol = seed.map(ours["protocol"]).fillna(NOT_RUN)
     refined = "; mask: background 1 - largest map, CRF"
     protocol += table["our_mask_miou"].notna().map({True: refined, False: ""})
@@ -60,7 +59,7 @@ def table2(found: Mapping) -> pd.DataFrame:
     more = table.set_index("method").loc["MoRe", "voc_val_miou"]
     logged = dict(zip(LOGGED, logs["voc_val_miou"], strict=True))
     theirs = pd.Series({"paper-val": more, "decoder-val": nan} | logged)
-    ours = _by_name(found["protocols"]).reindex(theirs.index)
+    ours = _by_name(found["protocols"], "miou", "protocol").reindex(theirs.index)
     runs = pd.DataFrame(
         {
             "method": "MoRe, this run, " + theirs.index,
@@ -112,7 +111,7 @@ def table4(found: Mapping) -> pd.DataFrame:
         table[f"paper_{method}_iou"] = _share(paper[f"{method}_iou"])
         table[f"paper_{method}_confusion"] = paper[f"{method}_confusion"]
     for name in ("baseline", "more"):
-        ours = _by_name(found["classes"].get(name, {}), ["iou", "confusion_ratio"]).astype(float)
+        ours = _by_name(found["classes"].get(name, {}), "iou", "confusion_ratio").astype(float)
         if name in means.index:
             ours.loc["average"] = means.loc[name].array
         table[f"our_{name}_iou"] = ours["iou"]
@@ -144,10 +143,8 @@ def table5(costs: Mapping[str, Mapping]) -> pd.DataFrame:
     return table
 
 
-def _by_name(
-    rows: Mapping[str, Mapping], columns: Sequence[str] = ("miou", "protocol")
-) -> pd.DataFrame:
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(columns))
+def _by_name(rows: Mapping[str, Mapping], *columns: str) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
 
 
 def _lam(found: Mapping, columns: list[str]) -> pd.DataFrame:

@@ -20,8 +20,7 @@ from more_lib.evaluation.scoring import Device
 from more_lib.system.errors import InputError
 from more_lib.system.shapes import check_shapes
 
-PERPLEXITY = 30.0
-"""About how many neighbours t-SNE gives each token; fewer where there are few tokens."""
+PERPLEXITY = 30.0  # about how many neighbours t-SNE gives each token, where there are enough
 
 
 class ClassTokens(NamedTuple):
@@ -106,9 +105,8 @@ def token_map(tokens: ClassTokens, seed: int = 0) -> TokenMap:
     """Lay the tokens' directions out in the plane by t-SNE, and measure their separation.
 
     On vectors of length 1 squared distances are 2 (1 - cosine). It starts from the first two
-    principal components; one seed gives one map on one machine with one number of threads, whose
-    rounding decides small things. Raises what ``separation`` raises, and ``InputError`` when all
-    tokens point the same way.
+    principal components; one seed gives one map on one machine with one number of threads. Raises
+    what ``separation`` raises, and ``InputError`` when all tokens point the same way.
     """
     measured = separation(tokens)
     directions = normalize(tokens.vectors)

@@ -24,7 +24,6 @@ from more_lib.training.cache import Trained, cached_folder, train_or_load
 
 SCORES = ("miou", "precision", "recall", "confusion_ratio")
 MAPS = ("lam", "cam", "fused", "decoder")
-
 Rows = pd.DataFrame | Sequence[Mapping]
 
 
@@ -43,8 +42,7 @@ def train_side_by_side(recipes: Sequence[Recipe]) -> int:
     """Train and score on a CPU, several at once, those that the cache lacks; how many it was.
 
     Trainings of one thread each get a quarter more done than one after the other on all threads.
-    On an accelerator, and where it would be one training or one thread, nothing is done. Raises
-    what ``train_or_load`` raises.
+    Does nothing on an accelerator, and for one training or thread. Raises as ``train_or_load``.
     """
     threads = torch.get_num_threads()
     if torch.accelerator.is_available() or threads == 1 or not recipes:
@@ -71,9 +69,8 @@ def score_each(
     threshold are the recipe's, without CRF.
     """
     seeded = ((name, each) for name in trials for each in with_seeds([trials[name]], seeds))
-    return pd.DataFrame(
-        row for name, each in seeded for row in score_trained(name, train_or_load(each), maps)
-    )
+    rows = (row for name, each in seeded for row in score_trained(name, train_or_load(each), maps))
+    return pd.DataFrame(rows)
 
 
 def score_trained(name: str, trained: Trained, maps: Sequence[str] = MAPS) -> list[dict]:

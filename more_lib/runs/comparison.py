@@ -5,7 +5,7 @@ Runs are called A, B, C in the order given; differences are to A.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, combinations
+from itertools import accumulate, chain, combinations
 from pathlib import Path
 from string import ascii_uppercase
 from typing import NamedTuple
@@ -33,11 +33,9 @@ class Row(NamedTuple):
 def write_comparison(folders: Sequence[str | Path], output: str | Path | None = None) -> Path:
     """A page that sets two runs or more side by side; returns its path.
 
-    Args:
-        folders: of runs, each as for ``load_run``; the first is what differences refer to.
-        output: the page; ``comparison.html`` in the folder of the run that began last by default.
-
-    Raises ``InputError`` for fewer than two runs, one given twice, and whatever ``load_run`` finds.
+    folders: as for ``load_run``; differences are to the first. output: the page, by default
+    ``comparison.html`` in the folder of the run that began last. Raises ``InputError`` for fewer
+    than two runs, one given twice, and whatever ``load_run`` finds.
     """
     places = [Path(folder).resolve() for folder in folders]
     if not 2 <= len(folders) <= MAX_RUNS:
@@ -121,9 +119,8 @@ def _row_names(rows: Sequence[Mapping]) -> list[str]:
     frame = pd.DataFrame(rows).drop(columns="note", errors="ignore")
     texts = [key for key in frame if frame[key].map(type).eq(str).all()]
     words = [frame[key].map(lambda word: cell_text("", word)) for key in texts]
-    names = None
-    for column in (column for column in words if column.nunique() > 1):
-        names = column if names is None else names + "\u00a0· " + column
+    apart = (column for column in words if column.nunique() > 1)
+    for names in accumulate(apart, lambda first, second: first + "\u00a0· " + second):
         if names.is_unique:
             return list(names)
     return [str(number) for number in range(1, len(rows) + 1)]

@@ -29,19 +29,14 @@ PACKAGES = (
     "ipykernel"
 )
 # What every notebook's results rest on: a run is continued only where all of it is the same.
-FOUNDATIONS = (
-    *("recipe", "overrides", "versions", "device"),
-    *("library_sha256", "data_sha256", "backbone_sha256"),
-)
+FOUNDATIONS = "recipe overrides versions device library_sha256 data_sha256 backbone_sha256".split()
 
 
 def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[dict]) -> dict:
     """The manifest of a run in which nothing has run yet.
 
-    Args:
-        notebooks: ``name``, ``source_sha256`` and ``parameters`` of each, in order.
-
-    Statuses: the run is unfinished, done or failed; a notebook is not run, done or failed.
+    notebooks: ``name``, ``source_sha256`` and ``parameters`` of each, in order. Statuses: the run
+    is unfinished, done or failed; a notebook is not run, done or failed.
     """
     import torch
 
@@ -131,20 +126,16 @@ def _versions() -> dict[str, str]:
 def _device() -> dict[str, str | int]:
     import torch
 
-    if not torch.accelerator.is_available():
-        return {"type": "cpu", "name": _processor(), "count": os.cpu_count() or 1}
-    kind = torch.accelerator.current_accelerator().type
-    name = torch.cuda.get_device_name(0) if kind == "cuda" else kind
-    return {"type": kind, "name": name, "count": torch.accelerator.device_count()}
-
-
-def _processor() -> str:
-    """The model of the processor where Linux tells it, else its architecture."""
-    with suppress(OSError):
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator().type
+        name = torch.cuda.get_device_name(0) if kind == "cuda" else kind
+        return {"type": kind, "name": name, "count": torch.accelerator.device_count()}
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):  # Linux tells the model
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         if model := re.search(r"^model name\s*:\s*(\S.*)", told, re.MULTILINE):
-            return model[1].strip()
-    return platform.processor() or platform.machine()
+            name = model[1].strip()
+    return {"type": "cpu", "name": name, "count": os.cpu_count() or 1}
 
 
 def _library_sha256() -> str:

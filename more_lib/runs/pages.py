@@ -32,13 +32,9 @@ def write_page(template: str, path: Path, **values: object) -> Path:
 
     Raises ``InputError`` when it cannot be written there.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("more_lib.runs", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = jinja2.PackageLoader("more_lib.runs", "templates")
+    strict = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict)
     page = environment.get_template(template).render(values)
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -66,8 +62,7 @@ def write_notebook_page(notebook: Path) -> Path:
 def mathml(latex: str, display: str = "inline") -> str:
     """An equation as MathML; as its LaTeX in a code element where that cannot be had.
 
-    Args:
-        display: ``inline``, or ``block`` for an equation on lines of its own.
+    display: ``inline``, or ``block`` for an equation on lines of its own.
     """
     known = re.sub(r"\\arg(?![a-zA-Z])", r"\\operatorname{arg}", latex)
     try:

@@ -38,10 +38,9 @@ _MANIFEST = _form(
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What ``reproduce`` left in ``folder``.
+    """What ``reproduce`` left in ``folder``; of a run in progress what there is so far.
 
-    metrics, costs: {notebook: {name: value}} as recorded, see ``runs.recording``; of a run in
-    progress what there is so far.
+    metrics, costs: {notebook: {name: value}} as recorded, see ``runs.recording``.
     """
 
     folder: Path
@@ -78,8 +77,7 @@ def load_run(folder: str | Path) -> Run:
         raise InputError(f"{folder} is a file: give the run's folder, {folder.parent}")
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; runs are in runs/<profile>/")
-    file = folder / "manifest.json"
-    if not file.is_file():
+    if not (file := folder / "manifest.json").is_file():
         raise InputError(_no_run(folder))
     manifest = _checked_json(file, _MANIFEST)
     names = [TRAINING_AHEAD, *(entry["name"] for entry in manifest["notebooks"])]
@@ -107,8 +105,7 @@ def record_of(run: Run) -> dict:
         times = {entry["name"]: entry["seconds"] for entry in manifest["notebooks"]}
         return {
             "commit": manifest["git"]["commit"],
-            **{name: manifest[name] for name in ("started", "device", "threads", "seeds")},
-            "versions": manifest["versions"],
+            **{name: manifest[name] for name in "started device threads seeds versions".split()},
             "optimizer": {name: optimizer[name] for name in ("iterations", "batch_size")},
             "training": run.costs["05_training"]["05_training"],
             "training_ahead": run.costs.get(TRAINING_AHEAD, {}).get("training", {}),
@@ -129,11 +126,9 @@ def record_of(run: Run) -> dict:
 
 def is_verdicts(value: object) -> bool:
     """Whether a recorded metric has the form of verdicts: rows that name a claim and a verdict."""
-    return (
-        isinstance(value, list)
-        and value != []
-        and all(isinstance(row, Mapping) and {"claim", "verdict"} <= row.keys() for row in value)
-    )
+    rows = value if isinstance(value, list) else []
+    named = (isinstance(row, Mapping) and {"claim", "verdict"} <= row.keys() for row in rows)
+    return bool(rows) and all(named)
 
 
 def captioned(cells: Sequence[NotebookNode]) -> Iterator[tuple[NotebookNode, str]]:
@@ -178,8 +173,7 @@ def _no_run(folder: Path) -> str:
 def _checked_json(file: Path, form: object) -> dict:
     """A file's JSON, if it is of a form; ``InputError`` names the file and the field that is not.
 
-    Args:
-        form: whatever pydantic can check; numbers in quotes are no numbers.
+    form: whatever pydantic can check; numbers in quotes are no numbers.
     """
     content = file.read_bytes()
     try:

@@ -16,11 +16,10 @@ from more_lib.system.errors import InputError
 from more_lib.system.files import write_json
 
 TRAINING_AHEAD = "training_ahead"  # what precedes the notebooks, beside them in costs.json
+Values = Mapping | Sequence | pd.DataFrame
 
 
-def record_metrics(
-    out_dir: str | Path, name: str, metrics: Mapping | Sequence | pd.DataFrame
-) -> None:
+def record_metrics(out_dir: str | Path, name: str, metrics: Values) -> None:
     """Keep a notebook's numbers for the report, as ``<out_dir>/metrics/<name>.json``.
 
     Args:
@@ -36,7 +35,7 @@ def record_metrics(
     _record(out_dir, "metrics", name, metrics)
 
 
-def record_costs(out_dir: str | Path, name: str, costs: Mapping | Sequence | pd.DataFrame) -> None:
+def record_costs(out_dir: str | Path, name: str, costs: Values) -> None:
     """Keep measured times, throughput and memory, as ``<out_dir>/costs/<name>.json``.
 
     Arguments and errors are those of ``record_metrics``.
@@ -47,8 +46,7 @@ def record_costs(out_dir: str | Path, name: str, costs: Mapping | Sequence | pd.
 def collected(folder: Path, kind: str, parts: Sequence[str]) -> dict[str, dict]:
     """{part: {name: value}} of all that was recorded in a run's folder, in the order of ``parts``.
 
-    Args:
-        kind: ``metrics`` or ``costs``. parts: the notebooks' names, which are their folders'.
+    kind: ``metrics`` or ``costs``. parts: the notebooks' names, which are their folders'.
     """
     return {
         part: {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}

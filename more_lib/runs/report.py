@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from more_lib.paper import results
 from more_lib.paper.claims import verdict_counts
-from more_lib.paper.frames import Readable, cell_text, label, notes, readable
+from more_lib.paper.frames import Readable, cell_text, label, readable
 from more_lib.runs.manifest import CHECKOUT
 from more_lib.runs.pages import write_notebook_page, write_page
 from more_lib.runs.reading import Run, captioned, is_verdicts, load_run, record_of, title
@@ -45,7 +45,6 @@ def write_report(folder: str | Path) -> Path:
 
     Reads ``manifest.json``, ``metrics.json``, ``costs.json`` and the executed notebooks, of which
     all but the manifest may be missing. Whatever they hold is shown as text, never as markup.
-
     Raises ``InputError`` for a folder that is no run, or whose files are damaged.
     """
     run = load_run(folder)
@@ -78,11 +77,9 @@ def write_results(
 ) -> Path:
     """``RESULTS.md`` of a run, in its folder or at ``destination``; returns its path.
 
-    Args:
-        publish: write ``notebooks/RESULTS.md`` of the checkout and the record of what it says,
-            ``paper/records/mini_run.json``, from a whole run of mini, committed and unchanged.
-
-    Raises ``InputError`` for a run without notebook 06's numbers, and one not fit to publish.
+    publish: write ``notebooks/RESULTS.md`` of the checkout and the record of what it says,
+    ``paper/records/mini_run.json``, from a whole run of mini, committed and unchanged. Raises
+    ``InputError`` for a run without notebook 06's numbers, and one not fit to publish.
     """
     run = load_run(folder)
     if publish:
@@ -102,15 +99,13 @@ def table(value: object) -> str:
     if isinstance(value, Mapping):
         flat = pd.json_normalize(value, sep=" · ").to_dict("records")[0]
         names = [label(name, item) for name, item in flat.items()]
-        frame = pd.DataFrame([cell_text(*item) for item in flat.items()], index=names)
-        below, header = [], False
+        frame = Readable([cell_text(*item) for item in flat.items()], index=names)
     else:
-        rows = pd.DataFrame(value)
-        frame, below, header = readable(rows), notes(rows), True
-    shown = Readable(frame).to_html(border=0, header=header)  # which escapes the cells
+        frame = readable(pd.DataFrame(value))
+    shown = frame.to_html(border=0, header=not isinstance(value, Mapping))  # which escapes cells
     number = r"[-+\u2212]?\d[\d.,]*(e[-+]\d+)?%?"
     shown = re.sub(f"<td>({number})</td>", r'<td class="number">\1</td>', shown)
-    said = "".join(f'<p class="note">{escape(note)}</p>' for note in below)
+    said = "".join(f'<p class="note">{escape(note)}</p>' for note in frame.attrs.get("notes", ()))
     return f'<div class="scroll">{shown}</div>{said}'
 
 

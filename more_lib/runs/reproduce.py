@@ -4,7 +4,6 @@ A run is ``runs/<profile>/<UTC time>-<commit>[-dirty]/``. It holds the executed 
 as a page, what each measured in ``<notebook>/metrics/`` and ``<notebook>/costs/``, all of that in
 ``metrics.json`` and ``costs.json``, ``manifest.json`` (the code, data, weights, versions, device,
 seeds and parameters behind it), ``report.html`` and, where notebook 06 ran, ``RESULTS.md``.
-Nothing runs before the recipe and the parameters of all notebooks have been checked.
 """
 
 import json
@@ -13,10 +12,10 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
+from typing import NamedTuple
 
 import papermill
 
@@ -35,8 +34,7 @@ class ReproduceError(RuntimeError):
     """A notebook failed. One line: the notebook, the cell and the last line of the error."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A notebook to run: where it is, what it is given, whether it records metrics."""
 
     path: Path
@@ -78,10 +76,8 @@ def reproduce(
     a wrong type, no notebooks, an unwritable folder) and ``ReproduceError`` when a notebook fails:
     the run stops there, keeps the broken notebook and still writes manifest, metrics and report.
     """
-    overrides = tuple(overrides)
     recipe = load_recipe(profile, overrides)
-    source = Path(notebooks) if notebooks else CHECKOUT / "notebooks"
-    steps = plan(source, profile, overrides, full)
+    steps = plan(Path(notebooks or CHECKOUT / "notebooks"), profile, overrides, full)
     entries = [
         {"name": step.name, "source_sha256": sha256(step.path), "parameters": step.parameters}
         for step in steps
@@ -137,9 +133,7 @@ def plan(
 
     A notebook must declare ``profile: str`` in its cell tagged ``parameters``, and
     ``overrides: str`` when there are any; ``out_dir: str`` is given to those that declare it, and
-    so is ``full: bool``.
-
-    Raises ``InputError`` that names the notebook and the parameter.
+    so is ``full: bool``. Raises ``InputError`` that names the notebook and the parameter.
     """
     paths = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
@@ -151,7 +145,13 @@ def plan(
 
 
 def _step(path: Path, profile: str, overrides: str, full: bool) -> Step:
-    declared = _declared_parameters(path)
+    try:
+        inspected = papermill.inspect_notebook(_papermill_path(path))
+    except Exception as error:  # whatever a broken file sets off: it is no usable notebook
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is no notebook papermill can read: {reason}") from error
+    # Names with their annotations, "None" without one.
+    declared = {name: parameter["inferred_type_name"] for name, parameter in inspected.items()}
     parameters: dict[str, str | bool] = {"profile": profile}
     if overrides or "overrides" in declared:
         parameters["overrides"] = overrides
@@ -173,16 +173,6 @@ def _step(path: Path, profile: str, overrides: str, full: bool) -> Step:
                 f"write {name}: {wanted} = …"
             )
     return step
-
-
-def _declared_parameters(path: Path) -> dict[str, str]:
-    """Parameter names of a notebook with their annotations, "None" without one."""
-    try:
-        inspected = papermill.inspect_notebook(_papermill_path(path))
-    except Exception as error:  # whatever a broken file sets off: it is no usable notebook
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} is no notebook papermill can read: {reason}") from error
-    return {name: parameter["inferred_type_name"] for name, parameter in inspected.items()}
 
 
 def _run_all(steps: Sequence[Step], manifest: dict, folder: Path) -> str:

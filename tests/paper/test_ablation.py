@@ -54,20 +54,14 @@ def test_a_condition_has_the_parts_that_its_name_says_and_changes_nothing_else(p
     assert name != "baseline" or recipe.loss.token_classification > 0
 
 
-def test_more_is_the_recipe_itself_and_the_baseline_has_no_graph(start):
+def test_more_is_the_recipe_plain_has_image_labels_alone_and_an_unknown_one_is_refused(start):
+    with pytest.raises(InputError, match="'lor' is unknown; there are: baseline, lir"):
+        run(start, ["lor"])  # before anything trains
     assert condition(start, "more") == start
     assert MoRe.from_recipe(condition(start, "baseline")).graph is None
-
-
-def test_the_plain_vit_learns_from_image_labels_alone(start):
     recipe = plain(changed(start, ["loss.dense_energy=0.05"]))
     assert not Objective(recipe).active(10**9)  # nothing that learns from masks, ever
     assert recipe.loss.token_classification > 0 and not recipe.graph.use
-
-
-def test_an_unknown_condition_is_refused_before_anything_trains(start):
-    with pytest.raises(InputError, match="'lor' is unknown; there are: baseline, lir"):
-        run(start, ["lor"])
 
 
 def test_rows_hold_means_and_standard_deviations_of_separate_evaluations(start):

@@ -1,7 +1,6 @@
 """Verdicts follow from numbers: sign, spread of the seeds, and what was not run."""
 
 import pandas as pd
-import pytest
 
 from more_lib.paper.claims import NOT_RUN, VERDICT_COLUMNS, verdict_counts, verdicts
 from more_lib.paper.trials import SCORES
@@ -34,30 +33,23 @@ def test_nothing_measured_is_not_run_here_throughout():
     assert verdict_counts([]) == ""
 
 
-def test_with_one_seed_the_sign_decides_and_the_row_says_so():
+def test_the_sign_decides_for_one_seed_and_of_several_a_gain_beyond_both_deviations():
     verdict, ours, protocol = judged("LIR lifts", row("baseline", 0.2), row("lir", 0.21))
     assert (verdict, ours) == ("shown", "baseline 20.0 → LIR 21.0")
     assert "one seed: an indication" in protocol
     assert judged("LIR lifts", row("baseline", 0.2), row("lir", 0.2))[0] == "not shown"
 
-
-@pytest.mark.parametrize(("spread", "verdict"), [(0.02, "shown"), (0.03, "not shown")])
-def test_with_several_seeds_a_gain_must_exceed_both_deviations_together(spread, verdict):
-    several = {"seeds": 3, "miou_std": spread}  # 0.03 against 0.02 * sqrt(2) and 0.03 * sqrt(2)
-    pair = row("lir", 0.50, **several), row("more", 0.53, **several)
-    shown, _, protocol = judged("GCR lifts", *pair)
-    assert shown == verdict and "3 seeds" in protocol
+    # 0.03 against 0.02 * sqrt(2) and 0.03 * sqrt(2)
+    for spread, wanted in ((0.02, "shown"), (0.03, "not shown")):
+        pair = [row(*each, seeds=3, miou_std=spread) for each in (("lir", 0.50), ("more", 0.53))]
+        verdict, _, protocol = judged("GCR lifts", *pair)
+        assert verdict == wanted and "3 seeds" in protocol
 
 
-@pytest.mark.parametrize(
-    ("before", "verdict"), [(5.0, "shown"), (0.4, "not shown"), (None, NOT_RUN)]
-)
-def test_false_activation_is_better_when_it_is_lower(before, verdict):
-    pair = row("baseline", 0.2, confusion_ratio=before), row("more", 0.5)
-    assert judged("less false", *pair)[0] == verdict
-
-
-def test_artifacts_are_counted_against_hits():
+def test_false_activation_is_better_when_it_is_lower_and_artifacts_count_against_hits():
+    for before, verdict in ((5.0, "shown"), (0.4, "not shown"), (None, NOT_RUN)):
+        pair = row("baseline", 0.2, confusion_ratio=before), row("more", 0.5)
+        assert judged("less false", *pair)[0] == verdict
     many, few = (row("baseline", 0.2, confusion_ratio=ratio) for ratio in (5.0, 0.9))
     assert judged("mean nothing", plain=many)[:2] == ("shown", "FP/TP plain 5.00")
     assert judged("mean nothing", plain=few)[0] == "not shown"
@@ -65,19 +57,13 @@ def test_artifacts_are_counted_against_hits():
     assert judged("contrast", many, plain=few)[:2] == ("shown", "FP/TP baseline 5.00")
 
 
-def test_lam_is_held_against_cam_of_the_same_network():
+def test_lam_is_held_against_cam_the_decoder_by_its_protocol_tokens_by_their_separation():
     rows = row("more", 0.55), row("more", 0.50, "CAM"), row("baseline", 0.9, "CAM")
     assert judged("as well as CAM", *rows)[:2] == ("shown", "CAM 50.0 → LAM 55.0")
-
-
-def test_the_decoder_is_judged_by_its_own_protocol():
     pair = row("baseline", 0.43, "decoder"), row("more", 0.40, "decoder")
     verdict, _, protocol = judged("decoder gains", *pair)
     assert verdict == "not shown"
     assert protocol.startswith("emoji val, decoder, no image labels, scale 1")
-
-
-def test_tokens_are_judged_by_their_separation():
     better = judged("separate", tokens={"baseline": 0.1, "more": 0.4})
     protocol = "emoji val, tokens of the classes present, cosine distance"
     assert better == ("shown", "silhouette 0.10 → 0.40", protocol)

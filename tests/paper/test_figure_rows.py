@@ -23,6 +23,13 @@ def root(tmp_path):
     return make_tree(tmp_path / "tree")
 
 
+@pytest.fixture
+def asked(root):
+    """A model, recipe and protocol, as ``image_ious`` takes them."""
+    recipe = recipe_with(root)
+    return ColourModel(), recipe, map_protocol(recipe, "cam", "true")
+
+
 class TestRepresentative:
     @pytest.mark.parametrize(
         "count, quantiles", [(1, [50]), (2, [25, 75]), (5, [10, 30, 50, 70, 90])]
@@ -31,19 +38,14 @@ class TestRepresentative:
         values = np.random.default_rng(0).permutation(101) / 100
         assert [100 * values[i] for i in representative(values, count)] == quantiles
 
-    def test_all_of_them_are_sorted_and_none_is_taken_twice(self):
-        values = torch.tensor([0.5, 0.1, 0.9, 0.3, 0.7])
-        assert representative(values, 5) == [1, 3, 0, 4, 2]
+    def test_values_are_sorted_ties_go_by_order_nan_is_left_out_and_none_is_taken_twice(self):
+        assert representative(torch.tensor([0.5, 0.1, 0.9, 0.3, 0.7]), 5) == [1, 3, 0, 4, 2]
+        assert representative([NAN, 0.2, 0.2, NAN, 0.1], 3) == [4, 1, 2]
         for count in range(1, 14):
             assert len(set(representative(np.arange(13), count))) == count
-
-    def test_ties_go_by_order_and_nan_is_left_out(self):
-        assert representative([NAN, 0.2, 0.2, NAN, 0.1], 3) == [4, 1, 2]
-
-    @pytest.mark.parametrize("count", [0, 3])
-    def test_more_than_there_are(self, count):
-        with pytest.raises(InputError, match=f"{count} rows of 2 images: give 1 to 2"):
-            representative([0.1, NAN, 0.3], count)
+        for count in (0, 3):
+            with pytest.raises(InputError, match=f"{count} rows of 2 images: give 1 to 2"):
+                representative([0.1, NAN, 0.3], count)
 
 
 def test_largest_class():
@@ -63,6 +65,8 @@ class TestImageIou:
         # Class 1: 1 of 2. Class 2, not in the first mask: 0. Then 1 of 2. Then nothing counts.
         found = image_iou(said, masks, 3)
         torch.testing.assert_close(found, torch.tensor([0.25, 0.5, NAN]).double(), equal_nan=True)
+        with pytest.raises(InputError, match=r"must be \(B, H, W\), \(B, H, W\)"):
+            image_iou(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3), 1)
 
     def test_is_the_mean_of_the_images_own_scores(self):
         generator = torch.Generator().manual_seed(0)
@@ -72,51 +76,37 @@ class TestImageIou:
         own = [np.nanmean(scores(confusion_matrix(*pair, 5)).iou[1:]) for pair in pairs]
         np.testing.assert_allclose(image_iou(said, masks, 4), own)
 
-    def test_shapes(self):
-        with pytest.raises(InputError, match=r"must be \(B, H, W\), \(B, H, W\)"):
-            image_iou(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3), 1)
-
 
 class TestSegmented:
     # Of the 8 columns the cat's CAM takes 4, where it has 3; of the dog's 16 pixels all but the
     # corner, where two halves of a slope meet; the last cat's 4 columns exactly.
     IOUS = (24 / 32, 15 / 16, 1.0)
 
-    def test_ious_are_those_of_the_protocol(self, root):
-        recipe, model = recipe_with(root), ColourModel()
-        protocol = map_protocol(recipe, "cam", "true")
-        found = figure_rows.image_ious(model, recipe, protocol)
-        np.testing.assert_allclose(found, self.IOUS)
-        first = figure_rows.image_ious(model, recipe, protocol, 2)
-        np.testing.assert_allclose(first, self.IOUS[:2])
-        assert len(figure_rows.image_ious(model, recipe, protocol, 99)) == 3
+    @pytest.mark.parametrize(("count", "known"), [(None, 3), (2, 2), (99, 3)])
+    def test_ious_are_those_of_the_protocol(self, asked, count, known):
+        found = figure_rows.image_ious(*asked, count)
+        np.testing.assert_allclose(found, self.IOUS[:known])
 
-    def test_masks_come_in_the_order_of_the_indices(self, root):
-        recipe = recipe_with(root)
-        protocol = map_protocol(recipe, "cam", "true")
-        masks = figure_rows.segmentations(ColourModel(), recipe, protocol, [1, 0])
-        dog, cat = (mask.numpy() for mask in masks)
+    def test_masks_come_in_the_order_of_the_indices(self, asked):
+        dog, cat = (mask.numpy() for mask in figure_rows.segmentations(*asked, [1, 0]))
         assert set(np.unique(dog)) == {0, 2} and (dog == 2).sum() == 15
         np.testing.assert_array_equal(cat, np.repeat([[1, 1, 1, 1, 0, 0, 0, 0]], 8, axis=0))
 
     @pytest.mark.parametrize(
         "indices, message", [([3], "hold 3; give some from 0 to 2"), ([-1], "hold -1"), ([], "are")]
     )
-    def test_images_that_are_not_there(self, root, indices, message):
-        recipe = recipe_with(root)
-        protocol = map_protocol(recipe, "cam", "true")
+    def test_images_that_are_not_there(self, asked, indices, message):
         with pytest.raises(InputError, match=message):
-            figure_rows.segmentations(ColourModel(), recipe, protocol, indices)
+            figure_rows.segmentations(*asked, indices)
         with pytest.raises(InputError, match=message):
-            figure_rows.square_batch(recipe, indices)
+            figure_rows.square_batch(asked[1], indices)
 
-    def test_images_without_masks_are_refused(self, root):
+    def test_images_without_masks_are_refused(self, root, asked):
         (root / "SegmentationClass/missed.png").unlink()
-        recipe = recipe_with(root)
         with pytest.raises(InputError, match=r"missed.png is missing"):
-            figure_rows.image_ious(ColourModel(), recipe, map_protocol(recipe, "cam", "true"))
+            figure_rows.image_ious(*asked)
         with pytest.raises(InputError, match=r"missed.png is missing"):
-            figure_rows.square_batch(recipe, [0])
+            figure_rows.square_batch(asked[1], [0])
 
 
 def test_square_batches_hold_masks_of_the_images_size(root):

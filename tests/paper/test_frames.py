@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from more_lib.paper.frames import cell_text, label, markdown, notes, readable
+from more_lib.paper.frames import cell_text, label, markdown, readable
 
 FRAME = pd.DataFrame(
     {
@@ -22,12 +22,12 @@ def test_the_first_column_is_the_index_and_what_all_rows_share_is_said_in_words(
     assert table.columns.name == "condition" and list(table.index) == ["baseline", "MoRe"]
     assert list(table) == ["our mIoU (%)", "confusion ratio", "seeds"]
     assert table.to_numpy().tolist() == [["25.6", "5.85", "3"], ["–", "0.49", "–"]]
-    assert notes(FRAME) == ["all rows: split: val", "MoRe: by CRF"]
-    assert not notes(FRAME[:1].drop(columns="note"))  # one row agrees with nobody
+    assert table.attrs["notes"] == ["all rows: split: val", "MoRe: by CRF"]
+    alone = readable(FRAME[:1].drop(columns="note"))
+    assert not alone.attrs["notes"]  # one row agrees with nobody
     twice = readable(pd.DataFrame({"a": [1, 1], "note": ["", "seen"]}))
     assert list(twice.index) == ["1", "1"] and twice.attrs["notes"] == ["all rows: a: 1", "1: seen"]
-    equal = FRAME.assign(our_miou=0.5)
-    assert "our mIoU (%)" in readable(equal)  # a result is never a note
+    assert "our mIoU (%)" in readable(FRAME.assign(our_miou=0.5))  # a result is never a note
     assert readable(FRAME[:0].drop(columns="note")).empty and readable(pd.DataFrame()).empty
 
 

@@ -41,15 +41,12 @@ def found(recipe, kept):
         return measure(recipe, NAMES, (0,), train_split=True)
 
 
-def test_without_crf_its_protocols_are_left_out_and_the_others_say_what_they_are(found):
+def test_scores_are_the_evaluations_and_protocols_that_need_crf_are_left_out(found, recipe):
     assert list(found["protocols"]) == ["decoder-log", "lam-log", "cam-log"]
     assert list(found["pseudo_labels"]) == ["lam-train", "cam-train"]
     assert found["pseudo_labels"]["lam-train"]["split"] == "train"
     assert found["protocols"]["lam-log"]["split"] == "val"
     assert "no CRF" in found["protocols"]["lam-log"]["protocol"]
-
-
-def test_scores_are_those_of_the_evaluation(found, recipe):
     for name in NAMES:
         result = evaluate_or_load(train_or_load(condition(recipe, name))).result("lam")
         miou = found["ablation"].set_index(["condition", "map"]).loc[(name, "LAM"), "miou"]
@@ -67,9 +64,6 @@ def test_tables_and_verdicts_can_be_made_of_it(found, recipe):
     assert all(len(table(found)) for table in (table1, table2, table3, table4))
     assert len(table5(spent)) == 8
     assert {"shown", "not shown"} & set(verdicts(found, spent, {})["verdict"])
-
-
-def test_an_older_record_without_memory_has_none(recipe):
-    trained = train_or_load(condition(recipe, "more"))
-    del trained.record["peak_memory_gb"]
-    assert costs(trained)["peak_memory_gb"] is None
+    older = train_or_load(condition(recipe, "more"))
+    del older.record["peak_memory_gb"]
+    assert costs(older)["peak_memory_gb"] is None

@@ -14,7 +14,7 @@ from more_lib.system.errors import InputError
 from tests.paper.helpers import row
 
 
-def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole():
+def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole_shipped_ones_narrowed_too():
     found = backbones(PROFILES["voc"])
     assert list(found) == [
         f"{name}, {depth} blocks of 768" for depth in (6, 8, 12) for name in ("baseline", "more")
@@ -23,9 +23,6 @@ def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole():
     assert found["baseline, 6 blocks of 768"].backbone.depth == 6
     assert not found["baseline, 6 blocks of 768"].graph.use
     assert {recipe.backbone.depth for recipe in found.values()} == {0, 6, 8}
-
-
-def test_a_shipped_backbone_is_also_set_beside_narrower_ones():
     recipe = load_recipe("mini")
     sizes = [name.split(", ")[1] for name in backbones(recipe) if name.startswith("more")]
     cut = ["3 blocks of 192", "4 blocks of 192", "6 blocks of 192"]
@@ -50,19 +47,11 @@ ROWS = [
     row("b", 0.48, seed=0, confusion_ratio=None),
     row("b", 0.99, "CAM", seed=0),
 ]
+SIZES = {"baseline, 3": [0.1], "more, 3": [0.3], "baseline, 6": [0.4], "more, 6": [0.5]}
+SIZES["more, 9"] = [1]
 GAPS = {  # reference, mIoU of each trial by seed, gains
     "a seed that it lacks": ("release", {"release": [0.5], "a": [0.6, 0.6]}, [nan] * 2),
-    "each size has its own": (
-        "baseline",
-        {
-            "baseline, 3": [0.1],
-            "more, 3": [0.3],
-            "baseline, 6": [0.4],
-            "more, 6": [0.5],
-            "more, 9": [1],
-        },
-        [nan, 0.2, nan, 0.1, nan],
-    ),
+    "each size has its own": ("baseline", SIZES, [nan, 0.2, nan, 0.1, nan]),
     "no reference": ("elsewhere", {"release": [0.5, 0.4], "a": [0.53], "b": [0.48]}, [nan] * 3),
     "no rows": ("release", {}, []),
 }
@@ -105,13 +94,10 @@ def test_the_answer_as_text_names_protocol_hardware_and_every_trial():
     assert "+3.5 ± 0.7" in lines[-2] and lines[-1].split()[-3:] == ["48.0", "–", "-2.0"]
 
 
-def test_unknown_studies_are_refused():
+def test_a_record_is_shown_for_its_own_recipe_alone_and_unknown_studies_are_refused(monkeypatch):
     with pytest.raises(InputError, match="'variant' is unknown; there are: conditions, variants"):
         recorded("variant")
     assert studies.records.study("variant") is None
-
-
-def test_a_record_is_shown_for_its_own_recipe_alone(monkeypatch):
     recipe = load_recipe("mini")
     found = {"training_fingerprint": training_fingerprint(recipe), "rows": ROWS}
     monkeypatch.setattr(studies, "recorded", lambda name: found)

@@ -24,7 +24,7 @@ def test_a_switch_changes_its_own_row_and_all_of_them_everything(profile):
     assert sum(map(len, alone)) == len(set().union(*alone)) == len(alone)
 
 
-def test_k_is_half_of_the_patches_as_in_the_paper():
+def test_k_is_half_of_the_patches_as_in_the_paper_and_the_first_trial_is_the_recipe():
     rows = switches(PROFILES["voc"])
     assert rows["neighbors"].overrides == ("graph.num_neighbors=392",)
     assert rows["neighbors"].released == "half of the classes: 10"
@@ -33,10 +33,7 @@ def test_k_is_half_of_the_patches_as_in_the_paper():
     every = trials(PROFILES["voc"])["all"].graph
     assert (every.num_neighbors, every.tails, every.update) == (392, "patches", "plain")
     assert trials(PROFILES["voc"])["tails"].graph.num_neighbors == 10  # int(C / 2), as released
-
-
-def test_the_first_trial_is_the_recipe_itself():
-    recipe = load_recipe("mini")
-    assert trials(recipe)["release"] == recipe
-    same = training_fingerprint(trials(recipe)["lam"])
+    found = trials(recipe := load_recipe("mini"))
+    assert found["release"] == recipe
+    same = training_fingerprint(found["lam"])
     assert same == training_fingerprint(recipe)  # how LAM is drawn trains nothing anew

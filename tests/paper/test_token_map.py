@@ -60,23 +60,14 @@ class TestPresentTokens:
 
 # (0, 1) between: a = 1 - 2/√5, b = 1. (1, 2): the same a, b = 1 - 1/√5. Both (1, 0): a = 0.
 NEAR, FAR = 1 - 2 / 5**0.5, 1 - 1 / 5**0.5
+BETWEEN = (3 - NEAR + (FAR - NEAR) / FAR) / 4
 BY_HAND = {  # tokens, classes, silhouette, share of nearest alike
     # a = 0 within, b = 1 to the other class, whatever the lengths.
     "perfect": ([[1, 0], [5, 0], [0, 1], [0, 3]], [4, 4, 7, 7], 1, 1),
     # Each: a = 1, b = (0 + 1) / 2, so (b - a) / a = -1/2; and its twin is of the other class.
     "swapped": ([[1, 0], [0, 1], [0, 2], [3, 0]], [0, 0, 1, 1], -0.5, 0),
-    "between": (
-        [[1, 0], [0, 1], [2, 0], [1, 2]],
-        [0, 1, 0, 1],
-        (3 - NEAR + (FAR - NEAR) / FAR) / 4,
-        1,
-    ),
-    "a class seen once has no nearest of its own": (
-        [[1, 0], [1, 0], [0, 1]],
-        [0, 0, 1],
-        2 / 3,
-        2 / 3,
-    ),
+    "between": ([[1, 0], [0, 1], [2, 0], [1, 2]], [0, 1, 0, 1], BETWEEN, 1),
+    "a class seen once has no nearest": ([[1, 0], [1, 0], [0, 1]], [0, 0, 1], 2 / 3, 2 / 3),
 }
 
 
@@ -87,14 +78,12 @@ class TestSeparation:
         found = separation(tokens(vectors, classes))
         assert found == pytest.approx((silhouette, alike, len(classes), 2))
 
-    def test_order_and_length_do_not_matter(self):
+    def test_order_and_length_do_not_matter_and_more_noise_separates_less(self):
         given = clusters([5, 9, 4], spread=0.6)
         order = np.random.default_rng(1).permutation(len(given.classes))
         lengths = np.random.default_rng(2).uniform(0.1, 9, (len(order), 1))
         other = ClassTokens((given.vectors * lengths)[order], given.classes[order])
         assert separation(other) == pytest.approx(separation(given))
-
-    def test_more_noise_separates_less(self):
         tight, loose = (separation(clusters([20] * 4, spread)) for spread in (0.1, 0.7))
         assert tight.silhouette > loose.silhouette and tight.nearest_alike > loose.nearest_alike
 
@@ -125,15 +114,10 @@ class TestTokenMap:
         distances = np.linalg.norm(found.points[:, None] - found.points, axis=2)
         np.fill_diagonal(distances, np.inf)
         assert (given.classes[distances.argmin(1)] == given.classes).all()
+        np.testing.assert_array_equal(token_map(given).points, found.points)  # the same each time
 
-    def test_the_same_tokens_give_the_same_map(self):
-        given = clusters([8, 8], spread=0.5)
-        np.testing.assert_array_equal(token_map(given).points, token_map(given).points)
-
-    def test_few_tokens_are_enough(self):
+    def test_few_tokens_are_enough_but_equal_ones_have_no_map(self):
         found = token_map(tokens([[1, 0, 0], [0, 1, 0], [0, 1, 1]], [0, 1, 1]))
         assert np.isfinite(found.points).all()
-
-    def test_equal_tokens_have_no_map(self):
         with pytest.raises(InputError, match="same way; train the network"):
             token_map(tokens([[1, 2], [2, 4], [1, 2]], [0, 1, 1]))

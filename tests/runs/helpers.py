@@ -2,19 +2,20 @@
 
 import base64
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from more_lib.paper.records import mini_run
 from more_lib.recipes.loading import load_recipe, to_dict
 
 PNG = base64.encodebytes(b"\x89PNG\r\n\x1a\n" + bytes(90)).decode()  # notebooks break the lines
+MANIFEST = json.loads((Path(__file__).parent / "manifest.json").read_text())
 VERDICTS = [
-    dict(zip(("claim", "paper", "ours", "verdict", "protocol"), row, strict=True))
-    for row in (
+    {"claim": claim, "paper": paper, "ours": ours, "verdict": verdict, "protocol": protocol}
+    for claim, paper, ours, verdict, protocol in (
         ("GCR sharpens LAM", "72.1 to 76.4", "51.4 to 55.3", "shown", "mini"),
         ("CAM gains as well", "yes", "no | less", "not shown", "mini"),
         ("COCO", "47.4", "", "not run here", ""),
@@ -30,27 +31,17 @@ MEASURED = {  # what RESULTS.md takes from notebook 06
 }
 
 
-class Page(HTMLParser):
+class Page:
     """Tags, names of attributes, the values of src and href, and the visible text of a page."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: set[str] = set()
-        self.links: list[tuple[str, str]] = []
-        self.words: list[str] = []
         self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes |= {name for name, _ in attrs}
-        self.links += [(name, value) for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data):
-        if self.tags[-1:] != ["style"]:
-            self.words.append(data)
+        soup = BeautifulSoup(self.source, "html.parser")
+        self.tags = [element.name for element in soup.find_all()]
+        found = [item for element in soup.find_all() for item in element.attrs.items()]
+        self.attributes = {name for name, _ in found}
+        self.links = [(name, value) for name, value in found if name in ("src", "href")]
+        self.text = " ".join(soup.get_text(" ").split())  # without styles
 
     def assert_still(self) -> None:
         """No script runs, no style or frame is fetched, and no picture but those within."""
@@ -71,34 +62,16 @@ def write_run(
     **changes: object,
 ) -> Path:
     """A run with notebooks executed (their cells) or not run (None); ``changes`` its manifest."""
-    recipe = load_recipe(profile)
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for name, cells in executed.items():
-        ran = cells is not None
-        status, seconds = ("done", 43.2) if ran else ("not run", None)
-        entries.append({"name": name, "status": status, "seconds": seconds})
-        if ran:
+        entries.append({"name": name, "status": "not run", "seconds": None})
+        if cells is not None:
+            entries[-1] |= {"status": "done", "seconds": 43.2}
             nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
-    manifest = {
-        "profile": profile,
-        "overrides": [],
-        "status": "done",
-        "started": "2026-01-02T03:04:05+00:00",
-        "seconds": 125.0,
-        "git": {"commit": "0123456789abcdef0123", "dirty": True},
-        "versions": {"python": "3.11.7", "torch": "2.6.0"},
-        "device": {"type": "cpu", "name": "x86_64", "count": 2},
-        "threads": 2,
-        "seeds": {"recipe": recipe.seed},
-        "library_sha256": "a" * 64,
-        "data_sha256": "d" * 64,
-        "backbone_sha256": "b" * 64,
-        "recipe": to_dict(recipe),
-        "resumed": [],
-        "notebooks": entries,
-        **changes,
-    }
+    recipe = load_recipe(profile)
+    manifest = {**MANIFEST, "profile": profile, "seeds": {"recipe": recipe.seed}}
+    manifest |= {"recipe": to_dict(recipe), "notebooks": entries, **changes}
     recorded = {"manifest": manifest, "metrics": metrics, "costs": costs}
     for name, value in recorded.items():
         if value is not None:
@@ -109,15 +82,11 @@ def write_run(
 def whole_run(folder: Path, without: tuple[str, ...] = (), **changes: object) -> Path:
     """A committed run with all that RESULTS.md says, but for the notebooks ``without``."""
     record = mini_run()
-    metrics = {
-        "06_evaluation": {"06_evaluation": MEASURED},
-        "07_paper": {"verdicts": record["verdicts"]},
-    }
+    metrics = {"06_evaluation": {"06_evaluation": MEASURED}}
+    metrics["07_paper"] = {"verdicts": record["verdicts"]}
     metrics = {name: value for name, value in metrics.items() if name not in without}
-    costs = {
-        "05_training": {"05_training": record["training"]},
-        "training_ahead": {"training": record["training_ahead"]},
-    }
+    costs = {"05_training": {"05_training": record["training"]}}
+    costs["training_ahead"] = {"training": record["training_ahead"]}
     cells = [new_markdown_cell("intro\n\n# 06 · *Evaluation*: what?")]
     changes = {"git": {"commit": "0123456789abcdef", "dirty": False}, **changes}
     executed = {"06_evaluation": cells, "08_own": None}

@@ -8,12 +8,8 @@ from more_lib.recipes.loading import load_recipe
 from more_lib.runs import manifest as manifests
 
 
-@pytest.fixture(autouse=True)
-def no_data_is_made(monkeypatch):
+def test_a_new_manifest_has_nothing_run_yet(monkeypatch):
     monkeypatch.setattr("more_lib.training.cache.provenance", lambda recipe: {"data_sha256": "d"})
-
-
-def test_a_new_manifest_has_nothing_run_yet():
     entry = {"name": "01_one", "source_sha256": "a", "parameters": {}}
     manifest = manifests.new_manifest(load_recipe("mini"), ["seed=0"], [entry])
     assert manifest["notebooks"] == [{**entry, "seconds": None, "status": "not run"}]

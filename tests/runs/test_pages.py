@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
 from more_lib.runs.pages import mathml, write_notebook_page
 from tests.runs.helpers import PNG, Page
@@ -54,18 +54,14 @@ def test_a_page_shows_text_code_outputs_figures_and_tables(tmp_path):
 
 
 def test_a_page_fetches_nothing_and_runs_no_script(tmp_path):
-    evil = (
-        "<script>alert(1)</script><link href='http://evil.example'><iframe src='http://x'></iframe>"
-    )
+    evil = "<script>alert(1)</script><link href='http://x'><iframe src='http://x'></iframe>kept"
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "slider"}
     page = page_of(
         tmp_path,
         "# $a$ and <script>alert(2)</script>",
-        code(data(text_html=evil + "kept"), data(application_javascript="alert(3)")),
+        code(data(text_html=evil), data(application_javascript="alert(3)")),
         code(new_output("display_data", widget), source="'<script>alert(4)</script>'"),
-        nbformat.v4.new_raw_cell(
-            "<script>alert(5)</script>", metadata={"raw_mimetype": "text/html"}
-        ),
+        new_raw_cell("<script>alert(5)</script>", metadata={"raw_mimetype": "text/html"}),
     )
     assert "kept" in page.text and "slider" in page.text
 
@@ -110,8 +106,7 @@ def test_every_equation_of_the_notebooks_is_converted(notebook):
         def inline_math(self, body):
             return shown.append(mathml(body)) or ""
 
-        def block_math(self, body):
-            return shown.append(mathml(body, "block")) or ""
+        block_math = inline_math
 
     shown: list[str] = []
     for cell in nbformat.read(notebook, as_version=4).cells:

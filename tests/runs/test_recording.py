@@ -43,9 +43,8 @@ def test_a_frame_is_kept_as_the_rows_it_was_made_of(tmp_path):
     frame = pd.DataFrame(rows).assign(count=pd.array([1, None], dtype="Int64"), nan=math.nan)
     more = [{"count": 1, "nan": None}, {"count": None, "nan": None}]
     record_metrics(tmp_path, "frame", frame)
-    record_metrics(
-        tmp_path, "rows", [{**row, **also} for row, also in zip(rows, more, strict=True)]
-    )
+    whole = [{**row, **also} for row, also in zip(rows, more, strict=True)]
+    record_metrics(tmp_path, "rows", whole)
     record_costs(tmp_path, "nested", {"table": frame[["seeds"]]})
     frame_json, rows_json = (tmp_path / "metrics" / f"{name}.json" for name in ("frame", "rows"))
     assert frame_json.read_bytes() == rows_json.read_bytes()

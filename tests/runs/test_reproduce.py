@@ -53,12 +53,13 @@ def known_foundations(monkeypatch):
 
 @pytest.fixture
 def executed(monkeypatch) -> SimpleNamespace:
-    """Stands in for kernels: notes each notebook's name and parameters, fails those in ``bad``."""
-    notes = SimpleNamespace(names=[], parameters=[], bad=set())
+    """Stands in for kernels: notes name, parameters and manifest, fails notebooks in ``bad``."""
+    notes = SimpleNamespace(names=[], parameters=[], seen=[], bad=set())
 
     def execute(source, target, parameters, **_):
         notes.names.append(Path(source).stem)
         notes.parameters.append(parameters)
+        notes.seen.append(statuses(Path(target).parent))
         shutil.copy(source, target)
         record_metrics(parameters.get("out_dir", ""), "counts", {"calls": len(notes.names)})
         record_costs(parameters.get("out_dir", ""), "time", {"seconds": 0.5})
@@ -144,9 +145,10 @@ def test_real_kernels_run_fail_with_a_name_and_are_resumed(tmp_path, monkeypatch
     assert "This run failed." not in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_notebooks_run_in_order_and_are_all_done(executed, run, capsys):
+def test_notebooks_run_in_order_and_then_results_are_written(executed, run, monkeypatch, capsys):
     folder = run()
     assert executed.names == NAMES
+    assert executed.seen == [["done"] * count + ["not run"] * (3 - count) for count in range(3)]
     assert statuses(folder) == ["done"] * 3
     assert read(folder, "metrics.json")["02_second"] == {"counts": {"calls": 3}}
     assert read(folder, "costs.json") == {name: {"time": {"seconds": 0.5}} for name in NAMES}
@@ -156,9 +158,6 @@ def test_notebooks_run_in_order_and_are_all_done(executed, run, capsys):
     assert lines[-2].startswith(f"no RESULTS.md: {folder}: it lacks what notebooks 05, 06 and 07")
     assert lines[-1] == f"report: {folder / 'report.html'}"
     assert all((folder / f"{name}.html").is_file() for name in (*NAMES, "report"))
-
-
-def test_results_are_written_at_the_end(run, monkeypatch, capsys):
     monkeypatch.setattr("more_lib.runs.reproduce.write_results", lambda folder: folder / "R.md")
     folder = run()
     assert capsys.readouterr().out.splitlines()[-2] == f"results: {folder / 'R.md'}"
@@ -168,8 +167,7 @@ def test_manifest_says_what_the_run_rests_on(executed, run):
     folder = run("seed=7")
     manifest = read(folder)
     assert manifest["recipe"] == to_dict(load_recipe("mini", ["seed=7"]))
-    assert manifest["seeds"] == {"recipe": 7}
-    assert manifest["overrides"] == ["seed=7"]
+    assert (manifest["seeds"], manifest["overrides"]) == ({"recipe": 7}, ["seed=7"])
     assert {name: manifest[name] for name in PROVENANCE} == PROVENANCE
     assert manifest["versions"]["torch"] in (torch.__version__, torch.__version__.split("+")[0])
     assert manifest["threads"] == torch.get_num_threads()
@@ -177,16 +175,6 @@ def test_manifest_says_what_the_run_rests_on(executed, run):
     out_dir = str((folder / "00_zeroth").resolve())
     assert manifest["notebooks"][0]["parameters"] == executed.parameters[0]
     assert executed.parameters[0] == {"profile": "mini", "overrides": "seed=7", "out_dir": out_dir}
-
-
-def test_the_manifest_is_current_while_notebooks_run(run, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "papermill.execute_notebook",
-        lambda source, target, **_: seen.append(statuses(Path(target).parent)),
-    )
-    run()
-    assert seen == [[*["done"] * count, *["not run"] * (3 - count)] for count in range(3)]
 
 
 def test_the_first_failure_stops_the_run(executed, run, tmp_path, capsys):
@@ -232,14 +220,19 @@ def test_run_folders_are_named_and_never_shared(run, tmp_path, monkeypatch, comm
     assert names == [first, f"{first}-2", f"{first}-3"]
 
 
-def test_resume_skips_a_finished_run_that_nothing_changed(executed, run, capsys):
+def test_a_finished_run_is_skipped_and_with_a_changed_notebook_not_touched(
+    executed, run, three, capsys
+):
     folder = run()
     before = read(folder)
     capsys.readouterr()
     assert run(resume=True) == folder
-    assert len(executed.names) == 3
-    assert read(folder) == before
     assert capsys.readouterr().out.count("skipped: done and unchanged") == 3
+    assert executed.names == NAMES
+    write_notebook(three / "02_second.ipynb", "print('changed')")
+    assert run(resume=True) != folder
+    assert executed.names == NAMES * 2
+    assert read(folder) == before
 
 
 def test_resume_goes_on_from_the_first_changed_notebook(executed, run, three, broken_off):
@@ -252,13 +245,6 @@ def test_resume_goes_on_from_the_first_changed_notebook(executed, run, three, br
     kept = {path.name for path in (folder / "earlier").iterdir()}
     assert kept == {"01_first-1.ipynb", "01_first-1", "02_second-1.ipynb", "02_second-1"}
     assert read(folder, "metrics.json")["01_first"] == {"counts": {"calls": 1}}
-
-
-def test_a_finished_run_with_a_changed_notebook_is_not_touched(executed, run, three):
-    folder = run()
-    write_notebook(three / "02_second.ipynb", "print('changed')")
-    assert run(resume=True) != folder
-    assert executed.names == NAMES * 2
 
 
 @pytest.mark.parametrize("changed", ["recipe", "data", "library", "versions"])
@@ -284,40 +270,27 @@ def test_resume_passes_over_a_folder_that_is_no_run(executed, run, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    "overrides, given, expected",
+    "parameters, overrides, given, expected",
     [
-        ([], {"profile": "minni"}, "minni.*mini"),
-        (["optimizer.iteration=3"], {}, "optimizer.iteration.*optimizer.iterations"),
-        (["optimizer.iterations=many"], {}, "optimizer.iterations.*whole number"),
-        (["evaluation.scales=[1.0, 0.5]"], {}, "without spaces"),
-        ([], {"notebooks": "missing"}, "no notebooks.*missing"),
+        (PARAMETERS, [], {"profile": "minni"}, "minni.*mini"),
+        (PARAMETERS, [], {"notebooks": "missing"}, "no notebooks.*missing"),
+        (PARAMETERS, ["evaluation.scales=[1.0, 0.5]"], {}, "without spaces"),
+        (PARAMETERS, ["optimizer.iteration=3"], {}, "optimizer.iteration.*optimizer.iterations"),
+        (PARAMETERS, ["optimizer.iterations=many"], {}, "optimizer.iterations.*whole number"),
+        ("profile: int = 3", [], {}, "02_bad.ipynb declares profile with type int.*str"),
+        ("profile = 'mini'", [], {}, "02_bad.ipynb declares profile with no type.*profile: str"),
+        ("profile: str = ''\nout_dir: int = 0", [], {}, "declares out_dir with type int"),
+        ("profil: str = 'a'", [], {}, r"02_bad.ipynb has no parameter profile.*it has: profil\)"),
+        ("profile: str = 'mini'", ["seed=1"], {}, "02_bad.ipynb has no parameter overrides"),
+        (None, [], {}, "02_bad.ipynb has no parameter profile.*tag a cell"),
     ],
 )
-def test_wrong_arguments_stop_before_anything_runs(
-    executed, run, tmp_path, overrides, given, expected
-):
-    with pytest.raises(InputError, match=expected):
-        run(*overrides, **given)
-    assert not executed.names and not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    "parameters, overrides, expected",
-    [
-        ("profile: int = 3", [], "02_bad.ipynb declares profile with type int.*str"),
-        ("profile = 'mini'", [], "02_bad.ipynb declares profile with no type.*profile: str"),
-        ("profile: str = ''\nout_dir: int = 0", [], "declares out_dir with type int"),
-        ("profil: str = 'mini'", [], r"02_bad.ipynb has no parameter profile.*it has: profil\)"),
-        ("profile: str = 'mini'", ["seed=1"], "02_bad.ipynb has no parameter overrides"),
-        (None, [], "02_bad.ipynb has no parameter profile.*tag a cell"),
-    ],
-)
-def test_parameters_are_checked_before_anything_runs(
-    executed, run, three, tmp_path, parameters, overrides, expected
+def test_arguments_and_parameters_are_checked_before_anything_runs(
+    executed, run, three, tmp_path, parameters, overrides, given, expected
 ):
     write_notebook(three / "02_bad.ipynb", parameters=parameters)
     with pytest.raises(InputError, match=expected):
-        run(*overrides)
+        run(*overrides, **given)
     assert not executed.names and not (tmp_path / "runs").exists()
 
 
