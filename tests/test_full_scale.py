@@ -122,6 +122,7 @@ def run(*words):
     return result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile, shaped", [("voc", voc_shaped), ("coco", coco_shaped)])
 def test_from_archives_to_masks(profile, shaped, pictures, tmp_path):
     root, photographs = shaped(pictures, tmp_path / "given")

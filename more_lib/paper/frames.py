@@ -105,8 +105,9 @@ def is_number(value: object) -> bool:
 
 
 def is_fraction(key: str, value: object) -> bool:
-    """Whether a number is a share in [0, 1] by its key, to be shown in per cent."""
-    return is_number(value) and re.split(r"[_\W]+", key.lower())[-1] in FRACTIONS
+    """Whether a number is a share by its key, its gain or deviation, to be shown in per cent."""
+    name = re.sub(r"(_gain)?(_std)?$", "", key.lower())
+    return is_number(value) and re.split(r"[_\W]+", name)[-1] in FRACTIONS
 
 
 def _is_shared(column: pd.Series) -> bool:

@@ -134,7 +134,7 @@ def test_a_file_that_is_missing_does_not_fit_or_is_damaged_is_refused_by_name(tm
     refuses(str(file), load_backbone, TINY, str(file))
 
 
-@pytest.mark.parametrize(("name", "least"), zip(MINI_WIDTHS, (0.90, 0.80, 0.70), strict=True))
+@pytest.mark.parametrize(("name", "least"), list(zip(MINI_WIDTHS, (0.90, 0.80, 0.70), strict=True)))
 def test_mini_weights_are_small_half_precision_and_load_and_have_a_record(name, least):
     file = mini_weights(name)
     assert file.stat().st_size <= 8_000_000 and backbone_identity(name) == sha256(file)

@@ -48,6 +48,7 @@ def test_forward_equals_the_released_one(released_model):
     assert_golden(lam(after.features, after.class_tokens), expected["lam"])
 
 
+@pytest.mark.slow
 def test_multiscale_cam_equals_the_released_one(released_model):
     expected = golden("multiscale_cam_voc")
     pixels = images(int(expected["input_seed"]), expected["input_shape"])

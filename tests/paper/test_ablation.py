@@ -64,6 +64,7 @@ def test_more_is_the_recipe_plain_has_image_labels_alone_and_an_unknown_one_is_r
     assert recipe.loss.token_classification > 0 and not recipe.graph.use
 
 
+@pytest.mark.slow
 def test_rows_hold_means_and_standard_deviations_of_separate_evaluations(start):
     names, seeds = ("baseline", "more"), (0, 1)
     table = run(start, names, seeds, MAPS)

@@ -82,6 +82,7 @@ def test_every_figure_names_the_papers(name):
     assert FIGURES[name]().get_suptitle().startswith("Figure ")
 
 
+@pytest.mark.slow
 def test_four_rows_of_photographs_stay_small():
     photograph = np.asarray(Image.fromarray(chelsea()).resize((224, 224)))
     smooth = torch.nn.functional.interpolate(maps(4, 2, 14, 14), (224, 224), mode="bilinear")

@@ -52,6 +52,7 @@ def test_every_recipe_comes_with_the_first_seed_before_any_with_the_next(start):
     assert found == [(4, 2), (4, 3), (7, 2), (7, 3)]
 
 
+@pytest.mark.slow
 def test_side_by_side_trains_what_is_missing_and_no_more(start, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

@@ -99,6 +99,7 @@ def broken_off(executed, run, tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_real_kernels_run_fail_with_a_name_and_are_resumed(tmp_path, monkeypatch):
     root = tmp_path / "a {brace} and spaces"
     source = write_notebook(

@@ -56,6 +56,7 @@ def gradients_of(folder):
     return {number: values["exp_avg"] for number, values in state.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_and_gradients_are_those_of_one_process_with_the_summed_batch(
     recipes, two, tmp_path, variant

@@ -84,6 +84,7 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_images(recipe, tmp_path)
     load_weights(kept, tmp_path / "run" / "stopped.safetensors")
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_one_larger_batch(recipe, tmp_path):
     # No term that chooses at random or divides by what it counts in the batch.
     counted = ("patch_token_contrast", "uncertain_relation", "segmentation")

@@ -64,6 +64,7 @@ def train_until_killed(recipe, folder, threads):
     train(recipe, folder)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_writes_a_checkpoint_ends_bitwise_the_same(
     recipe, uninterrupted, tmp_path, capsys
 ):
@@ -85,6 +86,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_ends_bitwise_the_same(
     assert len(list(kept.iterdir())) == KEPT  # what the kill left half-written is gone
 
 
+@pytest.mark.slow
 def test_resume_with_workers_and_accumulated_batches(recipe, tmp_path, monkeypatch):
     settings = ["data.workers=1", "optimizer.accumulate=2", "optimizer.iterations=4"]
     recipe = changed(recipe, settings)

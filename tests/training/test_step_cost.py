@@ -22,6 +22,7 @@ def test_parts_add_up_and_every_term_takes_part():
     assert 0 < parts["forward"] + parts["backward"] + parts["optimizer"] < parts["whole step"]
 
 
+@pytest.mark.slow
 def test_operations_agree_with_a_counter():
     """Everything but the dense energy, whose pairs no counter of products sees: by hand."""
     recipe = load_recipe("voc", ["data.crop_size=64", "loss.dense_energy=0", "masks.scales=[1.0]"])

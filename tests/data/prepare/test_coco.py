@@ -219,6 +219,7 @@ def test_counts_that_are_off_are_named_unless_partial(source, tmp_path, capsys):
     assert len(FolderTree(root).ids("train")) == 2 and FolderTree(root).splits() == ["train"]
 
 
+@pytest.mark.slow
 def test_many_masks_in_several_processes_are_the_same(source, tmp_path, counts, monkeypatch):
     one = coco.prepare(tmp_path / "one", source)
     monkeypatch.setattr(plain, "TASKS_A_PROCESS", 3)
