@@ -12,13 +12,11 @@ from PIL import Image
 from more_lib.data.images import read_image
 from more_lib.data.transforms import evaluation_transform
 from more_lib.evaluation.masks import protocol_maps, scores_of, whole_patches
-from more_lib.evaluation.protocols import Protocol, map_protocol
+from more_lib.evaluation.protocols import MASK_MAPS, Protocol, map_protocol
 from more_lib.method.crf import dense_crf
 from more_lib.method.model import MoRe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
-
-MAPS = ("lam", "cam", "fused", "decoder")
 
 # The network sees larger photographs reduced, their longer side to this many training crops: in
 # full size nothing would have the size it was trained on, and attention would not fit in memory.
@@ -62,7 +60,7 @@ def predict(
     classes, scales and threshold of the recipe. An image without a predicted class is background
     altogether. The network sees images in their own size, up to ``MOST_CROPS``; masks have it.
 
-    model: runs where it is. recipe: the one that it was trained by. map: one of ``MAPS``.
+    model: runs where it is. recipe: the one that it was trained by. map: one of ``MASK_MAPS``.
     images: files. A camera's EXIF orientation is applied, to image, maps and mask alike.
     labels: class names by file name, with or without its ending, for every image, instead of the
         predicted ones. The decoder then chooses among them and the background.
@@ -78,8 +76,8 @@ def predict(
 
 def own_protocol(recipe: Recipe, map: str, crf: bool) -> Protocol:
     """How images that belong to no split get their masks; ``InputError`` for an unknown map."""
-    if map not in MAPS:
-        raise InputError(f"map {map!r} is unknown; choose from {', '.join(MAPS)}")
+    if map not in MASK_MAPS:
+        raise InputError(f"map {map!r} is unknown; choose from {', '.join(MASK_MAPS)}")
     plain = map_protocol(recipe, map, "none" if map == "decoder" else "predicted")
     return replace(plain, threshold=None, crf="released") if crf else plain
 

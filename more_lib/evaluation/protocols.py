@@ -21,6 +21,7 @@ MAP_NAMES = {
     "decoder": "decoder",  # scores every class at every pixel: no labels, no threshold
 }
 MAPS = tuple(MAP_NAMES)
+MASK_MAPS = ("lam", "cam", "fused", "decoder")  # what masks are made of, the paper's own first
 LABELS = ("true", "predicted")
 CRFS = ("none", "released")
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from more_lib.evaluation.protocols import MASK_MAPS
 from more_lib.paper.published import published
-from more_lib.paper.trials import MAPS, over_seeds, score_each
+from more_lib.paper.trials import over_seeds, score_each
 from more_lib.recipes.loading import changed
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
@@ -63,7 +64,7 @@ def run(
     recipe: Recipe,
     names: Sequence[str] = MAIN,
     seeds: Sequence[int] = (0,),
-    maps: Sequence[str] = MAPS,
+    maps: Sequence[str] = MASK_MAPS,
 ) -> pd.DataFrame:
     """Train (or load) and score every condition with every seed; one row a condition and map.
 

@@ -16,14 +16,13 @@ import pandas as pd
 import torch
 
 from more_lib.data import open_tree
-from more_lib.evaluation.protocols import MAP_NAMES
+from more_lib.evaluation.protocols import MAP_NAMES, MASK_MAPS
 from more_lib.evaluation.scoring import evaluate_or_load
 from more_lib.recipes.loading import training_fingerprint
 from more_lib.recipes.schema import Recipe
 from more_lib.training.cache import Trained, cached_folder, train_or_load
 
 SCORES = ("miou", "precision", "recall", "confusion_ratio")
-MAPS = ("lam", "cam", "fused", "decoder")
 Rows = pd.DataFrame | Sequence[Mapping]
 
 
@@ -60,7 +59,7 @@ def train_side_by_side(recipes: Sequence[Recipe]) -> int:
 
 
 def score_each(
-    trials: Mapping[str, Recipe], seeds: Sequence[int], maps: Sequence[str] = MAPS
+    trials: Mapping[str, Recipe], seeds: Sequence[int], maps: Sequence[str] = MASK_MAPS
 ) -> pd.DataFrame:
     """Train (or load) and score every trial with every seed: a row a trial, seed and map.
 
@@ -73,7 +72,7 @@ def score_each(
     return pd.DataFrame(rows)
 
 
-def score_trained(name: str, trained: Trained, maps: Sequence[str] = MAPS) -> list[dict]:
+def score_trained(name: str, trained: Trained, maps: Sequence[str] = MASK_MAPS) -> list[dict]:
     """The rows of ``score_each`` that are one network's, as JSON has them: None for no value."""
     evaluation, rows = evaluate_or_load(trained), []
     for kind in maps:
