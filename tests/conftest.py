@@ -18,6 +18,12 @@ def own_data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MORE_DATA", str(tmp_path / "more_data"))
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: none of them is left to one process at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup(item):
     """Tests marked ``gpu`` are skipped where there is none."""
     if item.get_closest_marker("gpu"):

@@ -44,6 +44,12 @@ def texts(ax):
     return [text.get_text() for text in ax.texts]
 
 
+def panels(figure, rows):
+    """The axes of the grid, without the colour bar's."""
+    axes = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    return np.array(axes).reshape(rows, -1)
+
+
 def drawn(ax):
     """What an axes shows: the array of its uppermost picture."""
     return np.asarray(ax.images[-1].get_array())
