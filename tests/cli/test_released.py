@@ -43,6 +43,7 @@ def test_it_is_scored_by_a_protocol_and_its_evaluation_is_kept(checkpoint, tmp_p
     assert kept.stat().st_mtime_ns == written  # found, not scored again
 
 
+@pytest.mark.slow
 def test_it_draws_masks(checkpoint, tmp_path):
     words = ("predict", tmp_path / "field.jpg", "--released", checkpoint, "--profile", "voc")
     done = run(*words, "--output", tmp_path / "out", "--set", "evaluation.scales=[1.0]")

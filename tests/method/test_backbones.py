@@ -41,6 +41,7 @@ def offline(tmp_path, monkeypatch):
     return attempts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, reason",
     [
@@ -78,6 +79,7 @@ def assert_is_tiny(vit: VisionTransformer) -> None:
         assert torch.equal(state[key], value), key
 
 
+@pytest.mark.slow
 def test_missing_weights_offline_are_an_error_that_says_what_to_do(offline):
     refuses(f"{TINY}.*network.*backbone.weights", load_backbone, TINY)
     assert offline == [] and downloaded_weights(TINY) is None
@@ -87,6 +89,7 @@ def test_missing_weights_offline_are_an_error_that_says_what_to_do(offline):
     refuses(name, load_backbone, name)
 
 
+@pytest.mark.slow
 def test_weights_downloaded_before_load_offline(offline, tmp_path):
     repository = timm.get_pretrained_cfg(TINY).hf_hub_id
     folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"

@@ -33,6 +33,7 @@ def released_model() -> MoRe:
     return load_released(released_weights("voc_state_dict_shapes"), 20)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_forward_equals_the_released_one(released_model):
     expected = golden("forward_voc_224")
@@ -197,6 +198,7 @@ def test_from_recipe_keeps_the_first_blocks_alone():
     refuses(message, MoRe.from_recipe, deep, pretrained=False)
 
 
+@pytest.mark.slow
 def test_from_recipe_builds_the_graph_of_the_recipe():
     switched = ["graph.num_neighbors=7", "graph.tails=patches", "graph.update=plain"]
     recipe = load_recipe("mini", switched)

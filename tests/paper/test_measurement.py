@@ -41,6 +41,7 @@ def found(recipe, kept):
         return measure(recipe, NAMES, (0,), train_split=True)
 
 
+@pytest.mark.slow
 def test_scores_are_the_evaluations_and_protocols_that_need_crf_are_left_out(found, recipe):
     assert list(found["protocols"]) == ["decoder-log", "lam-log", "cam-log"]
     assert list(found["pseudo_labels"]) == ["lam-train", "cam-train"]

@@ -14,6 +14,7 @@ from more_lib.system.errors import InputError
 from tests.paper.helpers import row
 
 
+@pytest.mark.slow
 def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole_shipped_ones_narrowed_too():
     found = backbones(PROFILES["voc"])
     assert list(found) == [

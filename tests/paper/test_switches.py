@@ -8,6 +8,7 @@ from more_lib.recipes.profiles import PROFILES
 from tests.training.helpers import values_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["mini", "voc"])
 def test_a_switch_changes_its_own_row_and_all_of_them_everything(profile):
     recipe = load_recipe(profile)
@@ -24,6 +25,7 @@ def test_a_switch_changes_its_own_row_and_all_of_them_everything(profile):
     assert sum(map(len, alone)) == len(set().union(*alone)) == len(alone)
 
 
+@pytest.mark.slow
 def test_k_is_half_of_the_patches_as_in_the_paper_and_the_first_trial_is_the_recipe():
     rows = switches(PROFILES["voc"])
     assert rows["neighbors"].overrides == ("graph.num_neighbors=392",)

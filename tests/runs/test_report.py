@@ -201,6 +201,7 @@ def test_results_go_into_the_run_or_where_one_says(checkout):
     assert "06 Evaluation" in text and not report.RESULTS.exists()
 
 
+@pytest.mark.slow
 def test_published_results_are_kept_with_the_record_they_were_written_from(checkout):
     run = whole_run(checkout / "run")
     assert write_results(run, publish=True) == report.RESULTS

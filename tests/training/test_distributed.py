@@ -17,6 +17,8 @@ from more_lib.recipes.loading import changed, to_dict
 from tests.training.helpers import assert_close_for_most, log_of, small_recipe
 from tests.training.whole_batch_runs import COUNTS, TOTALS, train_in_float64
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = {
     "release": ["lir.num_tokens=1"],  # so few that one has to be drawn
     "paper": ["lir.confident=paper", "lir.form=cosine", "lir.token=centre", "lir.sampling=all"],
@@ -56,7 +58,6 @@ def gradients_of(folder):
     return {number: values["exp_avg"] for number, values in state.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_and_gradients_are_those_of_one_process_with_the_summed_batch(
     recipes, two, tmp_path, variant

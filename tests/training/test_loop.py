@@ -69,6 +69,7 @@ def test_class_tokens_learn_at_their_own_rate_and_the_backbone_moves(recipe, tra
     assert moved_faster["encoder.class_tokens"] > 10 * moved["encoder.class_tokens"] > 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(recipe, trained, tmp_path):
     torch.randn(3)  # whatever ran before must not matter
     assert same_weights(train(recipe, tmp_path / "again"), trained)

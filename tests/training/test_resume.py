@@ -18,6 +18,8 @@ from more_lib.training.log import TrainingLog
 from more_lib.training.resume import KEPT, checkpoints, newest_checkpoint
 from tests.training.helpers import log_of, same_weights, small_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
@@ -64,7 +66,6 @@ def train_until_killed(recipe, folder, threads):
     train(recipe, folder)
 
 
-@pytest.mark.slow
 def test_a_run_killed_while_it_writes_a_checkpoint_ends_bitwise_the_same(
     recipe, uninterrupted, tmp_path, capsys
 ):
@@ -86,7 +87,6 @@ def test_a_run_killed_while_it_writes_a_checkpoint_ends_bitwise_the_same(
     assert len(list(kept.iterdir())) == KEPT  # what the kill left half-written is gone
 
 
-@pytest.mark.slow
 def test_resume_with_workers_and_accumulated_batches(recipe, tmp_path, monkeypatch):
     settings = ["data.workers=1", "optimizer.accumulate=2", "optimizer.iterations=4"]
     recipe = changed(recipe, settings)

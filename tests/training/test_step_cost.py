@@ -42,6 +42,7 @@ def test_operations_agree_with_a_counter():
     assert operations(model, with_energy) - counted == 4 * pairs * each
 
 
+@pytest.mark.slow
 def test_the_readme_has_the_voc_steps_numbers_on_paper():
     recipe = PROFILES["voc"]
     model = MoRe.from_recipe(recipe, pretrained=False)
