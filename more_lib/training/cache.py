@@ -6,7 +6,7 @@ decides the weights.
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from platform import machine, python_version
 
@@ -113,7 +113,8 @@ def train(
         record["weights_sha256"] = sha256(folder / "model.safetensors")
         write_json(record, folder / "record.json")
     accelerator.wait_for_everyone()
-    return Trained(model, recipe, folder, record, loaded=False)
+    # Read from the file: accelerate leaves autocast around the forward of the one it trained.
+    return replace(load_trained(folder, recipe), loaded=False)
 
 
 def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = False) -> Trained:

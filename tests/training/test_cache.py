@@ -34,6 +34,15 @@ def test_train_or_load_trains_once_and_says_so(recipe, capsys):
     assert load_trained(first.folder, recipe).record == record
 
 
+def test_a_network_trained_now_answers_like_the_same_one_loaded(recipe, tmp_path):
+    halves = changed(recipe, ["optimizer.precision=bf16"])
+    now = train(halves, tmp_path / "halves").model.eval()
+    later = load_trained(tmp_path / "halves", halves).model.eval()
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():  # accelerate had left bf16 in the first one's forward
+        assert torch.equal(now(images).class_logits, later(images).class_logits)
+
+
 def test_the_cache_key_follows_recipe_data_backbone_and_version(recipe, tmp_path, monkeypatch):
     save_weights(mini_vit(), tmp_path / "other.safetensors")
     other = changed(recipe, [f"backbone.weights={tmp_path / 'other.safetensors'}"])
