@@ -1,18 +1,16 @@
 """What the tests of this folder share: the server of forks, a scene, and figures for the end."""
 
-from collections.abc import Iterator
-
 import pytest
-
-from tests.data.helpers import serving
-from tests.reliability.activities import Scene, Unreliable
-from tests.reliability.forks import start_server
 
 FIGURES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory) -> Iterator[Scene]:
+def scene(tmp_path_factory):
+    from tests.data.helpers import serving
+    from tests.reliability.activities import Scene, Unreliable
+    from tests.reliability.forks import start_server
+
     with pytest.MonkeyPatch.context() as patch, serving(Unreliable) as url:
         patch.setenv("NO_PROXY", "127.0.0.1")
         start_server()
