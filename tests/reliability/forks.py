@@ -1,7 +1,7 @@
 """Commands as processes that start at once, and can be killed or refused room at any moment.
 
 A server process imports torch and the library once; every attempt is a fork of it, leads a group of
-its own, and is watched by an audit hook that counts how often it is about to change a file.
+its own, and is watched by an audit hook that counts how often it is about to change a file. Linux.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from pathlib import Path
@@ -49,8 +50,9 @@ class Attempt:
 class Trouble:
     """What befalls an attempt. A kill by time, or right after a change of a file has begun.
 
-    after: seconds until the kill. at: the change (from 1) that brings it. full: the creation of a
-    file (from 1) from which on the disk is full. bound: root obeys permissions as others do.
+    after: seconds until the kill. at: the change (from 1) that brings it. full: the file or folder
+    (from 1) that is made, or opened to be written, when the disk becomes full; it stays so. bound:
+    root obeys permissions as others do.
     """
 
     after: float | None = None
@@ -66,7 +68,8 @@ def start_server() -> None:
     """Import what every attempt needs; nothing is computed, so that the server has one thread."""
     FORK.set_forkserver_preload(["pytest", "tests.reliability.works"])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    with patch.dict(os.environ, threads, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1"):
+    clean = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    with patch.dict(os.environ, threads | clean):
         forkserver.ensure_running()
 
 
@@ -97,15 +100,14 @@ def attempt(
     except EOFError:  # it died without a word
         changes = 0
     if changes is None:
-        family = psutil.Process(process.pid)
-        left = family.children(recursive=True)
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it was faster
+            left = psutil.Process(process.pid).children(recursive=True)
+            os.killpg(process.pid, signal.SIGKILL)
     process.join(PATIENCE)
     seconds = time.monotonic() - started
-    _, alive = psutil.wait_procs(left, timeout=15)
+    alive = psutil.wait_procs(left, timeout=15)[1]
     said, errors = ((logs / name).read_text(errors="replace") for name in ("out", "err"))
     assert not hangs, f"it hangs:\n{said[-2000:]}\n{errors[-2000:]}"
-    alive = [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]  # init's to collect
     assert not alive, f"processes outlive the one that started them: {alive}"
     return Attempt(process.exitcode, seconds, changes or 0, said, errors)
 
