@@ -108,6 +108,7 @@ def attempt(
     alive = psutil.wait_procs(left, timeout=15)[1]
     said, errors = ((logs / name).read_text(errors="replace") for name in ("out", "err"))
     assert not hangs, f"it hangs:\n{said[-2000:]}\n{errors[-2000:]}"
+    alive = [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]  # init's to collect
     assert not alive, f"processes outlive the one that started them: {alive}"
     return Attempt(process.exitcode, seconds, changes or 0, said, errors)
 
