@@ -227,4 +227,7 @@ def read_text(path: Path, cure: str = ": save it as text in UTF-8") -> str:
     with readable(path, cure):
         content = path.read_bytes()
         marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return content.decode("utf-16" if marked else "utf-8-sig")
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+        if "\0" in text:
+            raise ValueError("UTF-16 without a mark, or no text")
+        return text
