@@ -113,7 +113,8 @@ def checked(segmentation: object, width: int, height: int) -> list | dict:
         runs = _unpacked(counts) if isinstance(counts, str) else counts
         if (
             not isinstance(runs, list)
-            or not all(type(run) is int and run >= 0 for run in runs)
+            or set(map(type, runs)) != {int}
+            or min(runs) < 0
             or sum(runs) != height * width
         ):
             raise ValueError("has a code whose runs do not fill its picture")
@@ -121,9 +122,8 @@ def checked(segmentation: object, width: int, height: int) -> list | dict:
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError("has no segmentation: a mask cannot be painted from a box alone")
     margin = max(OVERSHOOT_PIXELS, OVERSHOOT * max(width, height))
-    length = 0.0
     for polygon in segmentation:
-        if not isinstance(polygon, list) or not all(type(n) in (int, float) for n in polygon):
+        if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
             raise ValueError("has a polygon that is no list of numbers x1, y1, x2, y2, ...")
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"has a polygon of {len(polygon)} numbers: it takes three points")
@@ -134,11 +134,21 @@ def checked(segmentation: object, width: int, height: int) -> list | dict:
                     f"has a coordinate {reprlib.repr(far[0])} outside its picture of "
                     f"{width}×{height} pixels"
                 )
-        points = np.reshape(polygon, (-1, 2))
-        length += np.abs(np.diff(points, axis=0, append=points[:1])).max(1).sum()
-    if length > min(LONGEST, 4 * (width + 2 * margin) * (height + 2 * margin)):
+        if max(polygon) <= 1:
+            raise ValueError(
+                "has coordinates of 1 and less: write pixels, not parts of the picture"
+            )
+    longest = min(LONGEST, 4 * (width + 2 * margin) * (height + 2 * margin))
+    at_most = sum(map(len, segmentation)) // 2 * (max(width, height) + 2 * margin)
+    if at_most > longest and (length := sum(map(_length, segmentation))) > longest:
         raise ValueError(f"has an outline of {length:,.0f} pixels, longer than any real one")
     return segmentation
+
+
+def _length(polygon: list) -> float:
+    """The pixels that a polygon's outline passes."""
+    points = np.reshape(polygon, (-1, 2))
+    return float(np.abs(np.diff(points, axis=0, append=points[:1])).max(1).sum())
 
 
 def _unpacked(text: str) -> list[int]:
@@ -263,7 +273,7 @@ def _tell(
 ) -> None:
     """Print which entries are bad, or raise it; ``faults``: the bad ones and the number of good."""
     lines = [line for bad, _ in faults.values() for line in bad]
-    place = data_folder() / "bad_files" / f"{path.parent.parent.name}-{path.stem}.txt"
+    place = data_folder() / "bad_files" / f"{path.absolute().parents[1].name}-{path.stem}.txt"
     with atomic_file(place) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     counts = " and ".join(
@@ -280,4 +290,4 @@ def _tell(
         raise InputError(f"{what}. So many are no slip: is it another file? Else mend them")
     if strict:
         raise InputError(f"{what}. Mend them, or go on without their images: without --strict")
-    print(f"{what}. Left out for them: {left_out} images, unless mended and prepared anew")
+    print(f"{what}. Images left out for it: {left_out}. Mend it and prepare anew to have them")

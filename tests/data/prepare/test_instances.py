@@ -127,6 +127,7 @@ BAD = [
     (polygon(*BOX[:-2], -11, 9), "has a coordinate -11 outside"),
     (polygon(*(2 * value for value in (*BOX, 30, 30))), "has a coordinate 60 outside"),
     (polygon(*[0, 0, WIDTH, HEIGHT] * 500), "has an outline of 40,000 pixels"),
+    (polygon(*(value / WIDTH for value in BOX)), "has coordinates of 1 and less: write pixels"),
     (polygon(*BOX[:4]), "has a polygon of 4 numbers"),
     (polygon(*BOX[:-1]), "has a polygon of 7 numbers"),
     (polygon(), "has a polygon of 0 numbers"),
@@ -169,7 +170,7 @@ def test_a_bad_annotation_costs_its_image_and_is_named(content, read, capsys, va
     assert time.monotonic() - start < 2
     said = capsys.readouterr().out
     annotation = f"annotation {values.get('id', ID)} (number {NUMBER} in the list)"
-    assert said.count("\n") == 1 and "Left out for them: 1 images" in said
+    assert said.count("\n") == 1 and "Images left out for it: 1." in said
     assert "instances_train2014.json: 1 of 12 annotations cannot be used" in said
     kept = data_folder() / "bad_files/coco-instances_train2014.txt"
     assert annotation in said and f"(all listed in {kept})" in said
