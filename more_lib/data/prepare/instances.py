@@ -200,7 +200,7 @@ def _pictures(
     for number, entry in enumerate(entries, 1):
         try:
             image_id, name = _whole(entry, "id"), entry.get("file_name")
-            if not isinstance(name, str) or [name] != name.splitlines():
+            if not isinstance(name, str) or [name] != _utf8(name).splitlines():
                 raise ValueError(f"has the file_name {reprlib.repr(name)}, which is none")
             name = name if name in files else PureWindowsPath(name).name
             says = name, entry.get("width"), entry.get("height")
@@ -218,6 +218,11 @@ def _pictures(
         except ValueError as error:
             faults.append(_in_words("image", number, entry, error))
     return set(said), pictures, faults
+
+
+def _utf8(text: str) -> str:
+    """A text with ? for what no file can hold as UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def _picture(entry: dict, photograph: Path) -> Picture:

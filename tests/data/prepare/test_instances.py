@@ -206,7 +206,15 @@ def test_a_picture_of_another_size_is_left_out_with_its_annotations(
 
 
 @pytest.mark.parametrize(
-    "entry", [None, 7, {"id": "x"}, {"id": 13}, {"id": 13, "file_name": "a\n"}]
+    "entry",
+    [
+        None,
+        7,
+        {"id": "x"},
+        {"id": 13},
+        {"id": 13, "file_name": "a\n"},
+        {"id": 13, "file_name": "\udcff.jpg"},
+    ],
 )
 def test_an_image_entry_without_id_or_name_is_named(content, read, capsys, entry):
     expected = read(content)
