@@ -3,8 +3,10 @@
 Everything is checked before anything is computed, so that a long run does not end at image 900.
 """
 
+import mimetypes
 import os
 import struct
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -98,14 +100,18 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
             )
         files = image_files(entry) if entry.is_dir() else [entry]
         if not files:
-            raise InputError(f"the folder {entry} holds no image ({' '.join(IMAGE_ENDINGS)})")
+            note = left_out_note(entry) or "name another"
+            raise InputError(
+                f"the folder {entry} holds no image ({' '.join(IMAGE_ENDINGS)}): {note}"
+            )
         for path in files:
             paths.setdefault(path.resolve(), path)
     if not paths:
         raise InputError("no images given: name files, or a folder that holds some")
     names: dict[str, Path] = {}
     for path in paths.values():
-        other = names.setdefault(path.stem.casefold(), path)
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path.stem).casefold())
+        other = names.setdefault(key, path)
         if other is not path:
             raise InputError(
                 f"{other} and {path} would both become {path.stem}.png: rename one, or give them "
@@ -210,3 +216,49 @@ def _ends_well(path: Path, kind: str) -> bool:
         return b"IEND" in tail
     # A thumbnail in the header has an end of its own, but before the picture's scan begins.
     return kind in ("JPEG", "MPO") and tail.rfind(b"\xff\xd9") > tail.rfind(b"\xff\xda")
+
+
+_UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".psd", ".svg", ".arw", ".cr2", ".cr3", ".dng", ".nef",
+           ".orf", ".pef", ".raf", ".rw2", ".srw")  # fmt: skip
+_NO_PHOTOGRAPHS = ("masks", "overlays", "maps", "SegmentationClass", "SegmentationObject")
+_TYPES = mimetypes.MimeTypes()  # without what a machine adds
+
+
+def left_out(folder: Path) -> list[Path]:
+    """What in a folder seems to be a photograph, and ``image_files`` does not take.
+
+    Files of other pictures' endings, such as heic and a camera's raw formats; pictures without an
+    ending, or with one that means nothing; and folders that hold images right in them.
+    """
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    return [path for path in (folder / name for name in names) if _seems_a_photograph(path)]
+
+
+def left_out_note(folder: Path) -> str:
+    """One line about ``left_out``: how many, the first of them, what to do; "" if it is empty."""
+    paths = left_out(folder)
+    if not paths:
+        return ""
+    listed = ", ".join(path.name + "/" * path.is_dir() for path in paths[:3])
+    more = " …" if len(paths) > 3 else ""
+    return (
+        f"left out of {folder}: {len(paths)}, {listed}{more}; convert or rename pictures "
+        f"({' '.join(IMAGE_ENDINGS)}), and name folders by themselves"
+    )
+
+
+def _seems_a_photograph(path: Path) -> bool:
+    ending = path.suffix.lower()
+    if path.is_dir():
+        return path.name not in _NO_PHOTOGRAPHS and bool(image_files(path))
+    if ending in IMAGE_ENDINGS:
+        return False
+    kind = _TYPES.guess_type(path.name)[0] or ""
+    if ending in _UNREAD or kind.startswith("image/"):
+        return True
+    try:
+        with Image.open(path):
+            return not kind
+    except (*_DAMAGED, Image.DecompressionBombError):
+        return False
