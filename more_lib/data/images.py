@@ -74,13 +74,13 @@ def readable(
 
 def image_files(folder: Path) -> list[Path]:
     """The images right in a folder, by their names; hidden files and folders are none."""
-    with os.scandir(folder) as entries:
+    with readable(folder, cure=": name another folder"), os.scandir(folder) as entries:
         names = [
             entry.name
             for entry in entries
             if Path(entry.name).suffix.lower() in IMAGE_ENDINGS
             and not entry.name.startswith(".")
-            and not entry.is_dir()
+            and not Path(entry).is_dir()  # False for a link that leads nowhere
         ]
     return [folder / name for name in sorted(names)]
 
@@ -94,10 +94,10 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     """
     paths: dict[Path, Path] = {}
     for entry in map(Path, inputs):
-        if not entry.exists():
-            raise InputError(
-                f"{entry} does not exist: name image files, or a folder that holds some"
-            )
+        cure = ": name image files, or a folder that holds some"
+        with readable(entry, cure):
+            if not (entry.exists() or entry.is_symlink()):
+                raise InputError(f"{entry} does not exist{cure}")
         files = image_files(entry) if entry.is_dir() else [entry]
         if not files:
             note = left_out_note(entry) or "name another"
@@ -105,7 +105,7 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
                 f"the folder {entry} holds no image ({' '.join(IMAGE_ENDINGS)}): {note}"
             )
         for path in files:
-            paths.setdefault(path.resolve(), path)
+            paths.setdefault(path.resolve() if path.exists() else path, path)
     if not paths:
         raise InputError("no images given: name files, or a folder that holds some")
     names: dict[str, Path] = {}

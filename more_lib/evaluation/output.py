@@ -64,10 +64,12 @@ class Output:
         images: what is to be predicted. data: the recipe's, which may lie elsewhere. Links count
         as what they point to.
         """
-        folder = self.folder.expanduser().resolve()
+        folder = _real(self.folder)
         if _longest(folder.parts) > MOST_BYTES:
             raise InputError(f"--output {self.folder} has a name that is too long: shorten it")
         place = next(path for path in (folder, *folder.parents) if path.exists())
+        if self.folder.is_symlink() and not self.folder.exists():
+            raise InputError(f"--output {self.folder} is a link that leads nowhere; name a folder")
         if not place.is_dir():
             raise InputError(f"--output {self.folder}: {place} is a file; name a folder")
         if not os.access(place, os.W_OK | os.X_OK):
@@ -85,14 +87,13 @@ class Output:
         for inner in (folder, *folder.parents):
             if inner.name in (*_PICTURES, *_TRUTH) and _signs_of_data(inner.parent, inner.name):
                 return f"lies in {printable(inner)}, a part of a folder of data"
-        given = {path.parent for path in images} | {path.resolve().parent for path in images}
-        given = {path.resolve() for path in given}
+        given = {_real(path.parent) for path in images} | {_real(path).parent for path in images}
         roots = given | {path.parent for path in given if path.name in _PICTURES}
-        roots.add(tree_root(data).resolve())
+        roots.add(_real(tree_root(data)))
         if folder in roots:
             return "is a folder of data"
-        truth = {(root / name).resolve(): root for root in roots for name in _TRUTH}
-        for target in ((self.folder / kind).expanduser().resolve() for kind in KINDS):
+        truth = {_real(root / name): root for root in roots for name in _TRUTH}
+        for target in (_real(self.folder / kind) for kind in KINDS):
             if target in truth:
                 return f"leads to {printable(target)}, the masks of {printable(truth[target])}"
             if target in given:
@@ -123,6 +124,14 @@ def _signs_of_data(folder: Path, but: str = "") -> str:
     if not found and folder.is_dir():
         found = next((path.name for path in image_files(folder)), "")
     return printable(found)
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads, links followed but for those that run in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path.absolute()
 
 
 def _longest(names: Iterable[str]) -> int:

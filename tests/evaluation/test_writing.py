@@ -68,6 +68,18 @@ def test_files_and_what_is_said_of_them(write, own_recipe, photos, tmp_path, cap
     assert writing.mask_values(own).tolist() == [0, 1, 2]
 
 
+def test_the_decoder_looks_for_every_class(write, photos, tmp_path, capsys):
+    write([photos / "nothing.bmp"], tmp_path / "out", map="decoder")
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == "[1/1] nothing.bmp, 32×32: nothing exceeds the background"
+
+
+def test_what_else_looks_like_an_image_is_said(write, photos, tmp_path, capsys):
+    (photos / "phone.heic").touch()
+    write([photos], tmp_path / "out")
+    assert capsys.readouterr().out.startswith(f"left out of {photos}: 1, phone.heic; convert")
+
+
 def test_maps_are_kept_as_half_precision_with_names(photo_model, own_recipe, photos, tmp_path):
     labels = {"dog": ("cat", "dog")}
     (prediction,) = predict(photo_model, own_recipe, [photos / "dog.jpg"], labels)
@@ -169,6 +181,8 @@ def test_command(run, photos, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("no --checkpoint: profile mini")
     assert (out / "maps/dog.npz").is_file() and str(out) in result.stdout
+    rest = run(photos, "--output", out, "--npz", "--map", "cam", "--resume")
+    assert rest.exit_code == 0 and "2 of 3 images are done already, 1 are left" in rest.stdout
     again = run(photos / "cat.png", "--output", out)
     assert (again.exit_code, again.stderr.count("\n")) == (2, 1) and "--force" in again.stderr
     assert run(photos / "cat.png", "--output", out, "--force", "--crf").exit_code == 0
@@ -180,6 +194,7 @@ def test_command(run, photos, tmp_path):
         ("photos --map seed", "'seed' is unknown"),
         ("photos --labels no.csv", "no.csv is missing"),
         ("photos --output photos/cat.png", "cat.png"),
+        ("photos --output photos --force", "photos is a folder of data (it holds cat.png)"),
         ("photos --checkpoint .", "recipe.yaml"),
     ],
 )
