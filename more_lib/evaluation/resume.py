@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from more_lib.data.contents import digests
 from more_lib.evaluation.output import Output, printable
 from more_lib.evaluation.protocols import Protocol
 from more_lib.evaluation.scoring import SCORING_VERSION
@@ -148,10 +149,6 @@ def network_digest(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def digests(files: Iterable[Path]) -> list[str]:
-    return [sha256(file) for file in files]
 
 
 def _basis(image: Path, digest: str, labels: Collection[str] | None) -> dict:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from more_lib.data import open_tree
+from more_lib.data.contents import digests
 from more_lib.data.images import mask_image
 from more_lib.data.tree import ImageTree
 from more_lib.evaluation.masks import SplitImages, evaluation_mode, segment
 from more_lib.evaluation.protocols import Protocol, check_protocols
-from more_lib.evaluation.resume import digests
 from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.recipes.loading import fingerprint
 from more_lib.system.devices import best_device
