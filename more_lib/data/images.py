@@ -128,10 +128,8 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
                 raise InputError(f"{entry} does not exist{cure}")
         files = image_files(entry) if entry.is_dir() else [entry]
         if not files:
-            note = left_out_note(entry) or "name another"
-            raise InputError(
-                f"the folder {entry} holds no image ({' '.join(IMAGE_ENDINGS)}): {note}"
-            )
+            note = left_out_note(entry) or f"it needs some of {' '.join(IMAGE_ENDINGS)}"
+            raise InputError(f"the folder {entry} holds no image: {note}")
         for path in files:
             paths.setdefault(path.resolve() if path.exists() else path, path)
     if not paths:

@@ -87,7 +87,8 @@ class Output:
         for inner in (folder, *folder.parents):
             if inner.name in (*_PICTURES, *_TRUTH) and _signs_of_data(inner.parent, inner.name):
                 return f"lies in {printable(inner)}, a part of a folder of data"
-        given = {_real(path.parent) for path in images} | {_real(path).parent for path in images}
+        given = {path.parent for path in images} | {_real(path).parent for path in images}
+        given = {_real(folder) for folder in given}
         roots = given | {path.parent for path in given if path.name in _PICTURES}
         roots.add(_real(tree_root(data)))
         if folder in roots:

@@ -46,10 +46,10 @@ from more_lib.evaluation.resume import (
     read_record,
     settings_of,
 )
-from more_lib.evaluation.voc_server import voc_ids
 from more_lib.figures.canvas import class_colors
 from more_lib.method.crf import choose_method
 from more_lib.method.model import MoRe
+from more_lib.recipes.classes import mask_ids
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import best_device
 from more_lib.system.errors import InputError
@@ -173,15 +173,8 @@ def write_prediction(prediction: Prediction, recipe: Recipe, output: Output) -> 
 
 
 def mask_values(recipe: Recipe) -> np.ndarray:
-    """Value of background and each class in mask files, (C + 1,) uint8.
-
-    VOC's fixed ids on EmojiVOC and VOC 2012, as in the masks of those data sets, and 1..C in the
-    order of ``data.classes`` elsewhere.
-    """
-    classes = recipe.data.classes
-    if recipe.data.dataset in ("emoji", "voc"):
-        return voc_ids(classes)
-    return np.arange(len(classes) + 1, dtype=np.uint8)
+    """Value of background and each class in mask files, (C + 1,) uint8: the data's own ids."""
+    return np.array([0, *mask_ids(recipe.data)], dtype=np.uint8)
 
 
 def _given_labels(

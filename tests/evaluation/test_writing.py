@@ -63,9 +63,11 @@ def test_files_and_what_is_said_of_them(write, own_recipe, photos, tmp_path, cap
     np.testing.assert_array_equal(palette[[0, CAT, DOG]], PALETTE[[0, CAT, DOG]])
     legend = "value,class,color 0,background,#000000 8,cat,#400000 12,dog,#400080"
     assert (out / "classes.csv").read_text().split() == legend.split()
-    # Values of other data run from 1.
-    own = replace(own_recipe, data=replace(own_recipe.data, dataset="folder", root="x"))
-    assert writing.mask_values(own).tolist() == [0, 1, 2]
+    # A folder's are its own, also where only some of its classes are shown.
+    data = replace(own_recipe.data, dataset="folder", root="x", numbering=("bird", "cat", "dog"))
+    assert writing.mask_values(replace(own_recipe, data=data)).tolist() == [0, 2, 3]
+    data = replace(data, numbering=())
+    assert writing.mask_values(replace(own_recipe, data=data)).tolist() == [0, 1, 2]
 
 
 def test_the_decoder_looks_for_every_class(write, photos, tmp_path, capsys):
