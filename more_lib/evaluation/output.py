@@ -84,9 +84,6 @@ class Output:
         """Why the masks would be taken for data; "" if they would not."""
         if found := _signs_of_data(folder):
             return f"is a folder of data (it holds {found})"
-        for inner in (folder, *folder.parents):
-            if inner.name in (*_PICTURES, *_TRUTH) and _signs_of_data(inner.parent, inner.name):
-                return f"lies in {printable(inner)}, a part of a folder of data"
         given = {path.parent for path in images} | {_real(path).parent for path in images}
         given = {_real(folder) for folder in given}
         roots = given | {path.parent for path in given if path.name in _PICTURES}
@@ -94,6 +91,11 @@ class Output:
         if folder in roots:
             return "is a folder of data"
         truth = {_real(root / name): root for root in roots for name in _TRUTH}
+        named = self.folder.absolute()
+        for inner in (folder, *folder.parents, named, *named.parents):
+            part = inner.name in (*_PICTURES, *_TRUTH)
+            if inner in truth or (part and _signs_of_data(inner.parent, inner.name)):
+                return f"lies in {printable(inner)}, a part of a folder of data"
         for target in (_real(self.folder / kind) for kind in KINDS):
             if target in truth:
                 return f"leads to {printable(target)}, the masks of {printable(truth[target])}"

@@ -19,7 +19,7 @@ from more_lib.data.contents import digests
 from more_lib.evaluation.output import Output, printable
 from more_lib.evaluation.protocols import Protocol
 from more_lib.evaluation.scoring import SCORING_VERSION
-from more_lib.recipes.loading import training_fingerprint
+from more_lib.recipes.loading import fingerprint, training_fingerprint
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file, readable_disk_errors, sha256
@@ -43,6 +43,11 @@ class Record:
     @property
     def file(self) -> Path:
         return self.output.folder / NAME
+
+    @property
+    def key(self) -> str:
+        """What every line repeats, for another process may begin anew in the same folder."""
+        return fingerprint([self.settings, self.network])
 
     def check_settings(self, settings: Mapping) -> None:
         """Raise ``InputError`` that names each setting that has another value now."""
@@ -76,6 +81,7 @@ class Record:
         """Note that the files of an image are whole. digest: of the picture they belong to."""
         files = {file.parent.name: sha256(file) for file in self.output.files(image.stem)}
         done = {"id": image.stem, **_basis(image, digest, labels), "files": files, "row": row}
+        done["of"] = self.key
         with readable_disk_errors(self.file), self.file.open("a", encoding="utf-8") as record:
             record.write(_line(done))
 
@@ -128,11 +134,11 @@ def read_record(output: Output) -> Record | None:
         head, *lines = (output.folder / NAME).read_bytes().splitlines(keepends=True)
         shared = json.loads(head)
         images |= dict.fromkeys(shared["begun"])
-        for line in lines:
-            if line.endswith(b"\n"):
-                done = json.loads(line)
+        record = Record(output, shared["settings"], shared["network"], images)
+        for done in (json.loads(line) for line in lines if line.endswith(b"\n")):
+            if done["of"] == record.key:
                 images[done["id"]] = done
-        return Record(output, shared["settings"], shared["network"], images)
+        return record
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -94,9 +94,9 @@ def plan_predictions(
     Raises ``InputError`` for what cannot be used: missing, damaged and like-named images, labels
     that do not fit, a folder of data as output, files already there, and a CRF that cannot run.
     """
-    protocol, inputs = own_protocol(recipe, map, crf), [Path(entry) for entry in inputs]
-    paths = find_images(inputs)
-    for folder in inputs:
+    protocol, entries = own_protocol(recipe, map, crf), [Path(entry) for entry in inputs]
+    paths = find_images(entries)
+    for folder in entries:
         if folder.is_dir() and (note := left_out_note(folder)):
             print(printable(note))
     output.check_place(paths, recipe.data)

@@ -72,9 +72,12 @@ def test_photographs_right_in_a_folder_make_it_one_of_data(planned, own_recipe, 
         planned(photos, elsewhere, replace(own_recipe, data=own))
     (photos / "sub").mkdir()
     (photos / "cat.png").rename(photos / "sub/cat.png")
-    (tmp_path / "new/masks").parent.mkdir()
+    (photos / "masks").symlink_to(elsewhere)
+    with pytest.raises(InputError, match="lies in .*elsewhere, a part of a folder of data"):
+        planned(photos, photos / "masks/new")
+    (tmp_path / "new").mkdir()
     (tmp_path / "new/masks").symlink_to(photos / "masks")
-    with pytest.raises(InputError, match="leads to .*photos/masks, the masks of"):
+    with pytest.raises(InputError, match="leads to .*elsewhere, the masks of .*photos"):
         planned(photos, tmp_path / "new")
 
 

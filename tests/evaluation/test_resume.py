@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from more_lib.evaluation import writing
 from more_lib.evaluation.output import Output
-from more_lib.evaluation.resume import NAME
+from more_lib.evaluation.resume import NAME, read_record
 from more_lib.evaluation.writing import plan_predictions, write_predictions
 from more_lib.system.errors import InputError
 from tests.evaluation.helpers import GREEN, GREY, PhotoModel, picture
@@ -152,6 +152,26 @@ def test_other_settings_and_networks_are_refused(write, own_recipe, photos, tmp_
     assert contents(out) == before and not other.inputs
     assert write(photos, out, model=other, force=True) == 3
     assert write(photos, out, model=other, resume=True) == 0
+
+
+def test_another_process_that_begins_anew_meanwhile_is_not_believed(
+    write, photos, tmp_path, monkeypatch
+):
+    out, plain, others = tmp_path / "out", writing.write_prediction, [True]
+
+    def with_another_beside(*given):
+        plain(*given)
+        if others:
+            others.clear()
+            write(photos, out, map="cam", force=True)
+
+    monkeypatch.setattr(writing, "write_prediction", with_another_beside)
+    write(photos, out)
+    record = read_record(Output(out))
+    assert record.settings["map"] == "cam" and len(record.file.read_text().splitlines()) == 7
+    assert [done["of"] for done in record.images.values()] == [record.key] * 3
+    with pytest.raises(InputError, match="other settings"):
+        write(photos, out, resume=True)
 
 
 def test_what_the_present_refusal_advises(write, photos, tmp_path):
