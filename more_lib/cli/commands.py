@@ -164,6 +164,7 @@ def predict(
     map: give.MapName = "lam",
     crf: give.Crf = False,
     npz: give.Npz = False,
+    resume: give.ResumePredictions = False,
     force: give.Force = False,
     skip_bad: give.SkipBad = False,
     changes: give.Changes = None,
@@ -172,8 +173,9 @@ def predict(
 
     Writes for each image a palette mask in its size and an overlay of the maps behind it, and for
     all of them a summary. Nothing is overwritten, and every file is checked before the first is
-    computed. --set changes the scales and the threshold of the evaluation. The network is that of
-    --checkpoint, of --released FILE --profile voc, or else the profile's, trained if need be.
+    computed; --resume goes on after a stop. --set changes the scales and the threshold of the
+    evaluation. The network is that of --checkpoint, of --released FILE --profile voc, or else the
+    profile's, trained if need be.
     """
     from more_lib import training
     from more_lib.evaluation.writing import Output, plan_predictions, write_predictions
@@ -181,7 +183,7 @@ def predict(
 
     changes, network = changes or [], _network(checkpoint, released)
     recipe = saved_recipe(checkpoint, changes) if checkpoint else load_recipe(profile, changes)
-    place = Output(output, npz, force)
+    place = Output(output, npz, force, resume)
     plan = plan_predictions(recipe, images, place, labels, map, crf, skip_bad)
     if network is None and profile == "mini":
         print("no --checkpoint: profile mini, which has seen emoji glyphs and no photograph")

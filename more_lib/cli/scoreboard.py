@@ -10,7 +10,7 @@ from more_lib.data import open_tree, without_bad
 from more_lib.evaluation.protocols import PROTOCOLS, named_protocols
 from more_lib.evaluation.results import Evaluation, format_table, rows
 from more_lib.evaluation.scoring import check_masks, evaluate_or_load, evaluate_protocols
-from more_lib.evaluation.writing import export_voc
+from more_lib.evaluation.voc_server import export_voc
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file
