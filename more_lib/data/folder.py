@@ -38,14 +38,17 @@ Rows = list[tuple[str, frozenset[str]]]
 class FolderTree(ImageTree):
     """A folder in the plain layout, restricted to some of its classes.
 
-    root: the folder. classes: C of its classes; their order numbers them 1..C. None takes all.
+    root: the folder. classes: C names; their order numbers them 1..C. None takes all of the folder;
+    a class that it lacks is in no image and has no mask value.
     labels: the table of labels, if it is not ``<root>/labels.csv``. skip: as in ``ImageTree``.
 
     Raises ``InputError`` for a folder without images, a table that is missing, malformed or does
-    not fit the images one to one, and for unknown classes. Files are not opened.
+    not fit the images one to one. Files are not opened.
     """
 
     LISTS = "splits"
+    every_class: tuple[str, ...]
+    """The folder's own classes, in the order of their ids in masks."""
 
     def __init__(
         self,
@@ -62,9 +65,11 @@ class FolderTree(ImageTree):
         rows = _read_table(self.table)
         self._names = self._matched(rows)
         every = _all_classes(root / "classes.txt", self.table, rows)
-        chosen = every if classes is None else tuple(classes)
-        _refuse_unknown("data.classes", chosen, every, root)
-        super().__init__(root, chosen, [every.index(name) + 1 for name in chosen], skip)
+        self.every_class = every
+        super().__init__(root, every if classes is None else classes, (), skip)
+        for number, name in enumerate(self.classes, 1):
+            if name in every:
+                self._class_of[every.index(name) + 1] = number
 
     def split_ids(self, split: str) -> list[str]:
         """Ids of ``splits/<split>.txt`` in its order; of ``all``, where there is no such folder.
@@ -165,7 +170,8 @@ def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "
     if not classes:
         raise InputError(f"{tree.table} names no class in any row: there is nothing to learn")
     own = dict(dataset="folder", root=str(folder), labels=labels, classes=classes, skip=())
-    data = replace(recipe.data, **own, train_split=train, val_split=val)
+    splits = dict(train_split=train, val_split=val, numbering=tree.every_class)
+    data = replace(recipe.data, **own, **splits)
     return replace(recipe, data=data, evaluation=replace(recipe.evaluation, batch_size=1))
 
 

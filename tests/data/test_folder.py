@@ -1,5 +1,7 @@
 """The plain folder layout, the scan for damaged files, and training on one's own data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from more_lib.data import open_tree, split_file
 from more_lib.data.folder import FolderTree, recipe_for_folder
 from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocImages, VocMasks
+from more_lib.recipes.classes import mask_ids
 from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.profiles import PROFILES
 from more_lib.training import cache as training
@@ -52,6 +55,24 @@ def test_classes_txt_sets_the_order_and_may_name_more(root):
     assert tree.classes == ("red fox", "bear", "cat", "owl")
     assert tree.classes_shown() == ("red fox", "cat", "owl")
     assert tree.labels("one").tolist() == [1, 0, 1, 0]
+
+
+def test_a_folders_ids_are_its_ids_whichever_classes_are_chosen_and_shown(root):
+    (root / "classes.txt").write_text("bear\ncat\nowl\nred fox\n")
+    values = np.zeros((HEIGHT, WIDTH))
+    values[:5], values[5:9] = 4, 2
+    save_mask(root / "masks/one.png", values)
+    data = recipe_for_folder(PROFILES["mini"], root).data
+    assert data.classes == ("cat", "owl", "red fox")
+    assert data.numbering == open_tree(data).every_class == ("bear", "cat", "owl", "red fox")
+    assert mask_ids(data) == (2, 3, 4)
+    assert mask_ids(replace(data, classes=("red fox", "cat"))) == (4, 2)
+    # Classes of a network that the folder lacks: in no image, without a value in masks.
+    tree = FolderTree(root, ("dog", "red fox", "cat"))
+    assert tree.labels("one").tolist() == [0, 1, 1]
+    assert np.array_equal(tree.mask("one"), np.choose(values.astype(int), [0, 0, 3, 0, 2]))
+    with refused("one.png holds 2: allowed are 0, 255"):
+        FolderTree(root, ("dog", "red fox")).mask("one")
 
 
 def test_images_may_lie_in_the_folder_and_a_spreadsheets_table_elsewhere(root, tmp_path):
@@ -122,8 +143,6 @@ def test_unknown_classes_are_named_with_the_nearest_that_exists(root):
     with refused("labels.csv has the class 'read fox'.*mean red fox"):
         FolderTree(root)
     save_csv(root, ROWS)
-    with refused("data.classes has the class 'dog'"):
-        FolderTree(root, ("cat", "dog"))
     (root / "classes.txt").write_text("cat\nowl\ncat\nred fox\n")
     with refused("classes.txt: named more than once: cat"):
         FolderTree(root)
