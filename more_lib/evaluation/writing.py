@@ -29,8 +29,8 @@ import numpy as np
 import pandas as pd
 
 from more_lib.data import open_tree
-from more_lib.data.folder import read_labels
 from more_lib.data.images import PALETTE, find_images, image_size, mask_image, unreadable
+from more_lib.data.table import read_labels
 from more_lib.evaluation.masks import SplitImages, evaluation_mode, segment
 from more_lib.evaluation.overlays import plot_prediction
 from more_lib.evaluation.predict import Prediction, class_numbers, own_protocol, predict, seen_size
@@ -100,7 +100,7 @@ def plan_predictions(
     """
     own_protocol(recipe, map, crf)
     paths = find_images(inputs)
-    given = None if labels is None else read_labels(labels)
+    given = None if labels is None else read_labels(labels, recipe.data.classes)
     try:
         for path in () if given is None else paths:
             class_numbers(path, given or {}, recipe.data.classes)

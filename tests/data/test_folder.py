@@ -1,5 +1,7 @@
 """The plain folder layout, the scan for damaged files, and training on one's own data."""
 
+import os
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -103,7 +105,7 @@ def test_images_are_rgb_whatever_the_file_holds(root):
     "table, complaint",
     [
         (ROWS | {"five.jpg": "cat"}, "not among the images: five.jpg"),
-        (ROWS | {"two": "cat"}, "named by more than one row: two"),
+        (ROWS | {"two": "cat"}, r"named by more than one row: two.PNG \(line 3\), two \(line 6\)"),
         ({"one.jpg": "cat"}, "without a row .*: four.jpeg, three.webp, two.PNG"),
         (ROWS | {"one.jpg": ";".join(map(str, range(255)))}, "254"),
         (b"", "image,classes"),
@@ -131,7 +133,7 @@ def test_table_that_is_malformed_or_does_not_fit_the_images_is_named(root, table
 def test_unknown_classes_are_named_with_the_nearest_that_exists(root):
     (root / "classes.txt").write_text("cat\nowl\nred fox\n")
     save_csv(root, ROWS | {"two.PNG": "read fox"})
-    with refused("labels.csv has the class 'read fox'.*mean red fox"):
+    with refused("labels.csv line 3 has the class 'read fox'.*mean red fox"):
         FolderTree(root)
     save_csv(root, ROWS)
     (root / "classes.txt").write_text("cat\nowl\ncat\nred fox\n")
@@ -159,13 +161,79 @@ def test_split_lists_keep_their_order_and_must_fit(root):
     with refused(r"val.txt is missing \(splits here: train\)"):
         tree.ids("val")
     for content, complaint in (
-        ("one\nfive\n", "no image of this folder: five"),
+        ("one\nfive\n", "not among the images: five"),
         ("one\none.jpg\n", "more than once: one"),
         ("\n", "names no image"),
     ):
         (root / "splits/train.txt").write_text(content)
         with refused(complaint):
             tree.ids("train")
+
+
+def forms(name):
+    return [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+
+
+@pytest.mark.parametrize("named", [0, 1])
+@pytest.mark.parametrize("on_disk", [0, 1])
+def test_names_of_files_have_one_form_whichever_the_disk_and_the_texts_have(root, named, on_disk):
+    kept, other = forms("caf\u00e9"), forms("caf\u00e9.png")[1 - on_disk]
+    (root / "images/one.jpg").rename(root / f"images/{kept[on_disk]}.jpg")
+    save_mask(root / "masks" / other, np.full((HEIGHT, WIDTH), 2))
+    rows = {name.replace("one", kept[named]): classes for name, classes in ROWS.items()}
+    save_csv(
+        root, {name: classes.replace("owl", kept[1 - named]) for name, classes in rows.items()}
+    )
+    (root / "classes.txt").write_text(f"red fox\n{kept[named]}\ncat\n", encoding="utf-16")
+    (root / "splits").mkdir()
+    (root / "splits/val.txt").write_text(f"{kept[named]}\ntwo\n", encoding="utf-16")
+    (root / "splits/train.txt").write_text(f"three\n{kept[named]}.jpg\n", encoding="utf-8-sig")
+    tree = FolderTree(root, classes=(kept[1], "cat"), skip=[kept[named]])
+    assert tree.split_ids("train") == ["three", kept[0]] and tree.ids("val") == ["two"]
+    assert tree.image(kept[0]).size == (WIDTH, HEIGHT) and (tree.mask(kept[0]) == 1).all()
+    assert tree.classes == (kept[0], "cat") and tree.labels("three").tolist() == [1, 0]
+
+
+def test_names_that_would_be_one_elsewhere_are_refused(root):
+    for other in ("ONE.png", "One.jpg"):
+        noise(9).save(root / "images" / other)
+        with refused("one name before the ending, but for case; rename one: .*one.jpg"):
+            FolderTree(root)
+        (root / "images" / other).unlink()
+    for name in forms("caf\u00e9.jpg"):
+        noise(9).save(root / "images" / name)
+    with refused("rename one: caf.*, caf"):
+        FolderTree(root)
+
+
+def test_a_name_is_a_files_before_it_is_one_without_its_ending(root):
+    (root / "images/two.PNG").rename(root / "images/one.jpg.png")
+    rows = {"one.jpg.png" if name == "two.PNG" else name: row for name, row in ROWS.items()}
+    save_csv(root, rows)
+    tree = FolderTree(root)
+    assert tree.labels("one").tolist() == [1, 0, 1] and tree.labels("one.jpg").tolist() == [1, 0, 0]
+    for names in (("one", "one.jpg"), ("one.jpg", "one.jpg.png")):
+        save_csv(root, dict(zip((*names, "three", "four"), rows.values(), strict=True)))
+        with refused(r"labels.csv: may be either of two files; .*: one.jpg \(or one.jpg.png\)"):
+            FolderTree(root)
+    (root / "splits").mkdir()
+    (root / "splits/train.txt").write_text("one.jpg\nthree\n")
+    with refused(r"train.txt: may be either of two files"):
+        tree.ids("train")
+    (root / "splits/train.txt").write_text("one.jpg\nthree.webp\n")
+    assert tree.ids("train") == ["one", "three"]
+
+
+def test_names_that_no_text_can_hold_are_refused_in_printable_letters(root, tmp_path):
+    photograph = (root / "images/one.jpg").read_bytes()
+    for name, shown in ((b"caf\xe9.jpg", r"caf\\xe9.jpg"), (b"two\nlines.jpg", r"two\\nlines")):
+        path = root / "images" / os.fsdecode(name)
+        path.write_bytes(photograph)
+        with refused("no UTF-8 or have control characters; rename: " + shown):
+            FolderTree(root)
+        path.unlink()
+    with refused(r"the path .*caf\\xe9 is no UTF-8.*rename"):
+        recipe_for_folder(PROFILES["mini"], root.rename(tmp_path / os.fsdecode(b"caf\xe9")))
 
 
 def test_data_sets_serve_a_plain_folder_with_masks(root):
@@ -263,6 +331,17 @@ def test_training_on_a_folder_skips_what_is_bad_only_when_told(root, tmp_path):
     save_csv(root, {name: row for name, row in ROWS.items() if name != "two.PNG"})
     log = training.load_trained(tmp_path / "run", recipe).record["data_sha256"]
     assert log == FolderTree(root).fingerprint(["all"])
+
+
+def test_training_says_its_classes_and_refuses_a_slip_in_their_names(root, tmp_path):
+    command = ("train", "--data", root, "--folder", tmp_path / "run", *SHORT)
+    status, _, err = run(*command, "--set", "data.classes=[cat, read fox]")
+    assert status == 2 and "'read fox'" in err and "did you mean red fox?" in err
+    assert len(err.splitlines()) == 1 and not (tmp_path / "run").exists()
+    status, out, err = run(*command, "--set", "data.classes=[red fox, cat]")
+    assert status == 0 and "classes (images of 4): red fox 1, cat 2" in out, err
+    recipe = load_recipe("mini", file=tmp_path / "run/recipe.yaml")
+    assert mask_ids(recipe.data) == (3, 1)
 
 
 def test_evaluating_a_folder_needs_masks_and_scores_images_of_all_sizes(root, tmp_path):
