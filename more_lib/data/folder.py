@@ -43,9 +43,11 @@ class FolderTree(ImageTree):
     root: the folder. classes: C names; their order numbers them 1..C. None takes all of the folder;
     a class that it lacks is in no image and has no mask value.
     labels: the table of labels, if it is not ``<root>/labels.csv``. skip: as in ``ImageTree``.
+    Ids and classes have Unicode's form NFC, whichever the files, table and lists have.
 
-    Raises ``InputError`` for a folder without images, a table that is missing, malformed or does
-    not fit the images one to one. Files are not opened.
+    Raises ``InputError`` for a folder without images, names of files that would clash elsewhere or
+    cannot be written, a table that is missing, malformed or does not fit the images one to one.
+    Files are not opened.
     """
 
     LISTS = "splits"
@@ -72,9 +74,10 @@ class FolderTree(ImageTree):
         self._names = self._matched(rows)
         chosen = self.every_class if classes is None else map(_nfc, classes)
         super().__init__(root, tuple(chosen), (), map(_nfc, skip))
+        self._numbers = {name: number for number, name in enumerate(self.classes)}
         for value, name in enumerate(self.every_class, 1):
-            if name in self.classes:
-                self._class_of[value] = self.classes.index(name) + 1
+            if name in self._numbers:
+                self._class_of[value] = self._numbers[name] + 1
 
     def split_ids(self, split: str) -> list[str]:
         """Ids of ``splits/<split>.txt`` in its order; of ``all``, where there is no such folder.
@@ -107,8 +110,9 @@ class FolderTree(ImageTree):
 
         Classes that were not chosen are left out.
         """
-        present = self._names[image_id]
-        return np.array([name in present for name in self.classes], dtype=np.float32)
+        labels = np.zeros(len(self.classes), np.float32)
+        labels[[self._numbers[n] for n in self._names[image_id] if n in self._numbers]] = 1
+        return labels
 
     def classes_shown(self) -> tuple[str, ...]:
         """The chosen classes that at least one image of the table has."""
@@ -172,8 +176,8 @@ def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "
     if not classes:
         raise InputError(f"{tree.table} names no class in any row: there is nothing to learn")
     own = dict(dataset="folder", root=str(folder), labels=labels, classes=classes, skip=())
-    splits = dict(train_split=train, val_split=val, numbering=tree.every_class)
-    data = replace(recipe.data, **own, **splits)
+    own |= dict(train_split=train, val_split=val, numbering=tree.every_class)
+    data = replace(recipe.data, **own)
     return replace(recipe, data=data, evaluation=replace(recipe.evaluation, batch_size=1))
 
 
@@ -184,8 +188,9 @@ def _read(listed: Path, table: Path) -> tuple[tuple[str, ...], list[Row]]:
     every = every or tuple(sorted({name for row in rows for name in row.classes}))
     if len(every) > MOST_CLASSES:
         raise InputError(f"{table} has {len(every)} classes: masks can tell {MOST_CLASSES} apart")
+    known = frozenset(every)
     for row in rows:
-        for name in sorted(row.classes.difference(every)):
+        for name in sorted(row.classes - known):
             raise InputError(
                 f"{table} line {row.line} has the class {name!r}, which {listed} does not know"
                 f"{nearest(name, every) or ': add it there'}"

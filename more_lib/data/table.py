@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Collection
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -33,6 +34,7 @@ _NOTHING = set("? # nan none null nil nat na n/a #n/a <na> background".split())
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # soft hyphen, no space, marks
 # Separators of other tools, Chinese ones too, lists that are no JSON, and what no name can hold.
 _NO_NAME = re.compile(r"""[,;|\uff0c\uff1b\uff5c\u3001\0-\x1f\x7f\ud800-\udfff]|^[\[{"']""")
+_OR_LIST = "or list every class in classes.txt if one is called so"
 _JOINTS = re.compile(r" ?[/\\+&:] ?")  # names have them too
 
 
@@ -91,9 +93,10 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return names
 
 
+@lru_cache(1000)  # a table has few names, many times
 def tidy(name: str) -> str:
     """A class name in Unicode's form NFC, with single spaces and nothing that cannot be seen."""
-    return " ".join(normalize("NFC", name).translate(_INVISIBLE).split())
+    return " ".join(_visible(name).split())
 
 
 def class_counts(tree: ImageTree, split: str) -> dict[str, int]:
@@ -114,9 +117,10 @@ def training_classes(tree: ImageTree, data: DataRecipe) -> str:
         if not count and name not in CLASSES.get(data.dataset, ()):
             every = getattr(tree, "every_class", tree.classes)
             guess = "" if name in every else nearest(name, every)
+            cure = guess or ": add images of it, or choose data.classes without it"
             raise InputError(
                 f"data.classes has {name!r}, which no image of the split {data.train_split} of "
-                f"{tree.root} shows{guess or ': add images of it, or leave it out'}"
+                f"{tree.root} shows{cure}"
             )
     said = ", ".join(f"{name} {count}" for name, count in counts.items())
     return f"classes (images of {len(tree.ids(data.train_split))}): {said}"
@@ -152,19 +156,19 @@ def _cells(path: Path) -> list[tuple[int, str, str]]:
 
 def _names(cell: str, known: Collection[str], where: str) -> list[str]:
     """The class names of a cell, spelled as they are there."""
-    if tidy(cell) in known:
+    if cell in known or tidy(cell) in known:
         return [cell]
-    names = _listed(cell) or cell.split(";")
-    names = [normalize("NFC", name.translate(_INVISIBLE)).strip() for name in names]
+    listed = _listed(cell) if cell[:1] in ("[", "{") else None
+    names = [_visible(name) for name in listed or cell.split(";")]
     for name in names:
         if tidy(name) in known:
             continue
         if name and (name.casefold() in _NOTHING or not _folded(name).strip()):
-            raise InputError(f"{where} has {name!r} for a class: leave the cell empty if the image "
-                             "shows none; a class of that name stands in classes.txt")  # fmt: skip
+            raise InputError(f"{where} has {name!r} for a class: leave the cell empty where an "
+                             f"image shows none, {_OR_LIST}")  # fmt: skip
         if _NO_NAME.search(name):
-            raise InputError(f'{where} has {name!r} for a class: separate class names by ";"; one '
-                             "name that looks so stands in classes.txt")  # fmt: skip
+            raise InputError(f'{where} has {name[:80]!r} for a class: separate class names by ";", '
+                             f"{_OR_LIST}")  # fmt: skip
     return [name for name in names if name]
 
 
@@ -179,6 +183,12 @@ def _listed(cell: str) -> list[str] | None:
     return None
 
 
+@lru_cache(1000)
+def _visible(name: str) -> str:
+    """A name as it is spelled, in Unicode's form NFC, without what takes no place."""
+    return normalize("NFC", name.translate(_INVISIBLE)).strip()
+
+
 def _refuse_variants(path: Path, names: dict[int, list[str]]) -> None:
     """Raise ``InputError`` where two names seem to be one, or one name to be several."""
     first: dict[str, tuple[str, int]] = {}
@@ -191,7 +201,7 @@ def _refuse_variants(path: Path, names: dict[int, list[str]]) -> None:
         if other != name:
             raise InputError(
                 f"{path} lines {before} and {line} have the classes {other!r} and {name!r}: spell "
-                "a class in one way, or list both in classes.txt"
+                f"a class in one way, {_OR_LIST}"
             )
     for key, (name, line) in first.items():
         parts, words = _JOINTS.split(key), key.split()
@@ -199,7 +209,7 @@ def _refuse_variants(path: Path, names: dict[int, list[str]]) -> None:
         if several or (len(words) > 1 and all(word in first for word in words)):
             raise InputError(
                 f"{path} line {line} has {name!r} for a class, and its parts are classes too: "
-                'separate class names by ";", or list it in classes.txt'
+                f'separate class names by ";", {_OR_LIST}'
             )
 
 

@@ -154,7 +154,7 @@ def test_training_says_its_classes_and_refuses_one_that_no_image_shows(tmp_path)
     assert training_classes(FolderTree(root, data.classes), data) == said
     for classes, complaint in (
         (("cat", "read fox"), "'read fox', which no image .* train .*did you mean red fox"),
-        (("cat", "owl"), "'owl', which no image .* add images of it, or leave it out"),
+        (("cat", "owl"), "'owl', which no image .* add images of it, or choose data.classes"),
     ):
         with refused("data.classes has", complaint):
             training_classes(FolderTree(root, classes), data)
