@@ -205,7 +205,7 @@ def _refuse_variants(path: Path, names: dict[int, list[str]]) -> None:
             )
     for key, (name, line) in first.items():
         parts, words = _JOINTS.split(key), key.split()
-        several = len(parts) > 1 and any(part in first for part in parts)
+        several = len(parts) > 1 and all(parts) and any(part in first for part in parts)
         if several or (len(words) > 1 and all(word in first for word in words)):
             raise InputError(
                 f"{path} line {line} has {name!r} for a class, and its parts are classes too: "

@@ -89,7 +89,7 @@ def test_one_name_spelled_in_two_ways_is_refused_with_both_lines(tmp_path, cells
 def test_names_joined_of_other_names_are_refused(tmp_path, cell):
     with refused("labels.csv line 2 has .*its parts are classes too"):
         read_labels(table(tmp_path, cell, "cat", "dog"))
-    assert read_labels(table(tmp_path, "hot dog", "dog"))["0.jpg"] == {"hot dog"}
+    assert read_labels(table(tmp_path, "hot dog;C++", "dog;C"))["0.jpg"] == {"hot dog", "C++"}
 
 
 def test_a_table_names_an_image_once_whatever_the_form_of_its_letters(tmp_path):
