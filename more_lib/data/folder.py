@@ -183,9 +183,10 @@ def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "
 
 def _read(listed: Path, table: Path) -> tuple[tuple[str, ...], list[Row]]:
     """Every class of a folder in order, from classes.txt or else from the table; the rows."""
-    every = read_classes(listed) if listed.is_file() else ()
-    rows = read_table(table, every)
-    every = every or tuple(sorted({name for row in rows for name in row.classes}))
+    every = read_classes(listed) if listed.exists() else None
+    rows = read_table(table, every or ())
+    if every is None:
+        every = tuple(sorted({name for row in rows for name in row.classes}))
     if len(every) > MOST_CLASSES:
         raise InputError(f"{table} has {len(every)} classes: masks can tell {MOST_CLASSES} apart")
     known = frozenset(every)

@@ -83,11 +83,9 @@ def read_table(path: Path, known: Collection[str] = ()) -> list[Row]:
 def read_classes(path: Path) -> tuple[str, ...]:
     """The class names of a ``classes.txt``, in order; raises ``InputError`` unless each is once."""
     names = tuple(map(tidy, read_lines(path, ": write a class name a line, in UTF-8")))
-    if not names:
-        raise InputError(f"{path} names no class: write one a line, or delete the file")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise InputError(f"{path}: named more than once: {', '.join(twice)}: keep one line of each")
-    if names[0].strip("_").casefold() == "background":
+    if names and names[0].strip("_").casefold() == "background":
         raise InputError(f"{path} begins with {names[0]!r}, which has the id 0 of itself and moves "
                          "all others: delete that line")  # fmt: skip
     return names

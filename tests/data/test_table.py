@@ -132,7 +132,6 @@ def test_classes_txt_is_a_list_of_names_without_the_background(tmp_path):
     assert read_classes(path) == ("none", "salt, pepper", NFC)
     for text, complaint in (
         (f"{NFD}\ncat\n{NFC}\n", "named more than once: caf"),
-        ("\n", "names no class"),
         ("_background_\ncat\n", "begins with '_background_', which has the id 0"),
     ):
         path.write_text(text, encoding="utf-8")
