@@ -87,7 +87,7 @@ class FolderTree(ImageTree):
         if split == ALL and not (self.root / self.LISTS).is_dir():
             return list(self._names)
         path, lines = self.listed(split)
-        ids = self._identified(path, list(map(_nfc, lines)))
+        ids = self._identified(path, list(map(_nfc, lines)), "no image of this folder")
         _refuse(path, "listed more than once", sorted(_repeated(ids)))
         return ids
 
@@ -129,7 +129,7 @@ class FolderTree(ImageTree):
 
     def _matched(self, rows: Sequence[Row]) -> dict[str, frozenset[str]]:
         """Classes by image id; the rows must fit the images one to one."""
-        ids = self._identified(self.table, [row.image for row in rows])
+        ids = self._identified(self.table, [row.image for row in rows], "not among the images")
         twice, named = _repeated(ids), zip(ids, rows, strict=True)
         again = [f"{row.image} (line {row.line})" for i, row in named if i in twice]
         _refuse(self.table, "named by more than one row", again)
@@ -137,7 +137,7 @@ class FolderTree(ImageTree):
         _refuse(self.table, "without a row (an image of no class has an empty one)", bare)
         return {image_id: row.classes for image_id, row in zip(ids, rows, strict=True)}
 
-    def _identified(self, source: Path, names: Sequence[str]) -> list[str]:
+    def _identified(self, source: Path, names: Sequence[str], fault: str) -> list[str]:
         """Ids of the images that a table or list names by their files, with or without ending.
 
         ``a.jpg`` is the file of that name; another ``a.jpg.png`` makes it doubtful where other
@@ -145,7 +145,7 @@ class FolderTree(ImageTree):
         """
         known = self._file_ids
         strange = [name for name in names if name not in known and name not in self._files]
-        _refuse(source, "not among the images", strange)
+        _refuse(source, fault, strange)
         if not all(name in known for name in names):
             both = [name for name in names if name in self._files and name in known]
             two = [f"{name} (or {self._files[name].name})" for name in both]
@@ -188,7 +188,8 @@ def _read(listed: Path, table: Path) -> tuple[tuple[str, ...], list[Row]]:
     if every is None:
         every = tuple(sorted({name for row in rows for name in row.classes}))
     if len(every) > MOST_CLASSES:
-        raise InputError(f"{table} has {len(every)} classes: masks can tell {MOST_CLASSES} apart")
+        source = listed if listed.exists() else table
+        raise InputError(f"{source} has {len(every)} classes: masks can tell {MOST_CLASSES} apart")
     known = frozenset(every)
     for row in rows:
         for name in sorted(row.classes - known):

@@ -30,7 +30,7 @@ from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
 
 # What pandas and other programs write into an empty cell, and people for an image of no class.
-_NOTHING = set("? # nan none null nil nat na n/a #n/a <na> background".split())
+_NOTHING = set("- -- ? # nan none null nil nat na n/a #n/a <na> background".split())
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # soft hyphen, no space, marks
 # Separators of other tools, Chinese ones too, lists that are no JSON, and what no name can hold.
 _NO_NAME = re.compile(r"""[,;|\uff0c\uff1b\uff5c\u3001\0-\x1f\x7f\ud800-\udfff]|^[\[{"']""")
@@ -161,7 +161,7 @@ def _names(cell: str, known: Collection[str], where: str) -> list[str]:
     for name in names:
         if tidy(name) in known:
             continue
-        if name and (name.casefold() in _NOTHING or not _folded(name).strip()):
+        if name and (name.casefold() in _NOTHING or not _folded(name)):
             raise InputError(f"{where} has {name!r} for a class: leave the cell empty where an "
                              f"image shows none, {_OR_LIST}")  # fmt: skip
         if _NO_NAME.search(name):
@@ -202,7 +202,7 @@ def _refuse_variants(path: Path, names: dict[int, list[str]]) -> None:
                 f"a class in one way, {_OR_LIST}"
             )
     for key, (name, line) in first.items():
-        parts, words = _JOINTS.split(key), key.split()
+        parts, words = _JOINTS.split(key), tidy(name).casefold().split()
         several = len(parts) > 1 and all(parts) and any(part in first for part in parts)
         if several or (len(words) > 1 and all(word in first for word in words)):
             raise InputError(
@@ -214,4 +214,4 @@ def _refuse_variants(path: Path, names: dict[int, list[str]]) -> None:
 def _folded(name: str) -> str:
     """What is left of a name without case, kinds of spaces, and joiners that cannot be seen."""
     seen = re.sub("[\u200c-\u200f\ufe0e\ufe0f]", "", tidy(name).casefold())
-    return re.sub(r"[\s_-]+", " ", seen)
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", seen)

@@ -161,7 +161,7 @@ def test_split_lists_keep_their_order_and_must_fit(root):
     with refused(r"val.txt is missing \(splits here: train\)"):
         tree.ids("val")
     for content, complaint in (
-        ("one\nfive\n", "not among the images: five"),
+        ("one\nfive\n", "no image of this folder: five"),
         ("one\none.jpg\n", "more than once: one"),
         ("\n", "names no image"),
     ):

@@ -74,6 +74,7 @@ def test_what_programs_write_into_empty_cells_is_no_class_unless_listed(tmp_path
         (("red fox", "red\xa0fox"), "2 and 3"),
         (("cat", "red_fox;Cat"), "2 and 3"),
         (("red_fox", "red-fox"), "2 and 3"),
+        (("red fox", "owl;redfox"), "2 and 3"),
         (("\u2764", "\u2764\ufe0f"), "2 and 3"),
     ],
 )
