@@ -84,7 +84,7 @@ class FolderTree(ImageTree):
 
         Raises ``InputError`` for a missing or empty list, an unknown image or one named twice.
         """
-        if split == ALL and not (self.root / self.LISTS).is_dir():
+        if split == ALL and not (self.root / self.LISTS).exists():
             return list(self._names)
         path, lines = self.listed(split)
         ids = self._identified(path, list(map(_nfc, lines)), "no image of this folder")
@@ -93,7 +93,7 @@ class FolderTree(ImageTree):
 
     def splits(self) -> list[str]:
         """Names of the splits; ``all`` alone, where there are no lists."""
-        return super().splits() if (self.root / self.LISTS).is_dir() else [ALL]
+        return super().splits() if (self.root / self.LISTS).exists() else [ALL]
 
     def image_path(self, image_id: str) -> Path:
         return self._files[image_id]

@@ -285,6 +285,12 @@ def test_recipe_for_a_folder_takes_its_classes_and_splits(root, tmp_path):
     (root / "splits/trainval.txt").rename(root / "splits/mine.txt")
     with refused("no train.txt .*mine, test"):
         recipe_for_folder(mini, root)
+    (root / "splits").rename(root / "kept")
+    (root / "splits").write_text("one\n")
+    with refused("splits has no train.txt"):
+        recipe_for_folder(mini, root)
+    (root / "splits").unlink()
+    (root / "kept").rename(root / "splits")
     save_csv(root, dict.fromkeys(ROWS, ""))
     (root / "splits/mine.txt").rename(root / "splits/train.txt")
     with refused("nothing to learn"):
