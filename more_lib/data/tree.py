@@ -210,7 +210,8 @@ class ImageTree(ABC):
         """The list of a split's faults in the data folder, written anew: an id and why, a line."""
         path = data_folder() / "bad_files" / f"{self.root.name}-{split}.txt"
         with atomic_file(path) as temporary:
-            temporary.write_text("".join(f"{name}\t{reason}\n" for name, reason in bad.items()))
+            text = "".join(f"{name}\t{reason}\n" for name, reason in bad.items())
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         return path
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from more_lib.data.folder import read_labels
 from more_lib.data.images import (
     PALETTE,
     find_images,
@@ -29,6 +28,7 @@ from more_lib.data.images import (
     mask_image,
     unreadable,
 )
+from more_lib.data.table import read_labels
 from more_lib.evaluation.output import TABLES, Output, bad_name, printable
 from more_lib.evaluation.overlays import plot_prediction
 from more_lib.evaluation.predict import (
@@ -181,7 +181,7 @@ def _given_labels(
     table: str | Path, images: Sequence[Path], recipe: Recipe
 ) -> dict[str, Collection[str]]:
     """The labels of each image by its file's name; ``InputError`` that begins with the table."""
-    rows = read_labels(table)
+    rows = read_labels(table, recipe.data.classes)
     try:
         given = labels_by_name(images, rows)
         for path in images:

@@ -6,7 +6,9 @@ paper and released code differ, the field's comment gives the other value (noteb
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator
 
@@ -45,7 +47,11 @@ Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Beta = Annotated[Amount, Field(lt=1)]
 CropScale = Annotated[tuple[Positive, Share], _rule(lambda s: s[0] <= s[1], "[low, high]")]
 Thresholds = Annotated[tuple[Share, Share], _rule(lambda t: t[0] >= t[1], "[high, low]")]
-Distinct = Annotated[tuple[Name, ...], _rule(lambda c: len(set(c)) == len(c), "distinct names")]
+# One form of each letter with an accent: macOS and others write two.
+ClassName = Annotated[Name, AfterValidator(partial(normalize, "NFC"))]
+Distinct = Annotated[
+    tuple[ClassName, ...], _rule(lambda c: len(set(c)) == len(c), "distinct names")
+]
 
 
 @section

@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from timm import __version__ as timm_version
 
 from more_lib.data import open_tree
+from more_lib.data.table import training_classes
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
 from more_lib.method.backbones import backbone_identity
@@ -90,6 +91,7 @@ def train(
     with accelerator.main_process_first():  # which makes or downloads what is missing
         tree = open_tree(recipe.data)
         tree.require_readable(recipe.data.train_split)
+        say(training_classes(tree, recipe.data))
         dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
         model = MoRe.from_recipe(recipe)
     hardware = {"precision": precision_of(accelerator), "processes": accelerator.num_processes}

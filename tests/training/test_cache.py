@@ -24,7 +24,8 @@ def test_train_or_load_trains_once_and_says_so(recipe, capsys):
     first, again = train_or_load(recipe), train_or_load(recipe)
     said = capsys.readouterr().out.splitlines()
     assert (first.loaded, again.loaded) == (False, True)
-    assert "trained now" in said[0] and "loaded from the cache" in said[1]
+    assert said[0].startswith("classes (images of 8): aeroplane 2, ")
+    assert "trained now" in said[1] and "loaded from the cache" in said[2]
     assert first.folder == again.folder == cache.cached_folder(recipe)
     record = first.record
     assert record["seconds"] > 0 and 0.1 < record["peak_memory_gb"] < 64
