@@ -63,8 +63,11 @@ class FolderTree(ImageTree):
         self._names = self._matched(rows)
         every = _all_classes(root / "classes.txt", self.table, rows)
         chosen = every if classes is None else tuple(classes)
-        _refuse_unknown("data.classes", chosen, every, root)
-        super().__init__(root, chosen, [every.index(name) + 1 for name in chosen], skip)
+        self.every_class = every
+        super().__init__(root, chosen, [], skip)
+        for number, name in enumerate(chosen, 1):
+            if name in every:
+                self._class_of[every.index(name) + 1] = number
 
     def split_ids(self, split: str) -> list[str]:
         """Ids of ``splits/<split>.txt`` in its order; of ``all``, where there is no such folder.

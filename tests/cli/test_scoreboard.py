@@ -25,6 +25,7 @@ def asked(tmp_path, monkeypatch):
         return trained_on(recipe, kept)
 
     monkeypatch.setattr("more_lib.cli.scoreboard.train_or_load", trained)
+    monkeypatch.setattr("more_lib.cli.scoreboard.cached_folder", lambda recipe: kept)
     return made, trained
 
 
