@@ -38,13 +38,13 @@ class Pair(NamedTuple):
 
     @property
     def open(self) -> bool:
-        """Whether another class may hide where 255 stands."""
+        """Whether another class than those shown may stand where 255 does."""
         return IGNORE_INDEX in self.values
 
     def agrees(self, shown: Iterable[int]) -> bool:
         """Whether a mask that shows these classes would tell what the labels do."""
         classes = set(shown)
-        return self.named == classes or (self.open and self.named >= classes)
+        return self.named == classes or (self.open and bool(classes) and self.named >= classes)
 
 
 def read_both(tree: ImageTree, ids: Sequence[str]) -> list[Pair]:
@@ -76,8 +76,10 @@ def contradictions(tree: ImageTree, split: str, pairs: Sequence[Pair]) -> str:
     lacking = sum(bool(pair.named - pair.shown) for pair in pairs)
     if not cause and _most(sum(not pair.agrees(pair.shown) for pair in pairs), pairs):
         cause = "labels or masks may belong to other files"
-        if not lacking or not extra:
-            cause = "the labels may be incomplete" if extra else "the masks may be unfinished"
+        if not extra:
+            cause = "masks may be unfinished, or hold objects as 255"
+        elif not lacking:
+            cause = "the labels may be incomplete"
     notes = []
     if cause:
         notes.append(

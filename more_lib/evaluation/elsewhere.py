@@ -39,10 +39,17 @@ def recipe_elsewhere(
     splits = tree.splits()
     val = next((name for name in SPLITS if name in splits), (*splits, "val")[0])
     train = next((name for name in ("train", "trainval") if name in splits), val)
-    there = dict(dataset="folder", root=str(folder), labels=labels, skip=())
-    numbering = (*tree.every_class, *(name for name in known if name not in tree.every_class))
-    read_as = dict(numbering=numbering, mask_orientation="upright")
-    data = replace(own.data, **there, **read_as, train_split=train, val_split=val)
+    data = replace(
+        own.data,
+        dataset="folder",
+        root=str(folder),
+        labels=labels,
+        skip=(),
+        train_split=train,
+        val_split=val,
+        numbering=(*tree.every_class, *(name for name in known if name not in tree.every_class)),
+        mask_orientation="upright",
+    )
     evaluation = replace(own.evaluation, batch_size=1)
     recipe = changed(replace(own, data=data, evaluation=evaluation), changes)
     if recipe.data.classes != known:

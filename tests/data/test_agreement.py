@@ -132,6 +132,7 @@ def test_background_saved_as_255(tmp_path):
         ([*TURNS[1:], *TURNS[:1]] * 3, TURNS * 3, "belong to other files"),
         ([()] * 8 + [(CAT,)] * 4, [(CAT,)] * 12, "labels may be incomplete"),
         (TURNS * 3, [*TURNS, *[()] * 8], "masks may be unfinished"),
+        (TURNS * 3, [*TURNS, *[(255,)] * 8], "or hold objects as 255"),
     ],
 )
 def test_contradictions_in_most_images(tmp_path, labels, masks, cause):

@@ -3,9 +3,7 @@
 import warnings
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pytest
-from PIL import Image
 from torch import nn
 
 from more_lib.cli.scoreboard import scoreboard
@@ -14,24 +12,7 @@ from more_lib.evaluation.elsewhere import absent_classes, recipe_elsewhere, trai
 from more_lib.evaluation.scoring import evaluate
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
-from tests.evaluation.helpers import GREEN, RED, ColourModel, recipe_with
-
-
-def folder(root, classes, listed=(), value=1, colours=(RED, GREEN)):
-    """Two pictures of 8x8 whose left half has a colour and is ``value`` in the mask."""
-    for part in ("images", "masks"):
-        (root / part).mkdir(parents=True)
-    if listed:
-        (root / "classes.txt").write_text("\n".join(listed))
-    mask = np.zeros((8, 8), np.uint8)
-    mask[:, :4] = value
-    for name, colour in zip("ab", colours, strict=True):
-        pixels = np.zeros((8, 8, 3), np.uint8)
-        pixels[:, :4] = colour
-        Image.fromarray(pixels).save(root / f"images/{name}.png")
-        Image.fromarray(mask).save(root / f"masks/{name}.png")
-    (root / "labels.csv").write_text(f"image,classes\na.png,{classes}\nb.png,{classes}\n")
-    return root
+from tests.evaluation.helpers import ColourModel, make_folder, recipe_with
 
 
 def split(root, *names):
@@ -42,7 +23,7 @@ def split(root, *names):
 
 def test_a_class_that_the_folder_lacks_is_in_no_mean(model, recipe, tmp_path):
     """A cat taken for a dog is missed; the dog, which nothing there could be, has no score."""
-    there = recipe_elsewhere(recipe, folder(tmp_path / "cats", "cat"))
+    there = recipe_elsewhere(recipe, make_folder(tmp_path / "cats", "cat"))
     assert there.data.classes == ("cat", "dog") and there.evaluation.batch_size == 1
     assert absent_classes(open_tree(there.data)) == ("dog",)
     found = evaluate(model, there, maps=["cam"])
@@ -59,7 +40,7 @@ def test_a_class_that_the_folder_lacks_is_in_no_mean(model, recipe, tmp_path):
     [("dog", (), 1), ("dog", ("dog", "cat"), 1), ("dog", ("ant", "cat", "bee", "dog"), 4)],
 )
 def test_masks_hold_the_folders_own_ids(model, recipe, tmp_path, classes, listed, value):
-    there = recipe_elsewhere(recipe, folder(tmp_path / "dogs", classes, listed, value))
+    there = recipe_elsewhere(recipe, make_folder(tmp_path / "dogs", classes, listed, value))
     found = evaluate(model, there, maps=["cam"]).result("cam", "predicted")
     assert found.matrix.tolist() == [[64, 0, 0], [0, 0, 0], [0, 32, 32]]
 
@@ -75,7 +56,7 @@ def test_masks_hold_the_folders_own_ids(model, recipe, tmp_path, classes, listed
     ],
 )
 def test_the_split_is_one_that_the_folder_has(recipe, tmp_path, lists, val, train):
-    root = folder(tmp_path / "cats", "cat")
+    root = make_folder(tmp_path / "cats", "cat")
     if lists:
         split(root, *lists)
     data = recipe_elsewhere(recipe, root).data
@@ -88,7 +69,7 @@ def test_the_split_is_one_that_the_folder_has(recipe, tmp_path, lists, val, trai
 def test_only_the_folder_is_exchanged(root, tmp_path):
     own = recipe_with(root, "data.skip=[named]", "data.mask_orientation=stored", "seed=5")
     table = tmp_path / "elsewhere.csv"
-    cats = folder(tmp_path / "cats", "cat")
+    cats = make_folder(tmp_path / "cats", "cat")
     (cats / "labels.csv").rename(table)
     there = recipe_elsewhere(own, cats, table)
     assert (there.data.root, there.data.labels) == (str(cats), str(table))
@@ -98,11 +79,12 @@ def test_only_the_folder_is_exchanged(root, tmp_path):
 
 
 def test_classes_that_the_network_does_not_know(recipe, tmp_path):
-    wrong = folder(tmp_path / "wrong", "cet;owl;dog")
+    wrong = make_folder(tmp_path / "wrong", "cet;owl;dog")
     with pytest.raises(InputError, match="labels.csv .*'cet': did you mean cat.* and 'owl'.*knows"):
         recipe_elsewhere(recipe, wrong)
+    cats = make_folder(tmp_path / "cats", "cat")
     with pytest.raises(InputError, match="data.classes are the network's: cat, dog"):
-        recipe_elsewhere(recipe, folder(tmp_path / "cats", "cat"), changes=["data.classes=[cat]"])
+        recipe_elsewhere(recipe, cats, changes=["data.classes=[cat]"])
 
 
 @dataclass(frozen=True)
@@ -121,13 +103,13 @@ def test_a_network_is_asked_for_by_its_own_data_and_goes_by_the_other(recipe, tm
         asked.append(recipe)
         return Network(ColourModel(), recipe, tmp_path)
 
-    there = recipe_elsewhere(recipe, folder(tmp_path / "cats", "cat"))
+    there = recipe_elsewhere(recipe, make_folder(tmp_path / "cats", "cat"))
     found = trained_elsewhere(network, recipe)(there)
     assert found.recipe == there and asked[0].data == recipe.data
 
 
 def test_a_folder_without_any_class_has_no_map_and_no_warning(recipe, tmp_path):
-    there = recipe_elsewhere(recipe, folder(tmp_path / "nothing", "", value=0))
+    there = recipe_elsewhere(recipe, make_folder(tmp_path / "nothing", "", value=0))
     (tmp_path / "kept").mkdir()
 
     def network(recipe):
