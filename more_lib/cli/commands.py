@@ -107,16 +107,25 @@ def evaluate(
     Prints a row for each map (CAM, LAM, their product, the decoder) and labels (true or
     predicted), or for each --protocol, always with the protocol it was measured by; with --export
     (--protocol paper-val --split test --export masks.tgz) nothing is scored. A run that was killed
-    goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`. For the
-    authors' own network give --released FILE --profile voc.
+    goes on where it was. With --checkpoint or --released, --data is scored whatever the network was
+    trained on: its classes are found by name. On several GPUs: `accelerate launch -m more_lib
+    evaluate ...`. For the authors' own network give --released FILE --profile voc.
     """
     from more_lib.cli.scoreboard import export_masks, scoreboard
+    from more_lib.evaluation.elsewhere import recipe_elsewhere, trained_elsewhere
     from more_lib.evaluation.protocols import listing
+    from more_lib.recipes.loading import load_recipe, saved_recipe
     from more_lib.system.processes import is_main_process
 
     names, network = protocols or [], _network(checkpoint, released)
-    file = recipe or (checkpoint and checkpoint / "recipe.yaml")
-    chosen = _recipe(profile, changes, file, data, labels)
+    if data and network:
+        saved = checkpoint and not recipe
+        own = saved_recipe(checkpoint) if saved else load_recipe(profile, file=recipe)
+        chosen = recipe_elsewhere(own, data, labels or "", changes or [])
+        network = trained_elsewhere(network, own)
+    else:
+        file = recipe or (checkpoint and checkpoint / "recipe.yaml")
+        chosen = _recipe(profile, changes, file, data, labels)
     if list_protocols:
         said = listing(chosen)
     elif export:

@@ -150,6 +150,10 @@ class ImageTree(ABC):
             )
         return mask.astype(np.uint8)
 
+    def mask_value(self, number: int) -> int:
+        """What a mask on disk holds for class ``number``, 1..C; also for 0 and 255."""
+        return int(np.flatnonzero(self._class_of == number)[0])
+
     def mask_hint(self, strange: list[int]) -> str:
         """What mask values that may not occur tell of where they come from, or ""."""
         return ""

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from PIL import Image
 from torch.multiprocessing import start_processes
 
 from more_lib.evaluation.protocols import map_protocol, table_protocols
+from more_lib.evaluation.results import format_table, rows
 from more_lib.evaluation.scoring import evaluate, evaluate_or_load, evaluate_protocols, score
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
@@ -236,3 +238,28 @@ def test_no_masks(model, recipe, root):
         with pytest.raises(InputError, match=message):
             evaluate(model, recipe)
     assert model.inputs == []
+
+
+def test_masks_of_0_and_255_are_no_score(model, recipe, root):
+    for name in ("named", "missed", "mistaken"):
+        path = root / f"SegmentationClass/{name}.png"
+        Image.fromarray(np.where(np.asarray(Image.open(path)), 255, 0).astype(np.uint8)).save(path)
+    with pytest.raises(InputError, match="shows cat .2 images. and dog .1 image.*save cat as 8"):
+        evaluate(model, recipe)
+    assert model.inputs == []
+
+
+def test_a_doubt_is_said_once_and_goes_with_every_number_that_is_kept(trained, root, capsys):
+    names = helpers.many(root, 4)
+    for name in names:  # the background is a cat in every mask
+        mask = np.full((8, 8), helpers.CAT, np.uint8)
+        mask[3:5, 3:5] = 0
+        Image.fromarray(mask).save(root / f"SegmentationClass/{name}.png")
+    first = evaluate_or_load(trained)
+    said = "4 masks are framed by another value than 0, mostly 8"
+    assert capsys.readouterr().out.count(said) == 1
+    assert all(said in result.note for result in first.results)
+    trained.model = None  # it is spared, and no mask is opened
+    assert evaluate_or_load(trained).to_json() == first.to_json()
+    assert capsys.readouterr().out == ""
+    assert format_table(rows(first)).count(said) == 1
