@@ -1,7 +1,7 @@
 """Masks against pixel masks: every score with the protocol it was measured by (notebook 06)."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -25,6 +25,7 @@ from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import best_device, say
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file
+from more_lib.system.locks import exclusive
 from more_lib.system.processes import Shards
 from more_lib.system.progress import progress_bar
 from more_lib.training.cache import Trained
@@ -206,20 +207,36 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
         rest = [SCORING_VERSION, recipe.masks.lam_similarity, data[protocols[0].split]]
         return trained.folder / f"evaluation-{fingerprint([described, *rest])}.json"
 
-    missing = [protocols for protocols in wanted if not place(protocols).is_file()]
+    def missing() -> list[Sequence[Protocol]]:
+        """What is not kept yet, as the first process sees it."""
+        return shards.gather([each for each in wanted if not place(each).is_file()])[0]
+
+    if missing():
+        with exclusive(trained.folder / ".scoring.lock", f"scores {trained.folder.name}", shards):
+            _score_and_keep(trained, tree, missing(), place)
+    return [_load(place(protocols)) for protocols in wanted]
+
+
+def _score_and_keep(
+    trained: Trained,
+    tree: ImageTree,
+    missing: Sequence[Sequence[Protocol]],
+    place: Callable[[Sequence[Protocol]], Path],
+) -> None:
+    """Score each list of protocols and keep it at its place; those of a split share a pass."""
+    shards = Shards()
     for split in dict.fromkeys(protocols[0].split for protocols in missing):
         lists = [protocols for protocols in missing if protocols[0].split == split]
         together = list(dict.fromkeys(chain(*lists)))
         tree.require_readable(split, masks=True)
         where = {"tree": tree, "device": best_device(), "notes": place(together)}
-        scored = score(trained.model, recipe, together, **where)
+        scored = score(trained.model, trained.recipe, together, **where)
         results = dict(zip(together, scored.results, strict=True))
         for protocols in lists if shards.is_main else ():
             kept = replace(scored, results=tuple(results[protocol] for protocol in protocols))
             with atomic_file(place(protocols)) as temporary:
                 temporary.write_text(kept.to_json())
         shards.gather(None)  # nobody may look for the files before they are there
-    return [_load(place(protocols)) for protocols in wanted]
 
 
 def _load(path: Path) -> Evaluation:

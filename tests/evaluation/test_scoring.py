@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 
@@ -13,9 +15,11 @@ from accelerate import PartialState
 from PIL import Image
 from torch.multiprocessing import start_processes
 
+from more_lib.evaluation import scoring
 from more_lib.evaluation.protocols import map_protocol, table_protocols
 from more_lib.evaluation.results import format_table, rows
 from more_lib.evaluation.scoring import evaluate, evaluate_or_load, evaluate_protocols, score
+from more_lib.system import locks
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
 from tests.evaluation.helpers import ColourModel, named, protocols_of, recipe_with, set_split
@@ -142,6 +146,22 @@ def test_cache_spares_the_model_and_is_named_if_damaged(trained):
     file.write_text(file.read_text()[:100])
     with pytest.raises(InputError, match=f"{file.name} is damaged: delete it"):
         evaluate_or_load(trained)
+
+
+def test_of_two_at_once_one_scores_and_the_other_finds_it(trained, monkeypatch):
+    monkeypatch.setattr(locks, "POLL", 0.01)
+    passes, score_one = [], scoring.score
+
+    def slowly(*given, **more):
+        passes.append(more["notes"])
+        time.sleep(0.2)
+        return score_one(*given, **more)
+
+    monkeypatch.setattr(scoring, "score", slowly)
+    with ThreadPoolExecutor() as pool:
+        one, other = pool.map(evaluate_or_load, [trained, trained])
+    assert len(passes) == 1 and one.to_json() == other.to_json()
+    assert len(list(trained.folder.iterdir())) == 1  # no lock, no notes
 
 
 def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
