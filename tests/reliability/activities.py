@@ -346,7 +346,7 @@ def _write_notebook(path: Path, source: str) -> None:
 
 
 def _write_coco(folder: Path) -> None:
-    from more_lib.data.prepare.coco import CATEGORY_IDS
+    from more_lib.data.prepare.instances import CATEGORY_IDS
     from more_lib.recipes.classes import COCO_CLASSES
 
     (folder / "annotations").mkdir(parents=True)
