@@ -178,10 +178,9 @@ def _predict(scene: Scene, folder: Path) -> tuple:
 
 
 def _predicted(folder: Path) -> set:
-    """Masks that have an overlay, with their times: none is written twice."""
-    overlays = {path.name for path in folder.glob("masks/overlays/[!.]*.png")}
-    masks = [path for path in folder.glob("masks/masks/*.png") if path.name in overlays]
-    return {(path.name, path.stat().st_mtime_ns) for path in masks}
+    """Masks with their times: none is made twice but the last, whose overlay may be missing."""
+    masks = [(path.stat().st_mtime_ns, path.name) for path in folder.glob("masks/masks/[!.]*.png")]
+    return set(sorted(masks)[:-1])
 
 
 def _coco(scene: Scene, folder: Path) -> tuple:

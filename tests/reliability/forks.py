@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from pathlib import Path
+from types import FrameType
 from unittest.mock import patch
 
 import psutil
@@ -48,11 +49,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What befalls an attempt. A kill by time, or right after a change of a file has begun.
+    """What befalls an attempt.
 
-    after: seconds until the kill. at: the change (from 1) that brings it. full: the file or folder
-    (from 1) that is made, or opened to be written, when the disk becomes full; it stays so. bound:
-    root obeys permissions as others do.
+    after: seconds until it is killed. at: the change of a file (from 1), as when it is opened to be
+    written, right after which it is. full: the file or folder (from 1) that is made, or opened to
+    be written, when the disk becomes full; it stays so. bound: root obeys permissions as others do.
     """
 
     after: float | None = None
@@ -92,25 +93,32 @@ def attempt(
     process.start()
     theirs.close()
     assert ours.recv() == "begun"
-    started, changes, left = time.monotonic(), 0, []
+    started, changes = time.monotonic(), 0
     limit = patience if trouble.after is None else trouble.after
-    hangs = not connection.wait([ours], limit) and trouble.after is None
-    try:
-        changes = ours.recv() if ours.poll() else None  # None: it is to be killed now
-    except EOFError:  # it died without a word
-        changes = 0
-    if changes is None:
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it was faster
-            left = psutil.Process(process.pid).children(recursive=True)
+    ended = connection.wait([ours], limit)
+    with suppress(EOFError):  # it was killed and counts no more
+        changes = ours.recv() if ended else 0
+    if not ended:
+        with suppress(ProcessLookupError):  # it was faster
             os.killpg(process.pid, signal.SIGKILL)
     process.join(PATIENCE)
     seconds = time.monotonic() - started
-    alive = psutil.wait_procs(left, timeout=15)[1]
     said, errors = ((logs / name).read_text(errors="replace") for name in ("out", "err"))
-    assert not hangs, f"it hangs:\n{said[-2000:]}\n{errors[-2000:]}"
-    alive = [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]  # init's to collect
-    assert not alive, f"processes outlive the one that started them: {alive}"
-    return Attempt(process.exitcode, seconds, changes or 0, said, errors)
+    assert ended or trouble.after is not None, f"it hangs:\n{said[-2000:]}\n{errors[-2000:]}"
+    left = psutil.wait_procs(_started_in(environment or {}), timeout=15)[1]
+    left = [each for each in left if each.status() != psutil.STATUS_ZOMBIE]  # init's to collect
+    assert not left, f"processes outlive the one that started them: {left}"
+    return Attempt(process.exitcode, seconds, changes, said, errors)
+
+
+def _started_in(environment: Mapping[str, str]) -> list[psutil.Process]:
+    """Processes of which this environment says that an attempt started them, such as kernels."""
+    found = []
+    for each in psutil.process_iter() if environment else ():
+        with suppress(psutil.Error):
+            if environment.items() <= each.environ().items():
+                found.append(each)
+    return found
 
 
 def _begin(
@@ -132,6 +140,10 @@ def _begin(
         _obey_permissions()
     count = {"changes": 0, "created": 0}
 
+    def die(frame: FrameType, *_: object) -> None:
+        if frame.f_code is not watch.__code__:
+            os.killpg(0, signal.SIGKILL)
+
     def watch(event: str, details: tuple) -> None:
         creates = event in CREATING
         if event == "open":
@@ -142,7 +154,7 @@ def _begin(
             return
         count["changes"] += 1
         if count["changes"] == trouble.at:
-            pipe.send(None)  # and goes on, while the kill is on its way
+            sys.setprofile(die)  # at the next step after this one
         count["created"] += bool(creates)
         if creates and count["created"] >= trouble.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), details[0])
