@@ -274,7 +274,7 @@ VARYING = {
     "costs.json": _costs,
 }
 BY_ENDING = {".ipynb": _notebook, ".html": _page, ".npz": _note}
-ASIDE = "^cache/contents/|/earlier/"
+ASIDE = "^cache/contents/|/earlier/|/checkpoints/"
 GROWING = (
     r"(log\.jsonl|manifest\.json|\.ipynb|\.html|\.npz)$"  # whole at any time, not yet the same
 )
@@ -309,7 +309,8 @@ def content(path: Path) -> object:
 def result(folder: Path) -> dict[str, object]:
     """All that an activity left, file by file.
 
-    But not digests of contents, which are remembered by time, nor notebooks that a kill cut short.
+    But not digests of contents, which are remembered by time, old checkpoints, nor notebooks that
+    a kill cut short.
     """
     files = {name_of(path, folder): path for path in visible(folder)}
     compared = {name: path for name, path in files.items() if not re.search(ASIDE, name)}
@@ -328,7 +329,7 @@ def check_whole(folder: Path, expected: dict[str, object]) -> None:
         except Exception as error:
             raise AssertionError(f"{name} is half-written: {error!r}") from error
         growing = re.search(f"{GROWING}|{ASIDE}", name) and "made" not in path.parts
-        if found != "checkpoint" and not growing:
+        if not growing:
             assert found == expected.get(name), f"{name} is not what a whole run leaves"
     if (folder / "made").exists():
         there = {name for name in map(str, expected) if name.startswith("made/")}
