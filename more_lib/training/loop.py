@@ -63,9 +63,7 @@ def fit(run: RunState, dataset: VocImages, recipe: Recipe, folder: Path, origin:
     objective = Objective(recipe).to(accelerator.device)
     side = int(recipe.data.crop_size * recipe.energy.scale)
     if objective.energy.method(side, side, accelerator.device) == "lattice":
-        say(
-            f"dense energy of {side}×{side} pixels: on a lattice, exact sums would take this CPU long"
-        )
+        say(f"dense energy of {side}×{side} pixels: by a lattice, as exact sums take a CPU long")
     loader = iter(batches(dataset, recipe, rank, processes, run.iteration * settings.accumulate))
     started = time.perf_counter() - run.seconds
     while run.iteration < settings.iterations:
