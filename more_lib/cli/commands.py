@@ -251,34 +251,55 @@ def study(
     print(format_study(found))
 
 
-@command("bench losses --shape voc")
+@command("bench step --profile mini --json step.json")
 def bench(
     what: give.Timed = "losses",
+    files: give.Compared = None,
     shape: give.Shape = "all",
     profile: give.Profile = "voc",
     changes: give.Changes = None,
+    json: give.StudyFile = None,
 ) -> None:
-    """Time the losses, or dense CRF, against straightforward code; or a whole training step.
+    """Time losses, dense CRF or a training step, or say where the minutes of a run go.
 
     losses: each against loops, at VOC's and COCO's sizes; minutes on a CPU. crf: exact sums, the
     lattice and all pairs stored, and what share of labels agrees; a minute. step: the parts of a
-    profile's training step, time and memory, in fp32 and bf16; on a CPU with --profile mini.
+    profile's training step by the clock, in CPU time and in forwards of the plain ViT, in fp32 and
+    bf16; on a CPU with --profile mini. run FOLDER: the notebooks and trainings of a run likewise.
+    compare A B: what became slower between two files that step or run wrote by --json.
     """
+    from more_lib.runs import costs
     from more_lib.runs.manifest import CHECKOUT
+    from more_lib.system.files import write_json
 
-    if what not in ("losses", "crf", "step"):
-        raise InputError(f"bench {what!r} is unknown; there are: losses, crf, step")
-    if what == "step":
+    paths = files or []
+    wanted = {"losses": 0, "crf": 0, "step": 0, "run": 1, "compare": 2}
+    if what not in wanted:
+        raise InputError(f"bench {what!r} is unknown; there are: {', '.join(wanted)}")
+    if len(paths) != wanted[what]:
+        raise InputError(f"bench {what} takes {wanted[what]} files or folders, not {len(paths)}")
+    if what == "compare":
+        print(costs.compare_costs(*paths))
+    elif what == "run":
+        rows = costs.run_costs(paths[0])
+        print(costs.format_costs(rows))
+    elif what == "step":
         from more_lib.training.step_cost import AUTOCAST, bench_step, format_step
 
         recipe = _recipe(profile, changes)
-        print(format_step([bench_step(recipe, precision) for precision in AUTOCAST]))
-        return
-    if not (CHECKOUT / "tests/benchmarks/speed.py").is_file():
+        measured = [bench_step(recipe, precision) for precision in AUTOCAST]
+        rows = costs.step_rows(measured)
+        print(format_step(measured))
+    elif not (CHECKOUT / "tests/benchmarks/speed.py").is_file():
         raise InputError("bench compares with the loops in tests/: run it from a full checkout")
-    sys.path.insert(0, str(CHECKOUT))  # before any other package that is called tests
-    speed = import_module("tests.benchmarks.speed")
-    print(speed.losses(shape) if what == "losses" else speed.crf())
+    else:
+        sys.path.insert(0, str(CHECKOUT))  # before any other package that is called tests
+        speed = import_module("tests.benchmarks.speed")
+        print(speed.losses(shape) if what == "losses" else speed.crf())
+    if json:
+        if what not in ("step", "run"):
+            raise InputError(f"--json keeps what step and run measure, not {what}")
+        write_json(rows, json)
 
 
 @command("doctor")

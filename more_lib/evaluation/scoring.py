@@ -89,8 +89,9 @@ def score(
     model: put in evaluation mode for the pass and then back in its own.
     recipe, tree: how, and on what; the data set is the recipe's, if no other is given.
     device: where to run, by default where the model is; it returns there.
-    notes: a file name beside which every process notes its counts until the end; a pass that was
-        killed, by as many processes, goes on from there. It must tell apart what counts otherwise.
+    notes: a file name beside which every process notes its counts; a pass that was killed, by as
+        many processes, goes on from there. It must tell apart what counts otherwise. Who keeps the
+        result removes them.
 
     Raises ``InputError`` for protocols that say no mask or not one split, a split without masks,
     unusable data, a class that image labels name and no mask shows, and images of several sizes in
@@ -117,8 +118,6 @@ def score(
                     with atomic_file(note) as temporary:
                         np.savez(temporary, **vars(tally))
     whole = Tally.of_all(shards.gather(tally))
-    if note:
-        note.unlink(missing_ok=True)
     drawn = whole.matrices[0].any(1)
     absent = tuple(n for n in absent_classes(tree) if not drawn[tree.classes.index(n) + 1])
     on_data = [doubt] if doubt else []
@@ -236,7 +235,13 @@ def _score_and_keep(
             kept = replace(scored, results=tuple(results[protocol] for protocol in protocols))
             with atomic_file(place(protocols)) as temporary:
                 temporary.write_text(kept.to_json())
+        for note in _notes_beside(place(together)) if shards.is_main else ():
+            note.unlink()
         shards.gather(None)  # nobody may look for the files before they are there
+
+
+def _notes_beside(file: Path) -> list[Path]:
+    return [note for note in file.parent.iterdir() if note.name.startswith(f"{file.name}.")]
 
 
 def _load(path: Path) -> Evaluation:

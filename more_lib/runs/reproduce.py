@@ -27,6 +27,7 @@ from more_lib.runs.report import duration, write_report, write_results
 from more_lib.system.errors import InputError
 from more_lib.system.files import data_folder, sha256, write_json
 from more_lib.system.locks import exclusive
+from more_lib.system.processes import cpu_seconds
 
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what matters is raised or printed here
 
@@ -117,7 +118,7 @@ def _train_ahead(recipe: Recipe, full: bool, folder: Path) -> None:
     """What the notebooks would train one after the other, at once where that is faster."""
     from more_lib.paper import ablation, trials
 
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), cpu_seconds()
     names, seeds = (ablation.CONDITIONS, 3) if full else (ablation.MAIN, 1)
     chosen = range(recipe.seed, recipe.seed + seeds)
     wanted = trials.with_seeds(ablation.trials(recipe, list(names)).values(), chosen)
@@ -125,6 +126,7 @@ def _train_ahead(recipe: Recipe, full: bool, folder: Path) -> None:
         if networks := trials.train_side_by_side(wanted):
             seconds = round(time.perf_counter() - started, 1)
             costs = {"networks": networks, "seconds": seconds}
+            costs["cpu_seconds"] = round(cpu_seconds() - busy, 1)
             record_costs(folder / TRAINING_AHEAD, "training", costs)
             print(f"trained and scored: {duration(seconds)}", flush=True)
     except (InputError, RuntimeError) as error:  # the notebook that needs it shows it with its cell
@@ -188,10 +190,11 @@ def _run_all(steps: Sequence[Step], manifest: dict, folder: Path) -> str:
             continue
         print(f"{step.name} … ", end="", flush=True)
         entry["parameters"] = step.all_parameters(folder)
-        started = time.monotonic()
+        started, busy = time.monotonic(), cpu_seconds()
         with _kernel_environment():
             failure = _run_one(step, folder)
         entry["seconds"] = round(time.monotonic() - started, 1)
+        entry["cpu_seconds"] = round(cpu_seconds() - busy, 1)
         entry |= {"status": "failed", "error": failure} if failure else {"status": "done"}
         save_manifest(manifest, folder)
         print(f"{'failed after ' if failure else ''}{duration(entry['seconds'])}", flush=True)

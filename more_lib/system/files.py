@@ -125,6 +125,15 @@ def _remove(path: Path) -> None:
         path.unlink() if not path.is_dir() else shutil.rmtree(path)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there, so that a kill leaves no part of it under its name."""
+    hidden = path.with_name(f"{_TEMPORARY}{path.name}")
+    _remove(hidden)
+    with suppress(OSError):
+        path.rename(hidden)
+    _remove(hidden)
+
+
 def write_json(value: object, path: Path) -> None:
     """Write JSON for people to read as well; nan and inf are refused (``ValueError``)."""
     with atomic_file(path) as temporary:

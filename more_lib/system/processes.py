@@ -8,6 +8,7 @@ All processes must call these functions equally often and in the same order. Wit
 processes of ``torch.distributed`` nothing is exchanged and no result differs by a bit.
 """
 
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -53,6 +54,11 @@ def _processes_and_rank() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size(), torch.distributed.get_rank()
     return 1, 0
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process so far, all threads, and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def is_main_process() -> bool:

@@ -35,7 +35,7 @@ from more_lib.system.devices import peak_memory, precision_of, say, start_accele
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file, data_folder, sha256, write_json
 from more_lib.system.locks import exclusive
-from more_lib.system.processes import Shards
+from more_lib.system.processes import Shards, cpu_seconds
 from more_lib.system.weights import load_weights, save_weights
 from more_lib.training.log import TrainingLog
 from more_lib.training.loop import fit, start
@@ -132,8 +132,10 @@ def _train(recipe: Recipe, folder: Path, resume: bool | None, tensorboard: bool)
         run = start(accelerator, model, recipe, log)
         if checkpoint:
             run.restore(checkpoint)
+        busy = cpu_seconds()
         fit(run, dataset, recipe, folder, origin)
-    record = _record(recipe, run, sources)
+    busy = round(cpu_seconds() - busy, 1)  # of this process alone, and since it was resumed
+    record = _record(recipe, run, sources) | {"cpu_seconds": busy}
     if accelerator.is_main_process:
         save_weights(model, folder / "model.safetensors")
         record["weights_sha256"] = sha256(folder / "model.safetensors")

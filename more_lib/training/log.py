@@ -97,7 +97,8 @@ def _continued(path: Path, start: int):
                 kept += [line] if json.loads(line)["iteration"] <= start else []
     with atomic_file(path) as temporary:
         temporary.write_text("".join(kept))
-    return path.open("a", buffering=1)  # line by line
+    with readable_disk_errors(path):
+        return path.open("a", buffering=1)  # line by line
 
 
 def _board(folder: Path, start: int):

@@ -5,7 +5,6 @@ that are read without running code in them, and the file's digest, by which dama
 """
 
 import pickle
-import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from more_lib.method.model import MoRe
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_folder, sha256
+from more_lib.system.files import atomic_folder, remove_folder, sha256
 from more_lib.training.log import TrainingLog
 
 KEPT = 2  # checkpoints of a training: the newest, and one for when that is damaged
@@ -59,14 +58,14 @@ class RunState:
             state |= {"iteration": self.iteration, "seconds": self.seconds, "random": every}
             state |= {"origin": origin, "scaler": scaler.state_dict() if scaler else None}
             path = folder / f"iteration_{self.iteration:08d}"
-            shutil.rmtree(path, ignore_errors=True)  # damaged
+            remove_folder(path)  # damaged
             with atomic_folder(path) as temporary:
                 # A file of Python's, for a full disk to be reported as what it is.
                 with (temporary / "state.pt").open("wb") as file:
                     torch.save(state, file)
                 (temporary / "sha256").write_text(sha256(temporary / "state.pt"))
             for old in checkpoints(folder)[:-KEPT]:
-                shutil.rmtree(old, ignore_errors=True)
+                remove_folder(old)
         self.accelerator.wait_for_everyone()
 
     def restore(self, checkpoint: dict) -> None:

@@ -88,6 +88,21 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     )
 
 
+def plain_forward(recipe: Recipe, repeats: int = 5) -> float:
+    """CPU seconds, the median, that a CPU takes for the plain ViT on a batch of random images."""
+    plain = build_backbone(recipe.backbone.name).eval()
+    side = recipe.data.crop_size
+    plain.set_input_size(img_size=side)
+    images, times = torch.randn(recipe.optimizer.batch_size, 3, side, side), []
+    with torch.no_grad():
+        plain(images)
+        for _ in range(repeats):
+            started = time.process_time()
+            plain(images)
+            times.append(time.process_time() - started)
+    return statistics.median(times)
+
+
 def operations(model: MoRe, recipe: Recipe) -> float:
     """Multiplications and additions of a step's matrix products, refinement left out.
 

@@ -159,9 +159,20 @@ def test_bench_times_what_is_asked_for_from_a_checkout_alone(monkeypatch, tmp_pa
     monkeypatch.setattr("tests.benchmarks.speed.crf", lambda: "crf")
     monkeypatch.setattr("more_lib.training.step_cost.bench_step", lambda *given: given)
     monkeypatch.setattr("more_lib.training.step_cost.format_step", len)
+    monkeypatch.setattr("more_lib.runs.costs.step_rows", len)
+    monkeypatch.setattr("more_lib.runs.costs.run_costs", lambda run: [run.name])
+    monkeypatch.setattr("more_lib.runs.costs.format_costs", "".join)
+    monkeypatch.setattr("more_lib.runs.costs.compare_costs", lambda *files: f"{len(files)} files")
     assert run("bench", "--shape", "voc").stdout == "losses of voc\n"
     assert run("bench", "crf").stdout == "crf\n"
-    assert run("bench", "step", "--profile", "mini").stdout == "2\n"
+    kept = tmp_path / "kept.json"
+    assert run("bench", "step", "--profile", "mini", "--json", kept).stdout == "2\n"
+    assert json.loads(kept.read_text()) == 2
+    assert run("bench", "run", "runs/one", "--json", kept).stdout == "one\n"
+    assert json.loads(kept.read_text()) == ["one"]
+    assert run("bench", "compare", "a.json", "b.json").stdout == "2 files\n"
+    assert "takes 2 files or folders, not 1" in run("bench", "compare", "a.json").stderr
+    assert "not crf" in run("bench", "crf", "--json", kept).stderr
     monkeypatch.setattr("more_lib.runs.manifest.CHECKOUT", tmp_path)
     assert "from a full checkout" in run("bench", "crf").stderr
 
@@ -175,7 +186,7 @@ def test_bench_times_what_is_asked_for_from_a_checkout_alone(monkeypatch, tmp_pa
         ("train --recipe missing.yaml", "missing.yaml"),
         ("train --labels l.csv", "--data"),
         ("reproduce --profile maxi", "maxi"),
-        ("bench speed", "there are: losses, crf, step"),
+        ("bench speed", "there are: losses, crf, step, run, compare"),
         ("report a b --results", "--results takes one run"),
         ("report a --results --output x.html", "--results takes one run"),
     ],

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -164,6 +165,16 @@ def test_of_two_at_once_one_scores_and_the_other_finds_it(trained, monkeypatch):
     assert len(list(trained.folder.iterdir())) == 1  # no lock, no notes
 
 
+def test_a_pass_whose_result_could_not_be_kept_is_not_lost(trained, monkeypatch):
+    monkeypatch.setattr(scoring, "SAVE_EVERY", 1)
+    with monkeypatch.context() as killed, pytest.raises(InterruptedError):
+        killed.setattr(scoring.Evaluation, "to_json", Mock(side_effect=InterruptedError))
+        evaluate_or_load(trained)
+    views = len(trained.model.inputs)
+    assert evaluate_or_load(trained).num_images == 3
+    assert len(trained.model.inputs) == views and len(list(trained.folder.iterdir())) == 1
+
+
 def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
     set_split(root, "named", split="train")
     protocols = named(trained.recipe, "lam-log", "cam-log", "decoder-log", "lam-train")
@@ -207,7 +218,6 @@ def test_two_processes_find_what_one_does(root, tmp_path):
     assert [(tmp_path / f"{index}.json").read_text() for index in (0, 1)] == [alone, alone]
     views = [int((tmp_path / f"{index}.txt").read_text()) for index in (0, 1)]
     assert sum(views) == sum(size[0] for size in model.inputs) and views[0] / 5 == views[1] / 4
-    assert not list(tmp_path.glob("notes*"))
 
 
 def killed_pass(index, root, notes):
@@ -237,7 +247,6 @@ def test_a_killed_pass_goes_on_and_counts_the_same(root, tmp_path, monkeypatch):
     found = score(resumed, recipe, protocols_of(recipe), notes=tmp_path / "notes")
     assert found.to_json() == whole
     assert len(resumed.inputs) == len(model.inputs) * 7 // 9
-    assert not list(tmp_path.glob("notes*"))
 
 
 def test_a_damaged_note_is_named(model, recipe, tmp_path):
