@@ -39,6 +39,12 @@ def open_tree(data: DataRecipe) -> ImageTree:
     """
     if data.dataset == "emoji" and not data.root:
         emoji.prepare()
+    tree = _tree(data)
+    tree.stored = data.mask_orientation == "stored"
+    return tree
+
+
+def _tree(data: DataRecipe) -> ImageTree:
     root = tree_root(data)
     if data.dataset in _VOC_LAYOUT:
         return VocTree(root, data.classes, data.skip)

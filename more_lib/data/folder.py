@@ -12,14 +12,12 @@ say: the lists that COCO's preparation writes leave them out, as the released on
 """
 
 import csv
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from more_lib.data.images import IMAGE_ENDINGS, image_files, readable
 from more_lib.data.tree import ImageTree, read_lines
@@ -89,15 +87,6 @@ class FolderTree(ImageTree):
     def mask_path(self, image_id: str) -> Path:
         return self.root / "masks" / f"{image_id}.png"
 
-    def image(self, image_id: str) -> Image.Image:
-        """The photograph as an RGB PIL image; without a mask, turned as its EXIF data says.
-
-        Cameras store pictures lying and note how to turn them, and ``predict`` does so; a mask
-        refers to the pixels as stored.
-        """
-        image = super().image(image_id)
-        return image if self.mask_path(image_id).exists() else ImageOps.exif_transpose(image)
-
     def labels(self, image_id: str) -> np.ndarray:
         """Image-level labels y of one image, (C,) float32 of 0 and 1, all 0 for an empty row.
 
@@ -118,17 +107,6 @@ class FolderTree(ImageTree):
                 "every class: let data_scripts/prepare_coco.py write the masks"
             )
         return ""
-
-    def fingerprint(self, splits: Iterable[str]) -> str:
-        """sha256 over the classes, the splits' ids, labels and image sizes in bytes."""
-        digest = hashlib.sha256("\n".join(self.classes).encode())
-        for split in splits:
-            for image_id in self.ids(split):
-                path, present = self._files[image_id], ";".join(sorted(self._names[image_id]))
-                with readable(path):  # it may be a link whose file has gone
-                    size = path.stat().st_size
-                digest.update(f"{split}\n{path.name}\n{present}\n{size}\n".encode())
-        return digest.hexdigest()
 
     def _matched(self, rows: Rows) -> dict[str, frozenset[str]]:
         """Classes by image id; the rows must fit the images one to one."""

@@ -17,7 +17,10 @@ from PIL import Image, ImageOps
 from more_lib.system.errors import InputError
 from more_lib.system.progress import progress_bar
 
-IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_ENDINGS = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
+    *(".png", ".tif", ".tiff", ".webp"),
+)
 """Of the files that are images, in a folder to train on as in one to predict."""
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, count=9, bitorder="little")
@@ -30,6 +33,24 @@ bit down, so that neighbouring ids get colours far apart.
 
 TAIL = 4096  # bytes in which a format's end is looked for; cameras write notes behind it
 
+ORIENTATION = 0x0112  # EXIF's note of how a picture lies
+_PNG_NOTES = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # where a PNG may have it
+TURNS = dict(
+    enumerate(
+        (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_90,
+        ),
+        start=2,
+    )
+)
+"""What turns a picture of each orientation upright; from 5 on, width and height change places."""
+
 # What Pillow raises for a file that is cut short or no image, beside the DecompressionBombError of
 # one that is larger than it dares to decode.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -38,9 +59,16 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error
 class Header(NamedTuple):
     """What an image file says before it is decoded."""
 
-    size: tuple[int, int]  # (W, H) as stored
+    size: tuple[int, int]  # (W, H) upright
+    stored: tuple[int, int]  # (W, H) as the file has it
+    orientation: int  # EXIF's, a key of TURNS; 1 is upright as stored
     mode: str
     format: str
+
+    @property
+    def mask_could_be_stored(self) -> bool:
+        """Whether a mask's size does not tell if it was drawn on the picture upright or stored."""
+        return self.orientation != 1 and self.size == self.stored
 
 
 def mask_image(values: np.ndarray, palette: np.ndarray = PALETTE) -> Image.Image:
@@ -115,24 +143,40 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
 
 
 def read_image(path: str | Path, quick: bool = False) -> Image.Image:
-    """The image as RGB, upright: the orientation that a camera left in EXIF is applied.
+    """The image as RGB, upright: the one way in which pictures are opened, whatever for.
 
-    Grey, palette and CMYK images are converted, transparent ones laid on white; of an animation
+    The orientation that a camera left in EXIF is applied. Grey, palette and CMYK images are
+    converted, 16 bits a channel become 8, what is transparent is laid on white; of an animation
     the first picture counts. Raises ``InputError`` for a file that is missing, damaged, truncated,
-    no image, or has more than 8 bits a channel. ``quick`` decodes a JPEG to an eighth of its size.
+    no image, or of numbers without a range. ``quick`` decodes a JPEG to an eighth of its size.
     """
     path = Path(path)
     with readable(path, cure=""), Image.open(path) as file:
+        require_range(path, file)
         if quick:
             file.draft(None, (1, 1))
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith(("I", "F")):
-            raise InputError(f"{path} has mode {image.mode}: save it with 8 bits a channel")
+        ImageOps.exif_transpose(file, in_place=True)
+        image = _eight_bits(file) if file.mode.startswith("I") else file
         if not image.has_transparency_data:
             return image.convert("RGB")
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        on_white = Image.new("RGB", image.size, "white")
+        on_white.paste(image, mask=image.getchannel("A"))
+        return on_white
+
+
+def require_range(path: Path, picture: Image.Image | Header) -> None:
+    """Raise ``InputError`` for pixels that are numbers of which nobody knows what white is."""
+    mode = picture.mode
+    if mode == "F" or (mode == "I" and picture.format not in ("PNG", "PPM")):
+        raise InputError(f"{path} has pixels of mode {mode}: save it with 8 or 16 bits a channel")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit; the one value that may stand for transparent becomes white."""
+    values, key = np.asarray(image), image.info.get("transparency")
+    grey = (values.astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(grey if key is None else np.where(values == key, np.uint8(255), grey))
 
 
 def unreadable(paths: Iterable[Path]) -> dict[Path, str]:
@@ -146,41 +190,54 @@ def unreadable(paths: Iterable[Path]) -> dict[Path, str]:
     return reasons
 
 
-def read_mask(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarray:
-    """The values of a mask's file, (H, W) uint8.
+def read_mask(path: Path, picture: Header | None = None, stored: bool = False) -> np.ndarray:
+    """The values of a mask's file, (H, W) uint8, upright as ``read_image`` gives its picture.
+
+    A mask is as its picture is seen if its size says so, also where the size does not tell;
+    ``stored`` says that it then fits the picture as stored, and is turned with it.
 
     Raises ``InputError`` for a file that is missing or damaged, neither palette nor grey, or not as
-    large as its image.
+    large as its picture.
     """
     with readable(path), Image.open(path) as file:
-        header, values = Header(file.size, file.mode, file.format), np.asarray(file)
-    check_mask(path, header, image_size or header.size)
-    return values
+        check_mask(path, file, picture)
+        if picture and (file.size != picture.size or (stored and file.size == picture.stored)):
+            return np.asarray(file.transpose(TURNS[picture.orientation]))
+        return np.asarray(file)
 
 
-def check_mask(path: Path, header: Header, image_size: tuple[int, int]) -> None:
-    """Raise ``InputError`` unless a mask is palette or grey and as large as its image."""
-    if header.mode not in ("P", "L"):
+def check_mask(path: Path, mask: Image.Image | Header, picture: Header | None = None) -> None:
+    """Raise ``InputError`` unless a mask is palette or grey and as large as its picture."""
+    if mask.mode not in ("P", "L"):
         raise InputError(
-            f"{path} is a mask of mode {header.mode}: save class ids, not colours, as a palette or "
+            f"{path} is a mask of mode {mask.mode}: save class ids, not colours, as a palette or "
             "8-bit grey PNG"
         )
-    if header.size != image_size:
-        sizes = ("×".join(map(str, size)) for size in (header.size, image_size))
+    if picture and mask.size not in (picture.size, picture.stored):
+        sizes = ("×".join(map(str, size)) for size in (mask.size, picture.size))
         raise InputError(
             f"{path} is {', its image '.join(sizes)}: mask and image must have the same size"
         )
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(W, H) of an image file as stored; raises as ``image_header``."""
+    """(W, H) of an image file, upright; raises as ``image_header``."""
     return image_header(path).size
 
 
 def image_header(path: Path) -> Header:
     """The header of an image file, which is not decoded; ``InputError`` if missing or no image."""
     with readable(path), Image.open(path) as file:
-        return Header(file.size, file.mode, file.format)
+        # Pillow decodes a PNG to look for notes at its end, so only if there are any.
+        silent = file.format == "PNG" and not any(map(path.read_bytes().__contains__, _PNG_NOTES))
+        orientation = 1 if silent else file.getexif().get(ORIENTATION, 1)
+        if orientation not in TURNS:
+            orientation = 1
+        turned = file.size[::-1] if orientation > 4 else file.size
+        sizes = (turned, file.size)
+        if file.format == "TIFF":  # of which Pillow tells the upright size
+            sizes = (file.size, turned)
+        return Header(*sizes, orientation, file.mode, file.format)
 
 
 def whole_header(path: Path) -> Header:

@@ -3,6 +3,8 @@
 A layout says where a file lies and what an image's labels are; reading is the same for all.
 """
 
+import codecs
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +13,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from more_lib.data.images import check_mask, image_header, read_mask, readable, whole_header
+from more_lib.data.contents import THREADS, digests
+from more_lib.data.images import (
+    check_mask,
+    image_header,
+    read_image,
+    read_mask,
+    readable,
+    require_range,
+    whole_header,
+)
 from more_lib.recipes.constants import IGNORE_INDEX
+from more_lib.system.devices import say
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file, data_folder
 from more_lib.system.progress import progress_bar
-
-THREADS = 16  # the disk is waited for, not the processor
 
 
 class ImageTree(ABC):
@@ -25,10 +35,13 @@ class ImageTree(ABC):
 
     root: the folder. classes: names of the C classes; their order numbers them 1..C. values: mask
     value on disk of each class, C numbers between 1 and 254. skip: ids that every split leaves out.
+    stored: masks whose size does not tell are of the pixels as stored, not as EXIF turns them.
     """
 
     LISTS: str
     """Folder of the split lists, ``<split>.txt`` with one image id a line."""
+
+    stored = False
 
     def __init__(
         self, root: Path, classes: Sequence[str], values: Sequence[int], skip: Iterable[str] = ()
@@ -54,10 +67,6 @@ class ImageTree(ABC):
     @abstractmethod
     def mask_path(self, image_id: str) -> Path:
         """The mask's file, whether or not it is there."""
-
-    @abstractmethod
-    def fingerprint(self, splits: Iterable[str]) -> str:
-        """Sixty-four hex digits that change with the data a training on ``splits`` reads."""
 
     def splits(self) -> list[str]:
         """Names of the splits."""
@@ -88,14 +97,30 @@ class ImageTree(ABC):
         return path, lines
 
     def image(self, image_id: str) -> Image.Image:
-        """The photograph as an RGB PIL image, also where the file is greyscale or CMYK.
+        """The photograph as an RGB PIL image, upright: as ``read_image`` opens it."""
+        return read_image(self.image_path(image_id))
 
-        Pixels come as stored: an EXIF orientation is not applied, as masks refer to stored pixels.
-        Raises ``InputError`` when the file is missing, truncated or no image.
+    def fingerprint(
+        self, splits: Iterable[str], *, labels: bool = True, masks: bool = False
+    ) -> str:
+        """sha256 over all that is read of some splits: a result that rests on them is kept by it.
+
+        That is the classes, the splits' ids, the content of their photographs, the image-level
+        ``labels``, and with ``masks`` the content of the masks and how their values are read.
+        Raises ``InputError`` for a split or file that is missing, and labels that cannot be read.
         """
-        path = self.image_path(image_id)
-        with readable(path), Image.open(path) as file:
-            return file.convert("RGB")
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        if masks:
+            digest.update(self._class_of.tobytes() + bytes([self.stored]))
+        for split in splits:
+            ids = self.ids(split)
+            columns = [ids, digests(map(self.image_path, ids))]
+            columns += [["".join(str(int(y)) for y in self.labels(i)) for i in ids]] * labels
+            columns += [digests(map(self.mask_path, ids))] if masks else []
+            for row in zip(*columns, strict=True):
+                line = "\t".join((split, *row)) + "\n"
+                digest.update(line.encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def require_masks(self) -> None:
         """Raise ``InputError`` when the data set has no pixel masks at all."""
@@ -115,7 +140,7 @@ class ImageTree(ABC):
         """
         self.require_masks()
         path = self.mask_path(image_id)
-        values = read_mask(path, image_header(self.image_path(image_id)).size)
+        values = read_mask(path, image_header(self.image_path(image_id)), self.stored)
         mask = self._class_of[values]
         if (mask < 0).any():
             strange = np.unique(values[mask < 0]).tolist()
@@ -141,20 +166,30 @@ class ImageTree(ABC):
         if masks:
             self.require_masks()
         with ThreadPoolExecutor(THREADS) as pool:
-            faults = pool.map(lambda image_id: self._fault(image_id, masks), ids)
-            bar = progress_bar(faults, total=len(ids), description=f"scanning {split}")
-            return {image_id: fault for image_id, fault in zip(ids, bar, strict=True) if fault}
+            each = pool.map(lambda image_id: self._inspected(image_id, masks), ids)
+            bar = progress_bar(each, total=len(ids), description=f"scanning {split}")
+            faults, unsure = zip(*bar, strict=True)
+        if any(unsure):
+            ways = ("upright", "stored")[:: -1 if self.stored else 1]
+            say(
+                f"{sum(unsure)} of {len(ids)} photographs of {split} are turned by their EXIF note "
+                f"and their masks do not tell how they lie: they are taken as {ways[0]}; else give "
+                f"--set data.mask_orientation={ways[1]}"
+            )
+        return {image_id: fault for image_id, fault in zip(ids, faults, strict=True) if fault}
 
-    def _fault(self, image_id: str, masks: bool) -> str:
+    def _inspected(self, image_id: str, masks: bool) -> tuple[str, bool]:
+        """What is wrong with an image, or "", and whether its mask does not tell how it lies."""
         try:
             self.labels(image_id)
-            size = whole_header(self.image_path(image_id)).size
+            photograph, path = self.image_path(image_id), self.mask_path(image_id)
+            header = whole_header(photograph)
+            require_range(photograph, header)
             if masks:
-                path = self.mask_path(image_id)
-                check_mask(path, whole_header(path), size)
+                check_mask(path, whole_header(path), header)
         except InputError as error:
-            return str(error)
-        return ""
+            return str(error), False
+        return "", masks and header.mask_could_be_stored
 
     def require_readable(self, split: str, masks: bool = False) -> None:
         """Raise one ``InputError`` that names every fault of a split, the first five of many.
@@ -180,7 +215,16 @@ class ImageTree(ABC):
 
 
 def read_lines(path: Path, cure: str = ": save it as text in UTF-8") -> list[str]:
-    """The lines of a text that are not blank, stripped; ``InputError`` that ends on the cure."""
+    """The lines of a text that are not blank, stripped; raises as ``read_text``."""
+    return [line.strip() for line in read_text(path, cure).splitlines() if line.strip()]
+
+
+def read_text(path: Path, cure: str = ": save it as text in UTF-8") -> str:
+    """A text in UTF-8 or, as editors and spreadsheets mark it, UTF-16; marks are taken off.
+
+    Raises ``InputError`` that ends on the cure for a file that is missing or of another encoding.
+    """
     with readable(path, cure):
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        content = path.read_bytes()
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if marked else "utf-8-sig")

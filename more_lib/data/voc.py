@@ -9,10 +9,8 @@
 EmojiVOC is written in the same layout with the same ids, so one reader serves both.
 """
 
-import hashlib
-import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -71,13 +69,16 @@ class VocTree(ImageTree):
     def split_ids(self, split: str) -> list[str]:
         """Image ids of ``ImageSets/Segmentation/<split>.txt``, in the file's order.
 
-        Raises ``InputError`` for a missing or empty file and for lines that are no plain id.
+        Raises ``InputError`` for a missing or empty file, lines that are no plain id, an id twice.
         """
         cure = _WHERE_TREES_COME_FROM if split != "train_aug" else _WHERE_TRAIN_AUG_COMES_FROM
         path, ids = self.listed(split, f": {cure}")
         for line in ids:
             if "/" in line or len(line.split()) != 1:
                 raise InputError(f"{path} has the line {line!r}: write one image id a line")
+        if twice := [image_id for image_id, count in Counter(ids).items() if count > 1]:
+            more = f" and {len(twice) - 10} more" if len(twice) > 10 else ""
+            raise InputError(f"{path}: listed more than once: {', '.join(twice[:10])}{more}")
         return ids
 
     def image_path(self, image_id: str) -> Path:
@@ -111,29 +112,6 @@ class VocTree(ImageTree):
                 )
             self._labels[image_id] = labels
         return self._labels[image_id].copy()
-
-    def fingerprint(self, splits: Iterable[str]) -> str:
-        """Sixty-four hex digits that change with the data a training on ``splits`` reads.
-
-        A tree with a ``manifest.json`` brings its own: the entry ``sha256``. Else the sha256 over
-        the splits' ids and the sizes of their images and annotations, masks left aside.
-
-        Raises ``InputError`` for a damaged manifest and for a split that names missing files.
-        """
-        manifest, digest = self.root / "manifest.json", hashlib.sha256()
-        if manifest.is_file():
-            whole = _manifest_digest(manifest)
-            skipped = [sorted(self.skip.intersection(self.split_ids(split))) for split in splits]
-            digest.update(f"{whole} {skipped}".encode())
-            return digest.hexdigest() if any(skipped) else whole
-        _require_folder(self.root / "Annotations")
-        for split in splits:
-            for image_id in self.ids(split):
-                for name in (f"JPEGImages/{image_id}.jpg", f"Annotations/{image_id}.xml"):
-                    with readable(self.root / name):
-                        size = (self.root / name).stat().st_size
-                    digest.update(f"{split} {name} {size}\n".encode())
-        return digest.hexdigest()
 
 
 class VocImages(Dataset):
@@ -205,11 +183,3 @@ def _object_names(path: Path) -> list[str]:
             f"the classes are {', '.join(VOC_CLASSES)}"
         )
     return names
-
-
-def _manifest_digest(path: Path) -> str:
-    with suppress(ValueError, LookupError, TypeError):
-        digest = json.loads(path.read_bytes())["sha256"]
-        if len(bytes.fromhex(digest)) == 32:
-            return digest
-    raise InputError(f"{path} has no entry sha256 of 64 digits: make the data again")

@@ -182,8 +182,7 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
     data = {}  # what scores depend on of each split: what a training does, and the masks
     for split in dict.fromkeys(_shared_split(protocols) for protocols in wanted):
         check_masks(tree, split)
-        sizes = [tree.mask_path(image_id).stat().st_size for image_id in tree.ids(split)]
-        data[split] = fingerprint([split, tree.fingerprint((split,)), sizes])
+        data[split] = tree.fingerprint((split,), masks=True)
 
     def place(protocols: Sequence[Protocol]) -> Path:
         described = [asdict(protocol) for protocol in protocols]

@@ -96,14 +96,16 @@ def training_values(recipe: Recipe) -> dict:
 
     Left out: ``evaluation``, ``data.val_split``, ``data.workers``, ``optimizer.log_every``,
     ``optimizer.checkpoint_every``, what the data's own fingerprint covers (``data.root``,
-    ``data.labels``, ``data.skip``), and ``masks.lam_similarity`` while no LAM trains the decoder,
-    so that changing them trains nothing anew.
+    ``data.labels``, ``data.skip``), what concerns masks alone (``data.numbering``,
+    ``data.mask_orientation``), and ``masks.lam_similarity`` while no LAM trains the decoder, so
+    that changing them trains nothing anew.
     """
     values = to_dict(recipe)
     if recipe.masks.decoder_map != "lam":
         del values["masks"]["lam_similarity"]
     del values["evaluation"]
-    for name in ("val_split", "root", "labels", "skip", "workers"):
+    unread = ("val_split", "root", "labels", "skip", "workers", "numbering", "mask_orientation")
+    for name in unread:
         del values["data"][name]
     for name in ("log_every", "checkpoint_every"):
         del values["optimizer"][name]

@@ -67,6 +67,10 @@ class DataRecipe:
     skip: tuple[Text, ...] = ()  # ids that every split leaves out, such as damaged images
     # to crop_size; COCO "padded": image rescaled, crop filled up with black
     crop: Literal["resized", "padded"] = "resized"
+    # Class names whose order gives the masks' ids from 1; () is the data set's own, or classes.
+    numbering: Distinct = ()
+    # How masks lie whose size does not tell it, of photographs that EXIF turns: as these are seen.
+    mask_orientation: Literal["upright", "stored"] = "upright"
 
     @field_validator("root")
     @classmethod

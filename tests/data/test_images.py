@@ -8,7 +8,9 @@ from more_lib.data.folder import FolderTree
 from more_lib.data.images import (
     IMAGE_ENDINGS,
     PALETTE,
+    TURNS,
     find_images,
+    image_header,
     mask_image,
     read_image,
     unreadable,
@@ -75,11 +77,95 @@ def test_every_mode_becomes_rgb(tmp_path, file):
     assert unreadable([tmp_path / name]) == {}
 
 
-def test_transparency_is_laid_on_white(tmp_path):
-    image = noise(0)
-    image.putalpha(0)
-    image.save(tmp_path / "clear.png")
-    assert read_image(tmp_path / "clear.png").getcolors() == [(WIDTH * HEIGHT, (255, 255, 255))]
+def see_through(mode):
+    """A picture that is red on the left and clear on the right, and how it is to be saved."""
+    alpha = Image.new("L", (32, 24), 255)
+    alpha.paste(0, (16, 0, 32, 24))
+    if mode == "LA":
+        return Image.merge("LA", [Image.new("L", (32, 24), 76), alpha]), {}
+    if mode in ("P", "RGB key", "L key"):
+        halves = Image.new("RGB", (32, 24), "red")
+        halves.paste("blue", (16, 0, 32, 24))
+        if mode == "P":
+            image = halves.quantize(2)
+            return image, {"transparency": image.getpixel((20, 5))}
+        return (
+            (halves, {"transparency": (0, 0, 255)})
+            if mode == "RGB key"
+            else (
+                Image.fromarray(np.where(np.asarray(alpha) > 0, 76, 9).astype(np.uint8)),
+                {"transparency": 9},
+            )
+        )
+    image = Image.new("RGBA", (32, 24), "red")
+    image.putalpha(alpha)
+    return image, {"lossless": True}
+
+
+@pytest.mark.parametrize(
+    "file",
+    "a.png RGBA,a.webp RGBA,a.tif RGBA,a.png LA,a.png P,a.gif P,a.png RGB key,a.png L key".split(
+        ","
+    ),
+)
+def test_transparency_is_laid_on_white_for_training_as_for_prediction(tmp_path, file):
+    name, _, mode = file.partition(" ")
+    image, options = see_through(mode)
+    image.save(tmp_path / name, **options)
+    seen = read_image(tmp_path / name)
+    red = (76, 76, 76) if mode.startswith("L") else (255, 0, 0)
+    assert seen.mode == "RGB" and seen.getpixel((3, 3)) == red
+    assert seen.getpixel((30, 3)) == (255, 255, 255)
+    (tmp_path / "labels.csv").write_text("image,classes\na,cat\n")
+    assert np.array_equal(np.asarray(FolderTree(tmp_path).image("a")), np.asarray(seen))
+
+
+@pytest.mark.parametrize("kind", ["a.png I;16", "a.tif I;16", "a.tif I;16B", "a.ppm I"])
+def test_sixteen_bits_become_eight(tmp_path, kind):
+    name, mode = kind.split()
+    values = np.array([[0, 128, 257 * 77, 257 * 200 + 120, 65535]] * 3, np.uint16)
+    order = {"I": "<i4", "I;16": "<u2", "I;16B": ">u2"}[mode]
+    Image.frombytes(mode, (5, 3), values.astype(order).tobytes()).save(tmp_path / name)
+    assert np.asarray(read_image(tmp_path / name))[1, :, 0].tolist() == [0, 0, 77, 200, 255]
+
+
+def test_the_transparent_value_of_sixteen_bits_is_white(tmp_path):
+    values = np.array([[1000, 5, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=5)
+    with Image.open(tmp_path / "a.png") as file:
+        assert file.info["transparency"] == 5
+    assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [4, 255, 255]
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+def test_pictures_are_upright_and_their_headers_know_it(tmp_path, ending, orientation):
+    seen = Image.new("RGB", (48, 32), "white")  # dark where it is left and up
+    seen.paste("black", (0, 0, 16, 16))
+    back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS.get(orientation))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{ending}"
+    (seen if back is None else seen.transpose(back)).save(path, exif=exif)
+    image, header = read_image(path), image_header(path)
+    assert image.size == header.size == (48, 32)
+    assert header.orientation == (orientation if back is not None else 1)
+    assert header.stored == ((32, 48) if 5 <= orientation <= 8 else (48, 32))
+    assert header.mask_could_be_stored == (orientation in (2, 3, 4))
+    np.testing.assert_allclose(np.asarray(image), np.asarray(seen), atol=12)
+
+
+def test_a_png_s_note_is_found_behind_its_pixels(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(0).save(tmp_path / "a.png", exif=exif)
+    content = (tmp_path / "a.png").read_bytes()
+    at = content.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+    note, rest = content[at:end], content[:at] + content[end:]
+    (tmp_path / "a.png").write_bytes(rest[:-12] + note + rest[-12:])
+    assert image_header(tmp_path / "a.png").orientation == 6
+    assert read_image(tmp_path / "a.png").size == (HEIGHT, WIDTH)
 
 
 def test_what_cannot_be_read_is_named_with_its_reason(photos):
@@ -87,12 +173,12 @@ def test_what_cannot_be_read_is_named_with_its_reason(photos):
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (photos / "text.png").write_text("not an image")
     (photos / "empty.jpg").touch()
-    Image.new("I;16", (8, 8)).save(photos / "deep.png")
+    Image.new("F", (8, 8)).save(photos / "deep.tif")
     bad = unreadable(find_images([photos]))
-    assert [path.name for path in bad] == ["cut.jpg", "deep.png", "empty.jpg", "text.png"]
+    assert [path.name for path in bad] == ["cut.jpg", "deep.tif", "empty.jpg", "text.png"]
     reasons = {path.name: reason for path, reason in bad.items()}
     assert "runcated" in reasons["cut.jpg"] and "not an image" in reasons["text.png"]
-    assert "8 bits" in reasons["deep.png"]
+    assert "8 or 16 bits" in reasons["deep.tif"]
 
 
 def test_find_images(photos, tmp_path):

@@ -1,75 +1,144 @@
-"""The scan of a data set for damaged files, in a folder of four photographs."""
-
-import io
+"""What all data sets share: keys that see the data, masks of pictures that EXIF turns, texts."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from more_lib.data.folder import FolderTree
-from tests.data.helpers import HEIGHT, ROWS, WIDTH, cut, noise, photos, refused, save_mask
+from more_lib.data.images import TURNS, mask_image
+from more_lib.data.tree import read_lines
+from more_lib.data.voc import VocTree
+from tests.data.helpers import annotation, noise, refused
+
+IDS = ("one", "two")
 
 
 @pytest.fixture
-def root(tmp_path):
-    return photos(tmp_path / "my photographs")
+def tree(tmp_path):
+    """Two photographs of VOC's layout with a mask each, a cat and a dog."""
+    for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
+    for seed, (name, kind, value) in enumerate((("one", "cat", 8), ("two", "dog", 12))):
+        noise(seed).save(tmp_path / f"JPEGImages/{name}.jpg")
+        (tmp_path / f"Annotations/{name}.xml").write_text(annotation(kind))
+        mask = np.zeros((30, 40), np.uint8)
+        mask[:9, :9] = value
+        mask_image(mask).save(tmp_path / f"SegmentationClass/{name}.png")
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("one\ntwo\n")
+    (tmp_path / "manifest.json").write_text('{"sha256": "' + 64 * "0" + '"}')
+    return VocTree(tmp_path)
 
 
-def test_scan_finds_what_is_cut_short_missing_or_no_image(root):
-    save_mask(root / "masks/one.png", np.zeros((HEIGHT, WIDTH)))
-    tree = FolderTree(root)
-    assert tree.scan("all") == {}
-    for name in ("one.jpg", "two.PNG", "three.webp"):
-        cut(root / "images" / name, 30)
-    (root / "images/four.jpeg").write_text("<html>not found</html>")
-    bad = tree.scan("all")
-    assert list(bad) == ["one", "two", "three", "four"]
-    assert "truncated" in bad["one"] and "not an image" in bad["four"]
-    (root / "images/two.PNG").unlink()
-    assert "missing" in tree.scan("all")["two"]
+def keys(tree):
+    again = VocTree(tree.root, tree.classes)
+    return again.fingerprint(["train"]), again.fingerprint(["train"], masks=True)
 
 
-@pytest.mark.parametrize("name", list(ROWS)[:3])
-def test_scan_finds_a_file_cut_anywhere(root, name):
-    path = root / "images" / name
-    whole, tree = path.read_bytes(), FolderTree(root)
-    for length in np.linspace(0, len(whole) - 60, 23).astype(int):
-        path.write_bytes(whole[:length])
-        assert list(tree.scan("all")) == [path.stem], length
+def exchange(one, two):
+    kept = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(kept)
 
 
-def test_scan_is_not_fooled_by_a_thumbnails_end_nor_by_notes_behind_the_image(root):
-    thumbnail, path = io.BytesIO(), root / "images/one.jpg"
-    noise(1, 8, 8).save(thumbnail, "JPEG")
-    noise(2).save(path, exif=b"Exif\0\0" + thumbnail.getvalue())
-    tree, whole = FolderTree(root), path.read_bytes()
-    for extra in (b"\0" * 100, b"notes" * 2000):  # the second is longer than the tail that is read
-        path.write_bytes(whole + extra)
-        assert tree.scan("all") == {}
-    path.write_bytes(whole[:-200])
-    assert list(tree.scan("all")) == ["one"]
+def test_the_key_is_of_the_content_and_not_of_the_place(tree, tmp_path_factory):
+    before = keys(tree)
+    assert len(set(before)) == 2 and all(len(key) == 64 for key in before)
+    place = tmp_path_factory.mktemp("elsewhere") / "tree"
+    tree.root.rename(place)
+    assert keys(VocTree(place)) == before
+    assert tree.__class__(place).fingerprint(["train"], labels=False) not in before
 
 
-def test_scan_looks_at_masks_when_asked(root):
-    tree = FolderTree(root)
-    with refused("no pixel masks"):
-        tree.scan("all", masks=True)
-    values = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH))
-    for name, mask in (("one", values), ("two", values.T), ("three", values)):
-        save_mask(root / f"masks/{name}.png", mask)
-    cut(root / "masks/three.png", 40)
-    Image.new("RGBA", (WIDTH, HEIGHT)).save(root / "masks/four.png")
-    bad = tree.scan("all", masks=True)
-    assert list(bad) == ["two", "three", "four"] and tree.scan("all") == {}
-    assert "same size" in bad["two"] and "mode RGBA" in bad["four"]
+def test_the_key_sees_labels_though_sizes_and_manifest_stay(tree):
+    before = keys(tree)
+    exchange(*(tree.root / f"Annotations/{name}.xml" for name in IDS))
+    assert not set(keys(tree)) & set(before)
 
 
-def test_one_error_names_all_bad_files_and_the_cure(root, tmp_path):
-    tree = FolderTree(root)
-    tree.require_readable("all")
-    for name in ("one.jpg", "two.PNG"):
-        cut(root / "images" / name, 30)
-    kept = tmp_path / "more_data/bad_files/my photographs-all.txt"
-    with refused("2 of 4 images", "one.jpg", "two.PNG", "--skip-bad", str(kept)):
-        tree.require_readable("all")
-    assert [line.split("\t")[0] for line in kept.read_text().splitlines()] == ["one", "two"]
+def test_the_key_sees_ids_and_pictures(tree):
+    seen = {keys(tree)[0]}
+    exchange(*(tree.root / f"JPEGImages/{name}.jpg" for name in IDS))
+    seen.add(keys(tree)[0])
+    for lines in ("two\none\n", "one\n"):
+        (tree.root / "ImageSets/Segmentation/train.txt").write_text(lines)
+        seen.add(keys(tree)[0])
+    assert len(seen) == 4
+    (tree.root / "JPEGImages/one.jpg").unlink()
+    with refused("one.jpg is missing"):
+        keys(tree)
+
+
+def test_the_key_of_a_score_sees_masks_and_that_of_a_training_does_not(tree):
+    training, score = keys(tree)
+    for name in IDS:  # their sizes stay
+        path = tree.root / f"SegmentationClass/{name}.png"
+        mask_image(np.asarray(Image.open(path))[::-1].copy()).save(path)
+    turned = keys(tree)
+    assert turned[0] == training and turned[1] != score
+    narrow = VocTree(tree.root, ("cat", "dog"))
+    narrow.stored = True
+    assert narrow.fingerprint(["train"], masks=True) != keys(narrow)[1]
+    assert keys(narrow)[0] == narrow.fingerprint(["train"])
+
+
+@pytest.fixture
+def turned(tmp_path):
+    """A folder with a photograph of one orientation, and a mask as seen or of stored pixels."""
+
+    def make(orientation, size, stored):
+        seen = np.zeros(size[::-1], np.uint8)
+        seen[2:9, 3:20] = 1
+        back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS[orientation])
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir()
+        noise(0, *size).transpose(back).save(tmp_path / "images/a.jpg", exif=exif)
+        mask = Image.fromarray(seen)
+        (mask.transpose(back) if stored else mask).save(tmp_path / "masks/a.png")
+        (tmp_path / "labels.csv").write_text("image,classes\na,cat\n")
+        return FolderTree(tmp_path), seen
+
+    return make
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("size", [(40, 30), (32, 32)])
+@pytest.mark.parametrize("stored", [False, True])
+def test_masks_lie_on_what_is_seen(turned, orientation, size, stored, capsys):
+    tree, seen = turned(orientation, size, stored)
+    sure = orientation > 4 and size == (40, 30)
+    tree.stored = stored and not sure
+    assert tree.image("a").size == size and np.array_equal(tree.mask("a"), seen)
+    assert tree.scan("all", masks=True) == {}
+    told = "1 of 1 photographs of all are turned" in capsys.readouterr().out
+    assert told == (not sure)
+    tree.stored = not tree.stored
+    assert np.array_equal(tree.mask("a"), seen) == (sure and not tree.stored) or sure
+
+
+def test_the_way_out_of_doubt_is_named(turned, capsys):
+    tree, seen = turned(3, (40, 30), True)
+    assert not np.array_equal(tree.mask("a"), seen)
+    tree.scan("all", masks=True)
+    assert "else give --set data.mask_orientation=stored" in capsys.readouterr().out
+    tree.scan("all")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_mask_of_neither_size_is_refused(turned):
+    tree, _ = turned(6, (40, 30), False)
+    mask_image(np.zeros((30, 41), np.uint8)).save(tree.mask_path("a"))
+    with refused("a.png is 41×30, its image 40×30"):
+        tree.mask("a")
+    assert list(tree.scan("all", masks=True)) == ["a"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_texts_are_read_as_editors_save_them(tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "a.txt").write_bytes(f"{mark}käse \r\n\r\n  two\r\n".encode(encoding))
+    assert read_lines(tmp_path / "a.txt") == ["käse", "two"]
+    (tmp_path / "a.txt").write_bytes("käse".encode("latin-1"))
+    with refused("a.txt cannot be read.*save it as text in UTF-8"):
+        read_lines(tmp_path / "a.txt")

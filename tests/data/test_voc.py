@@ -1,7 +1,5 @@
 """The VOC reader, on trees of two or three tiny images written here."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -230,28 +228,7 @@ def test_bad_annotation_is_named(root, content, complaint, encoding):
         VocTree(root, ("cat", "person")).labels("one")
 
 
-def test_fingerprint_changes_with_what_training_reads_and_nothing_else(root):
-    tree = VocTree(root)
-    before = tree.fingerprint(["train", "val"])
-    assert len(before) == 64 and before == VocTree(str(root)).fingerprint(["train", "val"])
-    assert before != tree.fingerprint(["train"])
-    (root / "SegmentationClass/one.png").unlink()
-    assert tree.fingerprint(["train", "val"]) == before
-    (root / "Annotations/two.xml").write_text(annotation("aeroplane", "cat"))
-    changed = tree.fingerprint(["train", "val"])
-    assert changed != before
-    (root / "ImageSets/Segmentation/train.txt").write_text("one\ntwo\n")
-    assert tree.fingerprint(["train", "val"]) not in (before, changed)
-    (root / "JPEGImages/two.jpg").unlink()
-    with refused("two.jpg is missing"):
-        tree.fingerprint(["train"])
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"sha256": 5}', '{"sha256": "abc"}'])
-def test_fingerprint_is_the_manifests_where_there_is_one(root, content):
-    digest = "0123456789abcdef" * 4
-    (root / "manifest.json").write_text(json.dumps({"seed": 0, "sha256": digest}))
-    assert VocTree(root).fingerprint(["train"]) == digest
-    (root / "manifest.json").write_text(content)
-    with refused("manifest.json.*make the data again"):
-        VocTree(root).fingerprint(["train"])
+def test_an_id_listed_twice_is_refused(root):
+    (root / "ImageSets/Segmentation/train.txt").write_text("two\none\ntwo\n")
+    with refused("train.txt: listed more than once: two$"):
+        VocTree(root).ids("train")

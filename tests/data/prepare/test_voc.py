@@ -240,7 +240,7 @@ def test_wrong_counts_are_named(voc, sbd, tmp_path):
     with refused(f"^{tmp_path / 'root'} is not complete: {off}: restore it"):
         prepare(tmp_path / "root", voc, sbd)
     (voc / "VOC2012/ImageSets/Segmentation/val.txt").write_text("v3\nv3\n")
-    with refused("val has 1 instead of 2"):  # what is listed twice counts once
+    with refused("val.txt: listed more than once: v3"):
         prepare(tmp_path / "other", voc, with_sbd=False)
 
 
