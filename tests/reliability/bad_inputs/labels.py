@@ -107,11 +107,12 @@ CASES = [
     ),
     case(
         "a class that no training image shows",
-        TRAIN,
+        f"{TRAIN} --set optimizer.batch_size=1",
         several(write(LIST, "a\n"), write("photos/splits/val.txt", "b\nc\n")),
         "dog",
         "train",
     ),
+    case("fewer images than a batch", TRAIN, write(LIST, "c\n"), "train", "optimizer.batch_size"),
     case("a broken link for an image", TRAIN, link("photos/images/a.jpg", "nowhere"), "a.jpg"),
     case(
         "no image under the endings",

@@ -10,7 +10,7 @@ from tests.reliability.bad_inputs.building import (
     Build,
     Case,
     case,
-    change,
+    copy,
     cut,
     folder,
     gone,
@@ -23,7 +23,8 @@ from tests.reliability.bad_inputs.building import (
 
 COCO = "prepare_coco.py --coco coco --folder out --partial"
 PETS = "prepare_pets.py --pets pets --folder out --partial"
-SBD = "prepare_voc.py --voc voc --sbd sbd --root out"
+SBD = "prepare_voc.py --voc voc --sbd sbd --root voc"
+VAL = "coco/annotations/instances_val2014.json"
 INSTANCES = "coco/annotations/instances_train2014.json"
 TRIMAP, PET_LIST = "pets/annotations/trimaps/pug_3.png", "pets/annotations/trainval.txt"
 BOX = [[2, 2, 20, 2, 20, 20, 2, 20]]
@@ -102,7 +103,13 @@ RUNS = {"size": [40, 48], "counts": "no code"}
 CASES = [
     case("COCO, no folder", "prepare_coco.py --coco absent --folder out", None, "absent", "folder"),
     case("COCO, an empty folder", COCO, folder("coco"), "coco", "annotat"),
-    case("COCO, not whole", COCO.replace(" --partial", ""), coco(lambda c: None), "--partial"),
+    case(
+        "COCO, not whole",
+        COCO.replace(" --partial", ""),
+        several(coco(lambda c: None), picture("coco/val2014/1.jpg"), copy(INSTANCES, VAL)),
+        "2 instead of 82,081",
+        "--partial",
+    ),
     case(
         "COCO, instances cut short",
         COCO,
@@ -229,8 +236,10 @@ CASES = [
         "mini_w96",
     ),
     case(
-        "VOC list of own data",
-        "prepare_voc.py --voc voc --no-sbd --root out",
-        change("voc/ImageSets/Segmentation/train.txt", "v2", "v9"),
+        "VOC, a tree that is not whole",
+        "prepare_voc.py --no-sbd --root voc",
+        None,
+        "voc",
+        "train has 2 instead of 1,464",
     ),
 ]
