@@ -221,7 +221,13 @@ CASES = [
         "no EmojiVOC tree",
     ),
     case("EmojiVOC, too small", "make_emoji_voc.py --folder out --size 3", None, "--size", "96"),
-    case("EmojiVOC, another seed", "make_emoji_voc.py --folder out --seed x", None, "--seed", "x"),
+    case(
+        "EmojiVOC, another seed",
+        "make_emoji_voc.py --folder out --seed x",
+        None,
+        "--seed",
+        "integer",
+    ),
     case(
         "EmojiVOC, a file in the way",
         "make_emoji_voc.py --folder small.yaml/out --train 1",
