@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.reliability.bad_inputs import (
     archives,
@@ -14,7 +15,8 @@ from tests.reliability.bad_inputs import (
     sources,
     voc,
 )
-from tests.reliability.bad_inputs.running import MOST_MEMORY, copied, run, template
+from tests.reliability.bad_inputs.networks import TRAIN, Hostile, checkpoint
+from tests.reliability.bad_inputs.running import MOST_MEMORY, SECONDS, copied, run, template
 
 pytestmark = pytest.mark.reliability
 
@@ -61,4 +63,14 @@ def test_a_bad_input_ends_in_one_line(case, original, tmp_path):
     for part in case.said:
         assert part.lower() in ended.err.lower(), f"{part!r} is not in: {ended.err}"
     assert listing(place) == before
-    assert ended.memory < MOST_MEMORY, f"{ended.memory / 1e9:.1f} GB: {ended.err}"
+    assert ended.seconds < SECONDS and ended.memory < MOST_MEMORY, ended
+
+
+@pytest.mark.parametrize("state", [Hostile(), {}, {"origin": 3}, torch.ones(1)])
+def test_a_checkpoint_of_no_use_is_left_aside_and_runs_no_code(state, original, tmp_path):
+    place = copied(original, tmp_path / "place")
+    checkpoint(state)(place)
+    ended = run(f"{TRAIN} --resume", place)
+    assert ended.status == 0, ended.err
+    assert "iteration_00000001 is damaged" in ended.err and "trained model: out" in ended.out
+    assert not (place / "hacked").exists()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.reliability.bad_inputs.building import (
+    Build,
     Case,
     case,
     change,
@@ -31,6 +32,12 @@ def labelled(name: str, content: str | bytes, *said: str) -> Case:
 
 def manifest(name: str, content: str | bytes, *said: str) -> Case:
     return case(f"report, {name}", "report run", write(MANIFEST, content), MANIFEST, *said)
+
+
+def notebook(words: str, build: Build | None, *said: str) -> Case:
+    """A notebook's cells with parameters that are of no use."""
+    what = words if build is None else f"{words}, {' '.join(said)}"
+    return case(f"notebook {what}", f"notebook {words}", build, *said)
 
 
 def mixed(place: Path) -> None:
@@ -289,4 +296,11 @@ CASES = [
         None,
         "/proc/runs",
     ),
+    notebook("00 profile=maxi", None, "'maxi'", "profiles: mini"),
+    notebook("01 overrides=lr=1", None, "'lr'", "did you mean optimizer.lr"),
+    notebook("05 'overrides=seed=1 seed'", None, "'seed'", "key=value"),
+    notebook("06 overrides=evaluation.threshold=50", None, "evaluation.threshold is 50"),
+    notebook("08 folder=absent", None, "absent", "missing"),
+    notebook("08 folder=photos", gone("photos/labels.csv"), "photos/labels.csv", "missing"),
+    notebook("08 folder=photos", write("photos/labels.csv", "a.jpg,cat\n"), "photos/labels.csv"),
 ]
