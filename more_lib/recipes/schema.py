@@ -6,11 +6,14 @@ paper and released code differ, the field's comment gives the other value (noteb
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator
 
 from more_lib.recipes.validation import section
+from more_lib.system.files import absolute
 
 
 def _rule(holds: Callable[[Any], bool], allowed: str) -> AfterValidator:
@@ -30,9 +33,14 @@ def _from_text(value: object) -> object:
     return value
 
 
+def _absolute(path: str) -> str:
+    return str(absolute(path)) if path else ""
+
+
 # Whole numbers may stand for decimals; truth values and text (but see above) for neither.
 Switch = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
+Place = Annotated[Text, AfterValidator(_absolute)]  # "" or a path, relative to where we started
 Name = Annotated[Text, Field(min_length=1)]
 Whole = Annotated[int, Strict()]
 Count = Annotated[Whole, Field(ge=0)]
@@ -45,7 +53,11 @@ Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Beta = Annotated[Amount, Field(lt=1)]
 CropScale = Annotated[tuple[Positive, Share], _rule(lambda s: s[0] <= s[1], "[low, high]")]
 Thresholds = Annotated[tuple[Share, Share], _rule(lambda t: t[0] >= t[1], "[high, low]")]
-Distinct = Annotated[tuple[Name, ...], _rule(lambda c: len(set(c)) == len(c), "distinct names")]
+# One form of each letter with an accent: macOS and others write two.
+ClassName = Annotated[Name, AfterValidator(partial(normalize, "NFC"))]
+Distinct = Annotated[
+    tuple[ClassName, ...], _rule(lambda c: len(set(c)) == len(c), "distinct names")
+]
 
 
 @section
@@ -62,8 +74,8 @@ class DataRecipe:
     color_jitter: tuple[Amount, Amount, Amount, Annotated[Amount, Field(le=0.5)]]
     jitter_probability: Share
     workers: Count  # processes that load images; 0 loads in the training process
-    root: Text = ""  # "" is the folder in the cache that the data script prepares
-    labels: Text = ""  # the table of image labels of a folder, if it is not its labels.csv
+    root: Place = ""  # "" is the folder in the cache that the data script prepares
+    labels: Place = ""  # the table of image labels of a folder, if it is not its labels.csv
     skip: tuple[Text, ...] = ()  # ids that every split leaves out, such as damaged images
     # to crop_size; COCO "padded": image rescaled, crop filled up with black
     crop: Literal["resized", "padded"] = "resized"
@@ -87,7 +99,7 @@ class BackboneRecipe:
     """The pretrained vision transformer and what is changed about it."""
 
     name: Name  # a timm model name, or a shipped one: "mini", "mini_w96", "mini_w48"
-    weights: Text = ""  # "" is what ships with the package or timm's own; else a file
+    weights: Place = ""  # "" is what ships with the package or timm's own; else a file
     num_registers: Count = 4  # released: extra tokens beside the class tokens
     depth: Count = 0  # ours: keep only the first so many of its blocks; 0 keeps all
     aux_layer: Whole = -3  # released: the block whose output feeds the auxiliary classifier
