@@ -7,10 +7,10 @@ python data_scripts/make_emoji_voc.py --folder my_tree --seed 1
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option, run
+from typer import Option
 
 from more_lib.data.prepare import emoji
-from more_lib.system.errors import clear_errors
+from more_lib.system.usage import run
 
 
 def main(
@@ -27,4 +27,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(clear_errors(main))
+    run(main)

@@ -8,13 +8,13 @@ python data_scripts/prepare_coco.py --coco /data/coco    # from a folder of your
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option, run
+from typer import Option
 
 from more_lib.data import tree_root
 from more_lib.data.prepare import coco, plain
 from more_lib.data.prepare.sources import COCO
 from more_lib.recipes.profiles import PROFILES
-from more_lib.system.errors import clear_errors
+from more_lib.system.usage import run
 
 
 def main(
@@ -43,4 +43,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(clear_errors(main))
+    run(main)

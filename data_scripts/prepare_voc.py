@@ -8,13 +8,13 @@ python data_scripts/prepare_voc.py --voc VOCdevkit/VOC2012 --sbd benchmark.tgz  
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option, run
+from typer import Option
 
 from more_lib.data import tree_root
 from more_lib.data.prepare import sources
 from more_lib.data.prepare import voc as voc_prepare
 from more_lib.recipes.profiles import PROFILES
-from more_lib.system.errors import clear_errors
+from more_lib.system.usage import run
 
 
 def main(
@@ -51,4 +51,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(clear_errors(main))
+    run(main)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
-from typer import Option, run
+from typer import Option
 
 from more_lib.data.prepare import emoji
 from more_lib.data.voc import VocImages, VocTree
@@ -38,9 +38,10 @@ from more_lib.method.losses import classification_loss
 from more_lib.method.pseudo_labels import foreground_mask
 from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.system.devices import resolved_precision
-from more_lib.system.errors import InputError, clear_errors
+from more_lib.system.errors import InputError
 from more_lib.system.files import data_folder, sha256, write_json
 from more_lib.system.progress import progress_bar
+from more_lib.system.usage import run
 from more_lib.system.weights import save_weights
 
 CAM_THRESHOLD = 0.5
@@ -229,4 +230,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(clear_errors(main))
+    run(main)

@@ -13,8 +13,10 @@ import typer
 
 from more_lib.cli import options as give
 from more_lib.system.errors import InputError, clear_errors
+from more_lib.system.usage import Group
 
 app = typer.Typer(
+    cls=Group,
     help="MoRe: segmentation masks learned from image labels. Begin with `doctor`, then "
     "`reproduce`; each command's --help has an example.",
     add_completion=False,

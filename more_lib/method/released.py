@@ -1,6 +1,6 @@
 """Checkpoints of the released code, read under its own names; our own are ``system.weights``."""
 
-import pickle
+import warnings
 from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
@@ -42,7 +42,7 @@ def load_released(path_or_state_dict: str | Path | Mapping[str, Tensor], num_cla
     given, name = path_or_state_dict, "the state dict"
     if isinstance(given, (str, Path)):
         given, name = _read_any(Path(given)), str(given)
-    weights = _unwrapped(given)
+    weights = _unwrapped(given, name)
     try:
         vit, width = _released_sizes(weights)
         state = _translated(weights, num_classes)
@@ -68,21 +68,24 @@ def _read_any(path: Path) -> Mapping:
     if path.suffix == ".safetensors" or not path.is_file():
         return read_weights(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        with warnings.catch_warnings(action="ignore"):  # of pickle's protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file leads to
         raise InputError(
-            f"{path} holds no plain state dict ({reason[0][:120]}); save model.state_dict()"
+            f"{path} holds no plain state dict: it is cut short, of another kind, or has code in "
+            "it, which is not run; download it again, or save model.state_dict()"
         ) from error
 
 
-def _unwrapped(checkpoint: Mapping) -> dict[str, Tensor]:
+def _unwrapped(checkpoint: object, name: str) -> dict[str, Tensor]:
     """The state dict itself, without what training scripts wrap around it and its keys."""
     for wrapping in ("state_dict", "model"):
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapping), Mapping):
             checkpoint = checkpoint[wrapping]
     if not isinstance(checkpoint, Mapping):
-        raise InputError(f"a checkpoint is a mapping of names to tensors, not {type(checkpoint)}")
+        kind = type(checkpoint).__name__
+        raise InputError(f"{name} holds a {kind}, no mapping of names to tensors; save "
+                         "model.state_dict()")  # fmt: skip
     tensors = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
     return {str(key).removeprefix("module."): value for key, value in tensors.items()}
 

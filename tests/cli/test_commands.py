@@ -222,7 +222,9 @@ WRONG = "evalute|train --lr 3|report|predict|evaluate --checkpoint no|predict a 
 @pytest.mark.parametrize("arguments", WRONG.split("|"))
 def test_wrong_usage_is_status_2(arguments, calls):
     result = run(*arguments.split())
-    assert result.exit_code == 2 and "Error: " in result.stderr
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert "--help`" in result.stderr
     assert not calls
 
 

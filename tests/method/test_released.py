@@ -72,5 +72,5 @@ def test_released_files_run_no_code_and_say_what_is_wrong(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"classifier.weight": torch.ones(2)}, tmp_path / "part.pth")
     for name in ("trap", "text", "short", "list", "part", "absent"):
-        message = name if name != "list" else "mapping of names"
+        message = name if name != "list" else "list.pth holds a list, no mapping of names"
         refuses(message, load_released, tmp_path / f"{name}.pth", 3)
