@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from more_lib.method.gaussian import bilateral_features, gaussian_sum
+from more_lib.method.gaussian import EXACT_ON_CPU, bilateral_features, gaussian_sum
 from more_lib.method.lattice import lattice_mean_field
 from more_lib.system.errors import InputError
 from more_lib.system.precision import no_autocast
@@ -32,8 +32,6 @@ Method = Literal["auto", "exact", "lattice"]
 # Probabilities below this count as this much: -log 0 would outvote every neighbour. It is the
 # value of pydensecrf's own helper for unaries.
 LEAST_PROBABILITY = 1e-5
-
-EXACT_ON_CPU = 96 * 96  # pixels that "auto" filters exactly on a CPU: some seconds on one thread
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from more_lib.system.precision import at_least_float32, no_autocast
 from more_lib.system.shapes import check_shapes
 
+EXACT_ON_CPU = 96 * 96
+"""Pixels up to which a CPU is asked for exact sums, some seconds on one thread; then a lattice."""
+
 
 def gaussian_sum(features: Tensor, values: Tensor) -> Tensor:
     """out_i = sum over j of exp(-|f_i - f_j|^2 / 2) v_j, j = i included (L_reg, notebook 05).

@@ -16,9 +16,9 @@ from skimage.data import coffee
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, resize
 
-from more_lib.method.crf import EXACT_ON_CPU, CrfParams, choose_method, dense_crf
+from more_lib.method.crf import CrfParams, choose_method, dense_crf
 from more_lib.method.energy import DenseEnergyLoss
-from more_lib.method.gaussian import bilateral_features
+from more_lib.method.gaussian import EXACT_ON_CPU, bilateral_features
 from more_lib.method.gcr import GraphCategoryRepresentation
 from more_lib.method.lir import confident_relation_loss, uncertain_relation_loss
 from more_lib.method.losses import patch_token_contrast_loss, segmentation_loss
