@@ -43,7 +43,7 @@ CASES = [
     file("a section twice", "optimizer: {lr: 1}\noptimizer: {power: 1}\n", "optimizer", "twice"),
     file("billion laughs as a seed", f"seed: [{', '.join(LAUGHS)}]\n", "seed", "whole number"),
     file("billion laughs as a section", f"laughs: [{', '.join(LAUGHS)}]\n", "laughs", "unknown"),
-    file("nested without end", "seed: " + "[" * 100_000, "no valid YAML", "nest"),
+    file("nested without end", "seed: " + "[" * 100_000, "no valid YAML", "recursion"),
     file("an alias of itself", "seed: &a [*a]\n", "seed"),
     file("an unknown alias", "seed: *a\n", "no valid YAML", "alias"),
     file("code in a tag", "seed: !!python/object/apply:os.mkdir [hacked]\n", "no valid YAML"),
