@@ -30,7 +30,9 @@ def _from_text(value: object) -> object:
     return value
 
 
-# Whole numbers may stand for decimals; truth values and text (but see above) for neither.
+# Upper bounds are what no network is trained with, so that a slip of the hand is told at once, not
+# by a machine without memory. Whole numbers may stand for decimals; truth values and text (but see
+# above) for neither.
 Switch = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Name = Annotated[Text, Field(min_length=1)]
@@ -41,7 +43,7 @@ Decimal = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValida
 Amount = Annotated[Decimal, Field(ge=0)]
 Positive = Annotated[Decimal, Field(gt=0)]
 Share = Annotated[Decimal, Field(ge=0, le=1)]
-Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
+Scales = Annotated[tuple[Annotated[Positive, Field(ge=0.05, le=16)], ...], Field(min_length=1)]
 Beta = Annotated[Amount, Field(lt=1)]
 CropScale = Annotated[tuple[Positive, Share], _rule(lambda s: s[0] <= s[1], "[low, high]")]
 Thresholds = Annotated[tuple[Share, Share], _rule(lambda t: t[0] >= t[1], "[high, low]")]
@@ -56,12 +58,14 @@ class DataRecipe:
     classes: Annotated[Distinct, Field(min_length=1)]  # C names; their order numbers them 1..C
     train_split: Name
     val_split: Name
-    crop_size: PositiveCount  # pixels a side
+    crop_size: Annotated[PositiveCount, Field(le=4096)]  # pixels a side
     crop_scale: CropScale  # resized: a crop's share of the area; padded: of the sides
     # Brightness, contrast, saturation, hue.
     color_jitter: tuple[Amount, Amount, Amount, Annotated[Amount, Field(le=0.5)]]
     jitter_probability: Share
-    workers: Count  # processes that load images; 0 loads in the training process
+    workers: Annotated[
+        Count, Field(le=256)
+    ]  # processes that load images; 0 loads in the training process
     root: Text = ""  # "" is the folder in the cache that the data script prepares
     labels: Text = ""  # the table of image labels of a folder, if it is not its labels.csv
     skip: tuple[Text, ...] = ()  # ids that every split leaves out, such as damaged images
@@ -88,10 +92,14 @@ class BackboneRecipe:
 
     name: Name  # a timm model name, or a shipped one: "mini", "mini_w96", "mini_w48"
     weights: Text = ""  # "" is what ships with the package or timm's own; else a file
-    num_registers: Count = 4  # released: extra tokens beside the class tokens
+    num_registers: Annotated[Count, Field(le=1024)] = (
+        4  # released: extra tokens beside the class tokens
+    )
     depth: Count = 0  # ours: keep only the first so many of its blocks; 0 keeps all
     aux_layer: Whole = -3  # released: the block whose output feeds the auxiliary classifier
-    decoder_width: PositiveCount = 512  # released: channels inside the LargeFOV decoder
+    decoder_width: Annotated[PositiveCount, Field(le=4096)] = (
+        512  # released: channels inside the LargeFOV decoder
+    )
 
 
 @section
@@ -112,7 +120,9 @@ class LirRecipe:
 
     temperature: Positive = 0.5  # of the confident relation; COCO 0.1
     confident: Literal["release", "paper"] = "release"  # paper: cosine, pairs' mean, trains patches
-    kernel_size: PositiveCount = 6  # d of the uncertain relation, in patches
+    kernel_size: Annotated[PositiveCount, Field(le=512)] = (
+        6  # d of the uncertain relation, in patches
+    )
     # An uncertain patch is kept when its kernel's mean exceeds phi.
     phi: Annotated[Decimal, Field(ge=0, le=2)] = 1.2
     num_tokens: PositiveCount = 8  # uncertain patches an image, under sampling "some"

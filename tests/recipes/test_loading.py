@@ -249,7 +249,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
     for text, key in (
         ("seed: 1\nseed: 2\n", "seed"),
-        ("loss: {segmentation: 1, segmentation: 0}", "segmentation"),
+        ("lir: {phi: 1, phi: 2}", "phi"),
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=f"mine.yaml is no valid YAML: '{key}' stands twice"):
@@ -259,7 +259,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
 def test_what_grows_in_yaml_is_told_in_a_short_line(tmp_path):
     lists = [
         "&a [lol, lol, lol]",
-        *(f"&{b} [{9 * f'*{a},'}]" for a, b in zip("abcdefg", "bcdefgh")),
+        *(f"&{b} [{9 * f'*{a},'}]" for a, b in zip("abcdefg", "bcdefgh", strict=True)),
     ]
     file = tmp_path / "mine.yaml"
     for text in (f"seed: [{', '.join(lists)}]", f"seed: {'9' * 4000}", f"seed: {'x' * 4000}"):
