@@ -28,6 +28,9 @@ def main(
     ] = None,
     folder: Annotated[Path | None, Option(help="Where to write. Default: in MORE_DATA.")] = None,
     partial: Annotated[bool, Option("--partial", help="Take fewer images than COCO has.")] = False,
+    strict: Annotated[
+        bool, Option("--strict", help="Stop at annotations that cannot be used.")
+    ] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
     """Prepare COCO 2014 unless it is already there. Photographs are linked, not copied."""
@@ -36,7 +39,7 @@ def main(
     if dry_run:
         print("\n".join(plain.plan(coco.PARTS, source, folder)))
         return
-    print(f"data set: {coco.prepare(folder, source, partial)}")
+    print(f"data set: {coco.prepare(folder, source, partial, strict)}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from more_lib.cli.commands import app
 from more_lib.data.prepare import coco, emoji
 from more_lib.data.prepare import voc as voc_prepare
-from more_lib.data.prepare.coco import CATEGORY_IDS
+from more_lib.data.prepare.instances import CATEGORY_IDS
 from more_lib.data.voc import VocTree
 from more_lib.recipes.classes import COCO_CLASSES, VOC_CLASSES
 

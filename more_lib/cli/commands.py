@@ -109,16 +109,25 @@ def evaluate(
     Prints a row for each map (CAM, LAM, their product, the decoder) and labels (true or
     predicted), or for each --protocol, always with the protocol it was measured by; with --export
     (--protocol paper-val --split test --export masks.tgz) nothing is scored. A run that was killed
-    goes on where it was. On several GPUs: `accelerate launch -m more_lib evaluate ...`. For the
-    authors' own network give --released FILE --profile voc.
+    goes on where it was. With --checkpoint or --released, --data is scored whatever the network was
+    trained on: its classes are found by name. On several GPUs: `accelerate launch -m more_lib
+    evaluate ...`. For the authors' own network give --released FILE --profile voc.
     """
     from more_lib.cli.scoreboard import export_masks, scoreboard
+    from more_lib.evaluation.elsewhere import recipe_elsewhere, trained_elsewhere
     from more_lib.evaluation.protocols import listing
+    from more_lib.recipes.loading import load_recipe, saved_recipe
     from more_lib.system.processes import is_main_process
 
     names, network = protocols or [], _network(checkpoint, released)
-    file = recipe or (checkpoint and checkpoint / "recipe.yaml")
-    chosen = _recipe(profile, changes, file, data, labels)
+    if data and network:
+        saved = checkpoint and not recipe
+        own = saved_recipe(checkpoint) if saved else load_recipe(profile, file=recipe)
+        chosen = recipe_elsewhere(own, data, labels or "", changes or [])
+        network = trained_elsewhere(network, own)
+    else:
+        file = recipe or (checkpoint and checkpoint / "recipe.yaml")
+        chosen = _recipe(profile, changes, file, data, labels)
     if list_protocols:
         said = listing(chosen)
     elif export:
@@ -166,6 +175,7 @@ def predict(
     map: give.MapName = "lam",
     crf: give.Crf = False,
     npz: give.Npz = False,
+    resume: give.ResumePredictions = False,
     force: give.Force = False,
     skip_bad: give.SkipBad = False,
     changes: give.Changes = None,
@@ -174,8 +184,9 @@ def predict(
 
     Writes for each image a palette mask in its size and an overlay of the maps behind it, and for
     all of them a summary. Nothing is overwritten, and every file is checked before the first is
-    computed. --set changes the scales and the threshold of the evaluation. The network is that of
-    --checkpoint, of --released FILE --profile voc, or else the profile's, trained if need be.
+    computed; --resume goes on after a stop. --set changes the scales and the threshold of the
+    evaluation. The network is that of --checkpoint, of --released FILE --profile voc, or else the
+    profile's, trained if need be.
     """
     from more_lib import training
     from more_lib.evaluation.writing import Output, plan_predictions, write_predictions
@@ -183,7 +194,7 @@ def predict(
 
     changes, network = changes or [], _network(checkpoint, released)
     recipe = saved_recipe(checkpoint, changes) if checkpoint else load_recipe(profile, changes)
-    place = Output(output, npz, force)
+    place = Output(output, npz, force, resume)
     plan = plan_predictions(recipe, images, place, labels, map, crf, skip_bad)
     if network is None and profile == "mini":
         print("no --checkpoint: profile mini, which has seen emoji glyphs and no photograph")

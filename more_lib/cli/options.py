@@ -59,6 +59,9 @@ Output = Annotated[Path, Folder(help="Where masks and overlays go.")]
 MapName = Annotated[str, Name(help="Made into masks: lam, cam, fused, decoder.")]
 Crf = Annotated[bool, Option("--crf", help="Refine along the image's edges by a dense CRF.")]
 Npz = Annotated[bool, Option("--npz", help="Keep the maps as numbers, too: maps/<image>.npz.")]
+ResumePredictions = Annotated[
+    bool, Option("--resume", help="Go on after a stop: keep what is done and unchanged.")
+]
 Force = Annotated[bool, Option("--force", help="Overwrite what is in the output folder.")]
 
 # report, study and bench

@@ -7,15 +7,17 @@ from pathlib import Path
 import pandas as pd
 
 from more_lib.data import open_tree, without_bad
+from more_lib.data.agreement import contradictions, read_both
 from more_lib.evaluation.protocols import PROTOCOLS, named_protocols
-from more_lib.evaluation.results import Evaluation, format_table, rows
+from more_lib.evaluation.results import Evaluation, format_map, format_table, rows
 from more_lib.evaluation.scoring import check_masks, evaluate_or_load, evaluate_protocols
-from more_lib.evaluation.writing import export_voc
+from more_lib.evaluation.voc_server import export_voc
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file
 from more_lib.system.processes import is_main_process
 from more_lib.training import Trained, train_or_load
+from more_lib.training.cache import cached_folder
 
 Network = Callable[[Recipe], Trained]
 """What gives the trained network of a recipe: from the cache, or from a folder or file."""
@@ -43,10 +45,14 @@ def scoreboard(
     if split and not wanted:
         raise InputError("--split goes with --protocol; without, give --set data.val_split=NAME")
     splits = {protocol.split for protocol in wanted.values()} or {recipe.data.val_split}
+    untrained = network is None and not (cached_folder(recipe) / "record.json").is_file()
     for each in sorted(splits):
         check_masks(open_tree(recipe.data), each)
         if skip_bad:
             recipe = without_bad(recipe, each, masks=True)
+        elif untrained:
+            tree = open_tree(recipe.data)
+            contradictions(tree, each, read_both(tree, tree.ids(each)))
     if skip_bad and network is None:
         recipe = without_bad(recipe, recipe.data.train_split)
     trained = (network or train_or_load)(recipe)
@@ -57,7 +63,8 @@ def scoreboard(
         text = format_named(by_name)
     else:
         evaluation = evaluate_or_load(trained)
-        text = f"{format_table(rows(evaluation))}\nimage labels: mAP {evaluation.image_map:.4f}"
+        image_map = format_map(evaluation.image_map)
+        text = f"{format_table(rows(evaluation))}\nimage labels: mAP {image_map}"
         content = evaluation.to_json()
     if json_file and is_main_process():
         with atomic_file(json_file) as temporary:
@@ -88,7 +95,7 @@ def format_named(evaluations: Mapping[str, Evaluation]) -> str:
     lines = [format_table(table)]
     protocols = {name: each.results[0].protocol for name, each in evaluations.items()}
     image_maps = {protocols[name].split: each.image_map for name, each in evaluations.items()}
-    lines += [f"image labels on {split}: mAP {value:.4f}" for split, value in image_maps.items()]
+    lines += [f"image labels on {split}: mAP {format_map(m)}" for split, m in image_maps.items()]
     for name, protocol in protocols.items():
         published = f"  published with it: {PROTOCOLS[name].published}"
         lines += [f"{name}: {protocol.describe()}", published]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from more_lib.data.agreement import not_shown
 from more_lib.data.folder import FolderTree
 from more_lib.data.prepare import emoji
 from more_lib.data.tree import ImageTree
@@ -60,13 +61,18 @@ def without_bad(recipe: Recipe, split: str, masks: bool = False) -> Recipe:
     """The recipe with the bad files of one of its splits in ``data.skip``; prints and saves them.
 
     The recipe that a run keeps thus names what was left out, and the data's fingerprint covers the
-    images that are left: a training without the bad files is kept apart from one with them.
+    images that are left: a training without the bad files is kept apart from one with them. With
+    ``masks`` images go too whose labels name a class that no mask shows (``not_shown``).
     """
     tree = open_tree(recipe.data)
-    bad = tree.scan(split, masks)
+    count, bad = len(tree.ids(split)), tree.scan(split, masks)
+    tree.skip |= bad.keys()
+    while masks and (contradicted := not_shown(tree, split)):  # without them others may be
+        bad |= contradicted
+        tree.skip |= contradicted.keys()
     if not bad:
         return recipe
-    print(f"skipped {len(bad)} of {len(tree.ids(split))} images of the split {split}:")
+    print(f"skipped {len(bad)} of {count} images of the split {split}:")
     print("\n".join(f"  {reason}" for reason in bad.values()))
     print(f"the list is kept in {tree.save_faults(split, bad)}")
     return replace(recipe, data=replace(recipe.data, skip=(*recipe.data.skip, *bad)))

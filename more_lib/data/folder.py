@@ -11,16 +11,20 @@ row says that it shows none of the classes. Whether such images train is for the
 say: the lists that COCO's preparation writes leave them out, as the released ones do.
 """
 
-import csv
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
-from more_lib.data.images import IMAGE_ENDINGS, image_files, readable
-from more_lib.data.tree import ImageTree, read_lines
+from more_lib.data.images import IMAGE_ENDINGS, image_files
+from more_lib.data.table import Row, read_classes, read_table
+from more_lib.data.tree import ImageTree
 from more_lib.recipes.schema import Recipe
 from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
@@ -29,21 +33,26 @@ MOST_CLASSES = 254  # mask values are bytes; 0 and 255 are taken
 ALL = "all"
 """The one split of a folder without split lists: every image of the table."""
 
-Rows = list[tuple[str, frozenset[str]]]
-"""Image name and class names, as the rows of a table of labels give them."""
+_UNWRITABLE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")  # in lists, tables and messages
+_nfc = partial(normalize, "NFC")  # macOS and others write an accent in two ways
 
 
 class FolderTree(ImageTree):
     """A folder in the plain layout, restricted to some of its classes.
 
-    root: the folder. classes: C of its classes; their order numbers them 1..C. None takes all.
+    root: the folder. classes: C names; their order numbers them 1..C. None takes all of the folder;
+    a class that it lacks is in no image and has no mask value.
     labels: the table of labels, if it is not ``<root>/labels.csv``. skip: as in ``ImageTree``.
+    Ids and classes have Unicode's form NFC, whichever the files, table and lists have.
 
-    Raises ``InputError`` for a folder without images, a table that is missing, malformed or does
-    not fit the images one to one, and for unknown classes. Files are not opened.
+    Raises ``InputError`` for a folder without images, names of files that would clash elsewhere or
+    cannot be written, a table that is missing, malformed or does not fit the images one to one.
+    Files are not opened.
     """
 
     LISTS = "splits"
+    every_class: tuple[str, ...]
+    """The folder's own classes, in the order of their ids in masks."""
 
     def __init__(
         self,
@@ -54,46 +63,56 @@ class FolderTree(ImageTree):
     ):
         root = Path(root).expanduser()
         self.table = Path(labels).expanduser() if labels else root / "labels.csv"
+        for path in map(str, (root, self.table)):
+            if _UNWRITABLE.search(path):
+                raise InputError(
+                    f"the path {_printable(path)} is no UTF-8 or has control characters: rename it"
+                )
         self._files = _image_files(root)
-        self._ids = {path.name: image_id for image_id, path in self._files.items()}
-        self._ids |= {image_id: image_id for image_id in self._files}
-        rows = _read_table(self.table)
+        self._file_ids = {_nfc(p.name): i for i, p in self._files.items()}
+        self.every_class, rows = _read(root / "classes.txt", self.table)
         self._names = self._matched(rows)
-        every = _all_classes(root / "classes.txt", self.table, rows)
-        chosen = every if classes is None else tuple(classes)
-        _refuse_unknown("data.classes", chosen, every, root)
-        super().__init__(root, chosen, [every.index(name) + 1 for name in chosen], skip)
+        chosen = self.every_class if classes is None else map(_nfc, classes)
+        super().__init__(root, tuple(chosen), (), map(_nfc, skip))
+        self._numbers = {name: number for number, name in enumerate(self.classes)}
+        for value, name in enumerate(self.every_class, 1):
+            if name in self._numbers:
+                self._class_of[value] = self._numbers[name] + 1
 
     def split_ids(self, split: str) -> list[str]:
         """Ids of ``splits/<split>.txt`` in its order; of ``all``, where there is no such folder.
 
         Raises ``InputError`` for a missing or empty list, an unknown image or one named twice.
         """
-        if split == ALL and not (self.root / self.LISTS).is_dir():
+        if split == ALL and not (self.root / self.LISTS).exists():
             return list(self._names)
         path, lines = self.listed(split)
-        _refuse(path, "no image of this folder", [line for line in lines if line not in self._ids])
-        ids = [self._ids[line] for line in lines]
-        _refuse(path, "listed more than once", _repeated(ids))
+        ids = self._identified(path, list(map(_nfc, lines)), "no image of this folder")
+        _refuse(path, "listed more than once", sorted(_repeated(ids)))
         return ids
 
     def splits(self) -> list[str]:
         """Names of the splits; ``all`` alone, where there are no lists."""
-        return super().splits() if (self.root / self.LISTS).is_dir() else [ALL]
+        return super().splits() if (self.root / self.LISTS).exists() else [ALL]
 
     def image_path(self, image_id: str) -> Path:
         return self._files[image_id]
 
     def mask_path(self, image_id: str) -> Path:
-        return self.root / "masks" / f"{image_id}.png"
+        folder, stems = self.root / "masks", [image_id]
+        if not image_id.isascii():  # the file may have the name in another form
+            stems += [normalize("NFD", image_id), self._files[image_id].stem]
+        paths = [folder / f"{stem}.png" for stem in stems]
+        return next((path for path in paths[1:] if path.exists()), paths[0])
 
     def labels(self, image_id: str) -> np.ndarray:
         """Image-level labels y of one image, (C,) float32 of 0 and 1, all 0 for an empty row.
 
         Classes that were not chosen are left out.
         """
-        present = self._names[image_id]
-        return np.array([name in present for name in self.classes], dtype=np.float32)
+        labels = np.zeros(len(self.classes), np.float32)
+        labels[[self._numbers[n] for n in self._names[image_id] if n in self._numbers]] = 1
+        return labels
 
     def classes_shown(self) -> tuple[str, ...]:
         """The chosen classes that at least one image of the table has."""
@@ -108,16 +127,30 @@ class FolderTree(ImageTree):
             )
         return ""
 
-    def _matched(self, rows: Rows) -> dict[str, frozenset[str]]:
+    def _matched(self, rows: Sequence[Row]) -> dict[str, frozenset[str]]:
         """Classes by image id; the rows must fit the images one to one."""
-        names = [name for name, _ in rows]
-        unknown = [name for name in names if name not in self._ids]
-        _refuse(self.table, "not among the images", unknown)
-        ids = [self._ids[name] for name in names]
-        _refuse(self.table, "named by more than one row", _repeated(ids))
+        ids = self._identified(self.table, [row.image for row in rows], "not among the images")
+        twice, named = _repeated(ids), zip(ids, rows, strict=True)
+        again = [f"{row.image} (line {row.line})" for i, row in named if i in twice]
+        _refuse(self.table, "named by more than one row", again)
         bare = sorted(self._files[image_id].name for image_id in self._files.keys() - set(ids))
         _refuse(self.table, "without a row (an image of no class has an empty one)", bare)
-        return {image_id: present for image_id, (_, present) in zip(ids, rows, strict=True)}
+        return {image_id: row.classes for image_id, row in zip(ids, rows, strict=True)}
+
+    def _identified(self, source: Path, names: Sequence[str], fault: str) -> list[str]:
+        """Ids of the images that a table or list names by their files, with or without ending.
+
+        ``a.jpg`` is the file of that name; another ``a.jpg.png`` makes it doubtful where other
+        names have no ending.
+        """
+        known = self._file_ids
+        strange = [name for name in names if name not in known and name not in self._files]
+        _refuse(source, fault, strange)
+        if not all(name in known for name in names):
+            both = [name for name in names if name in self._files and name in known]
+            two = [f"{name} (or {self._files[name].name})" for name in both]
+            _refuse(source, "may be either of two files; write the ending of every name", two)
+        return [known.get(name, name) for name in names]
 
 
 def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "") -> Recipe:
@@ -143,8 +176,28 @@ def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "
     if not classes:
         raise InputError(f"{tree.table} names no class in any row: there is nothing to learn")
     own = dict(dataset="folder", root=str(folder), labels=labels, classes=classes, skip=())
-    data = replace(recipe.data, **own, train_split=train, val_split=val)
+    own |= dict(train_split=train, val_split=val, numbering=tree.every_class)
+    data = replace(recipe.data, **own)
     return replace(recipe, data=data, evaluation=replace(recipe.evaluation, batch_size=1))
+
+
+def _read(listed: Path, table: Path) -> tuple[tuple[str, ...], list[Row]]:
+    """Every class of a folder in order, from classes.txt or else from the table; the rows."""
+    every = read_classes(listed) if listed.exists() else None
+    rows = read_table(table, every or ())
+    if every is None:
+        every = tuple(sorted({name for row in rows for name in row.classes}))
+    if len(every) > MOST_CLASSES:
+        source = listed if listed.exists() else table
+        raise InputError(f"{source} has {len(every)} classes: masks can tell {MOST_CLASSES} apart")
+    known = frozenset(every)
+    for row in rows:
+        for name in sorted(row.classes - known):
+            raise InputError(
+                f"{table} line {row.line} has the class {name!r}, which {listed} does not know"
+                f"{nearest(name, every) or ': add it there'}"
+            )
+    return every, rows
 
 
 def _image_files(root: Path) -> dict[str, Path]:
@@ -156,70 +209,27 @@ def _image_files(root: Path) -> dict[str, Path]:
     if not paths:
         endings = ", ".join(ending[1:] for ending in IMAGE_ENDINGS)
         raise InputError(f"{folder} holds no image ({endings}): put the photographs right into it")
-    twice = _repeated(path.stem for path in paths)
-    clashes = [path.name for path in paths if path.stem in twice]
-    _refuse(folder, "files with one name before the ending; rename one", clashes)
-    return {path.stem: path for path in paths}
-
-
-def read_labels(path: str | Path) -> dict[str, frozenset[str]]:
-    """Class names by image, as a table of labels gives them, whatever images there are.
-
-    Raises ``InputError`` for a table that is missing or malformed, or names an image twice.
-    """
-    rows = _read_table(Path(path))
-    _refuse(Path(path), "named by more than one row", _repeated(name for name, _ in rows))
-    return dict(rows)
-
-
-def _read_table(path: Path) -> Rows:
-    cure = ", the table of labels: write a header image,classes and a row for each image, in UTF-8"
-    with readable(path, cure), path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, skipinitialspace=True)
-        try:
-            header = [name.strip() for name in next(lines, [])]
-            table = [(lines.line_num, fields) for fields in lines if any(fields)]
-        except csv.Error as error:
-            raise InputError(f"{path} line {lines.line_num} is no CSV ({error})") from error
-    if header != ["image", "classes"]:
-        raise InputError(f"{path} begins with {','.join(header)!r}: its first line must be "
-                         "image,classes")  # fmt: skip
-    rows = []
-    for number, fields in table:
-        if len(fields) != 2 or not fields[0].strip():
-            raise InputError(
-                f"{path} line {number} has {len(fields)} fields: write image,classes, the "
-                'classes separated by ";"'
-            )
-        names = (name.strip() for name in fields[1].split(";"))
-        rows.append((fields[0].strip(), frozenset(name for name in names if name)))
-    return rows
-
-
-def _all_classes(path: Path, table: Path, rows: Rows) -> tuple[str, ...]:
-    """Every class of the folder in order, from classes.txt or else from the table."""
-    named = {name for _, present in rows for name in present}
-    every = tuple(read_lines(path) if path.is_file() else sorted(named))
-    _refuse(path, "named more than once", _repeated(every))
-    _refuse_unknown(str(table), sorted(named), every, path)
-    if len(every) > MOST_CLASSES:
-        raise InputError(f"{table} has {len(every)} classes: masks can tell {MOST_CLASSES} apart")
-    return every
-
-
-def _refuse_unknown(where: str, names: Sequence[str], known: Sequence[str], source: Path) -> None:
-    for name in names:
-        if name not in known:
-            guess = nearest(name, known)
-            raise InputError(f"{where} has the class {name!r}, which {source} does not know{guess}")
+    strange = [path.name for path in paths if _UNWRITABLE.search(path.name)]
+    _refuse(folder, "names that are no UTF-8 or have control characters; rename", strange)
+    # Masks of A.jpg and a.png would be one file on some systems, as would the two forms of an é.
+    ids = [_nfc(path.stem) for path in paths]
+    twice = _repeated(image_id.lower() for image_id in ids)
+    clashes = [path.name for path, i in zip(paths, ids, strict=True) if i.lower() in twice]
+    _refuse(folder, "files with one name before the ending, but for case; rename one", clashes)
+    return dict(zip(ids, paths, strict=True))
 
 
 def _refuse(where: Path, fault: str, names: Sequence[str]) -> None:
     """Raise one ``InputError`` that names what has a fault, the first ten of many."""
     if names:
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        raise InputError(f"{where}: {fault}: {', '.join(names[:10])}{more}")
+        raise InputError(f"{where}: {fault}: {', '.join(map(_printable, names[:10]))}{more}")
 
 
-def _repeated(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
+def _printable(name: str) -> str:
+    text = os.fsencode(name).decode(errors="backslashreplace")  # bytes that are no UTF-8
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _repeated(names: Iterable[str]) -> set[str]:
+    return {name for name, count in Counter(names).items() if count > 1}

@@ -3,8 +3,10 @@
 Everything is checked before anything is computed, so that a long run does not end at image 900.
 """
 
+import mimetypes
 import os
 import struct
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -100,13 +102,13 @@ def readable(
 
 def image_files(folder: Path) -> list[Path]:
     """The images right in a folder, by their names; hidden files and folders are none."""
-    with os.scandir(folder) as entries:
+    with readable(folder, cure=": name another folder"), os.scandir(folder) as entries:
         names = [
             entry.name
             for entry in entries
             if Path(entry.name).suffix.lower() in IMAGE_ENDINGS
             and not entry.name.startswith(".")
-            and not entry.is_dir()
+            and not Path(entry).is_dir()  # False for a link that leads nowhere
         ]
     return [folder / name for name in sorted(names)]
 
@@ -120,20 +122,22 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     """
     paths: dict[Path, Path] = {}
     for entry in map(Path, inputs):
-        if not entry.exists():
-            raise InputError(
-                f"{entry} does not exist: name image files, or a folder that holds some"
-            )
+        cure = ": name image files, or a folder that holds some"
+        with readable(entry, cure):
+            if not (entry.exists() or entry.is_symlink()):
+                raise InputError(f"{entry} does not exist{cure}")
         files = image_files(entry) if entry.is_dir() else [entry]
         if not files:
-            raise InputError(f"the folder {entry} holds no image ({' '.join(IMAGE_ENDINGS)})")
+            note = left_out_note(entry) or f"it needs some of {' '.join(IMAGE_ENDINGS)}"
+            raise InputError(f"the folder {entry} holds no image: {note}")
         for path in files:
-            paths.setdefault(path.resolve(), path)
+            paths.setdefault(path.resolve() if path.exists() else path, path)
     if not paths:
         raise InputError("no images given: name files, or a folder that holds some")
     names: dict[str, Path] = {}
     for path in paths.values():
-        other = names.setdefault(path.stem.casefold(), path)
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path.stem).casefold())
+        other = names.setdefault(key, path)
         if other is not path:
             raise InputError(
                 f"{other} and {path} would both become {path.stem}.png: rename one, or give them "
@@ -267,3 +271,49 @@ def _ends_well(path: Path, kind: str) -> bool:
         return b"IEND" in tail
     # A thumbnail in the header has an end of its own, but before the picture's scan begins.
     return kind in ("JPEG", "MPO") and tail.rfind(b"\xff\xd9") > tail.rfind(b"\xff\xda")
+
+
+_UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".psd", ".svg", ".arw", ".cr2", ".cr3", ".dng", ".nef",
+           ".orf", ".pef", ".raf", ".rw2", ".srw")  # fmt: skip
+_NO_PHOTOGRAPHS = ("masks", "overlays", "maps", "SegmentationClass", "SegmentationObject")
+_TYPES = mimetypes.MimeTypes()  # without what a machine adds
+
+
+def left_out(folder: Path) -> list[Path]:
+    """What in a folder seems to be a photograph, and ``image_files`` does not take.
+
+    Files of other pictures' endings, such as heic and a camera's raw formats; pictures without an
+    ending, or with one that means nothing; and folders that hold images right in them.
+    """
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    return [path for path in (folder / name for name in names) if _seems_a_photograph(path)]
+
+
+def left_out_note(folder: Path) -> str:
+    """One line about ``left_out``: how many, the first of them, what to do; "" if it is empty."""
+    paths = left_out(folder)
+    if not paths:
+        return ""
+    listed = ", ".join(path.name + "/" * path.is_dir() for path in paths[:3])
+    more = " …" if len(paths) > 3 else ""
+    return (
+        f"left out of {folder}: {len(paths)}, {listed}{more}; convert or rename pictures "
+        f"({' '.join(IMAGE_ENDINGS)}), and name folders by themselves"
+    )
+
+
+def _seems_a_photograph(path: Path) -> bool:
+    ending = path.suffix.lower()
+    if path.is_dir():
+        return path.name not in _NO_PHOTOGRAPHS and bool(image_files(path))
+    if ending in IMAGE_ENDINGS:
+        return False
+    kind = _TYPES.guess_type(path.name)[0] or ""
+    if ending in _UNREAD or kind.startswith("image/"):
+        return True
+    try:
+        with Image.open(path):
+            return not kind
+    except (*_DAMAGED, Image.DecompressionBombError):
+        return False

@@ -150,6 +150,10 @@ class ImageTree(ABC):
             )
         return mask.astype(np.uint8)
 
+    def mask_value(self, number: int) -> int:
+        """What a mask on disk holds for class ``number``, 1..C; also for 0 and 255."""
+        return int(np.flatnonzero(self._class_of == number)[0])
+
     def mask_hint(self, strange: list[int]) -> str:
         """What mask values that may not occur tell of where they come from, or ""."""
         return ""
@@ -210,7 +214,8 @@ class ImageTree(ABC):
         """The list of a split's faults in the data folder, written anew: an id and why, a line."""
         path = data_folder() / "bad_files" / f"{self.root.name}-{split}.txt"
         with atomic_file(path) as temporary:
-            temporary.write_text("".join(f"{name}\t{reason}\n" for name, reason in bad.items()))
+            text = "".join(f"{name}\t{reason}\n" for name, reason in bad.items())
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         return path
 
 
@@ -227,4 +232,7 @@ def read_text(path: Path, cure: str = ": save it as text in UTF-8") -> str:
     with readable(path, cure):
         content = path.read_bytes()
         marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return content.decode("utf-16" if marked else "utf-8-sig")
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+        if "\0" in text:
+            raise ValueError("UTF-16 without a mark, or no text")
+        return text

@@ -78,7 +78,8 @@ class VocTree(ImageTree):
                 raise InputError(f"{path} has the line {line!r}: write one image id a line")
         if twice := [image_id for image_id, count in Counter(ids).items() if count > 1]:
             more = f" and {len(twice) - 10} more" if len(twice) > 10 else ""
-            raise InputError(f"{path}: listed more than once: {', '.join(twice[:10])}{more}")
+            names = ", ".join(twice[:10])
+            raise InputError(f"{path} lists more than once: {names}{more}; leave one line of each")
         return ids
 
     def image_path(self, image_id: str) -> Path:

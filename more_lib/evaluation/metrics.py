@@ -1,5 +1,6 @@
 """From masks to numbers: confusion matrix, IoU, the paper's confusion ratio, mAP (notebook 06)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +48,9 @@ class Scores:
         without_hits = ~np.isfinite(ratio) & ~np.isnan(self.iou[1:])
         means = {
             "miou": self.miou,
-            "precision": _mean_of_finite(self.precision),
-            "recall": _mean_of_finite(self.recall),
-            "confusion_ratio": _mean_of_finite(ratio),
+            "precision": mean_of_finite(self.precision),
+            "recall": mean_of_finite(self.recall),
+            "confusion_ratio": mean_of_finite(ratio),
             "pixel_accuracy": self.pixel_accuracy,
         }
         numbers = {name: None if np.isnan(mean) else mean for name, mean in means.items()}
@@ -95,8 +96,11 @@ def confusion_matrix(
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def scores(matrix: Tensor | ArrayLike) -> Scores:
+def scores(matrix: Tensor | ArrayLike, absent: Sequence[int] = ()) -> Scores:
     """Per-class and mean scores of a (K, K) confusion matrix with the targets in rows.
+
+    absent: classes that the data do not have. Their scores are nan and enter no mean; pixels that
+    are taken for one of them still count against the class that they belong to.
 
     Raises ``InputError`` when the matrix is not square or holds negative or non-finite counts.
     """
@@ -109,13 +113,17 @@ def scores(matrix: Tensor | ArrayLike) -> Scores:
     false_positives = counts.sum(axis=0) - hits
     false_negatives = counts.sum(axis=1) - hits
     with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is nan and n/0 inf, as documented
+        precision, recall = hits / (hits + false_positives), hits / (hits + false_negatives)
         iou = hits / (hits + false_positives + false_negatives)
+        ratio = false_positives / hits
+        for values in (iou, precision, recall, ratio):
+            values[list(absent)] = np.nan
         return Scores(
             iou=iou,
-            precision=hits / (hits + false_positives),
-            recall=hits / (hits + false_negatives),
-            confusion_ratio=false_positives / hits,
-            miou=_mean_of_finite(iou),
+            precision=precision,
+            recall=recall,
+            confusion_ratio=ratio,
+            miou=mean_of_finite(iou),
             pixel_accuracy=float(hits.sum() / counts.sum()),
         )
 
@@ -124,8 +132,8 @@ def average_precision(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) ->
     """Average precision of image-level scores, class by class: (C,) float64, nan without positives.
 
     scores: (N, C) real, larger means more likely; logits will do. labels: (N, C) of 0 and 1.
-    The mean over the classes that are not nan is the mAP. It is the area under the
-    precision-recall steps, without VOC 2007's interpolation.
+    The mean over the classes that are not nan is the mAP (``mean_of_finite``). It is the area
+    under the precision-recall steps, without VOC 2007's interpolation.
 
     Raises ``InputError`` for shapes that differ, labels other than 0 and 1, non-finite scores.
     """
@@ -140,6 +148,7 @@ def average_precision(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) ->
     return np.array([average_precision_score(y, z) if y.any() else np.nan for y, z in each])
 
 
-def _mean_of_finite(values: np.ndarray) -> float:
+def mean_of_finite(values: np.ndarray) -> float:
+    """The mean of the values that are finite; nan if none is."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else float("nan")

@@ -26,8 +26,8 @@ def plot_prediction(prediction: Prediction, classes: Names, title: str = "") -> 
     """An image beside the map of each class that was looked for; a line encloses its mask.
 
     ``classes`` are the recipe's; beside a class's name is its probability to be in the image. An
-    image in which no class was looked for is shown alone. Look for maps whose bright part is the
-    object, and for outlines that cut through it or enclose what is none.
+    image without a map is shown alone. Look for maps whose bright part is the object, and for
+    outlines that cut through it or enclose what is none.
     """
     image, mask = _small(prediction)
     numbers = [classes.index(name) + 1 for name in prediction.labels]
@@ -41,7 +41,7 @@ def plot_prediction(prediction: Prediction, classes: Names, title: str = "") -> 
     if overlays:
         share_scale(figure, overlays, panels)
     else:
-        panels[0].set_title("no class looked for")
+        panels[0].set_title("no class found" if prediction.asked else "no class looked for")
     return figure
 
 
@@ -53,7 +53,7 @@ def plot_masks(
     Look for objects that are missing, and for masks that run over into the background.
     """
     shown = [_small(prediction) for prediction in predictions]
-    figure, axes = new_grid(["image", "mask"], [each.id for each in predictions], title)
+    figure, axes = new_grid(["image", "mask"], [_plain(each.id) for each in predictions], title)
     for (image, mask), (above, below) in zip(shown, axes.T, strict=True):
         above.imshow(image)
         below.imshow(colorize(mask, classes))
@@ -69,13 +69,18 @@ def _shaped(names: Names, size: tuple[int, int], title: str) -> tuple[Picture, n
     height = width * min(max(size[1] / size[0], 0.4), 1.5) + 0.3
     most = int(7 * (columns * width + 1.1))  # letters that fit: file names can be long
     title = title if len(title) <= most else f"{title[: most - 1]}…"
-    figure = new_figure((columns * width + 1.1, rows * height + 0.5), title)
+    figure = new_figure((columns * width + 1.1, rows * height + 0.5), _plain(title))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in panels:
         ax.axis("off")
     for ax, name in zip(panels, names, strict=False):
-        ax.set_title(name, fontsize=10)
+        ax.set_title(_plain(name), fontsize=10)
     return figure, panels[: len(names)]
+
+
+def _plain(name: str) -> str:
+    """A name as it is: between dollars the figure would set a formula."""
+    return name.replace("$", r"\$")
 
 
 def _small(prediction: Prediction) -> tuple[Image.Image, np.ndarray]:

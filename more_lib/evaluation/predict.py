@@ -1,6 +1,7 @@
 """Masks for images of your own: a trained network and image files in, masks out (notebook 08)."""
 
 import math
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +30,9 @@ class Prediction:
     """What the network says of one image.
 
     id: the file's name without its ending. image: RGB, upright, in its own size (H, W).
-    labels: names of the K classes that were looked for, in the recipe's order: those given, else
-        those predicted (a positive logit). The decoder without given labels looks for every class
-        and names those in the mask.
+    asked: names of the classes that were looked for, in the recipe's order: those given, else
+        those predicted (a positive logit), and every class by the decoder without given labels.
+    labels: the K of them that have a map: all, but of every class those in the mask.
     probabilities: (C,) float32 in [0, 1]: for each class of the recipe, that it is in the image.
     mask: (H, W) uint8, 0 background and 1..C the recipe's classes.
     maps: (K, h, w) float32 in [0, 1], one a label, in the size in which the network saw the image.
@@ -39,6 +40,7 @@ class Prediction:
 
     id: str
     image: Image.Image
+    asked: tuple[str, ...]
     labels: tuple[str, ...]
     probabilities: np.ndarray
     mask: np.ndarray
@@ -71,7 +73,9 @@ def predict(
     classes that the recipe lacks.
     """
     protocol = own_protocol(recipe, map, crf)
-    return (_predict(model, recipe, Path(image), labels, protocol) for image in images)
+    paths = [Path(image) for image in images]
+    given = None if labels is None else labels_by_name(paths, labels)
+    return (_predict(model, recipe, path, given, protocol) for path in paths)
 
 
 def own_protocol(recipe: Recipe, map: str, crf: bool) -> Protocol:
@@ -82,17 +86,40 @@ def own_protocol(recipe: Recipe, map: str, crf: bool) -> Protocol:
     return replace(plain, threshold=None, crf="released") if crf else plain
 
 
+def labels_by_name(
+    images: Iterable[Path], labels: Mapping[str, Collection[str]]
+) -> dict[str, Collection[str]]:
+    """The entry of each image in ``labels``, by the image's file name.
+
+    It is found by the name, with or without ending; beside an image ``a.jpg`` the entry ``a.jpg``
+    is that one's, not that of ``a.jpg.png``. The Unicode form of a name does not count. Raises
+    ``InputError`` for an image without entry, and for one with two.
+    """
+    images = list(images)
+    entries = {_composed(name): classes for name, classes in labels.items()}
+    others, found = {_composed(image.name) for image in images}, {}
+    for image in images:
+        name, stem = _composed(image.name), _composed(image.stem)
+        keys = [key for key in dict.fromkeys((name, stem)) if key in entries]
+        keys = [key for key in keys if key == name or key not in others]
+        if not keys:
+            raise InputError(
+                f"no labels for {image.name}: give it a row, empty if it shows no class"
+            )
+        if len(keys) > 1:
+            raise InputError(f"{image.name} has two rows, {name} and {stem}: keep one of them")
+        found[image.name] = entries[keys[0]]
+    return found
+
+
 def class_numbers(
     image: Path, labels: Mapping[str, Collection[str]], classes: Sequence[str]
 ) -> list[int]:
-    """Numbers 1..C, in order, of the classes that ``labels`` gives an image.
+    """Numbers 1..C, in order, of the classes that ``labels`` gives an image by its file name.
 
-    Its entry is found by the file's name, with or without ending. Raises ``InputError`` for an
-    image without entry and for a class that is not in ``classes``.
+    Raises ``InputError`` for a class that is not in ``classes``.
     """
-    names = labels.get(image.name, labels.get(image.stem))
-    if names is None:
-        raise InputError(f"no labels for {image.name}: give it a row, empty if it shows no class")
+    names = labels[image.name]
     if unknown := sorted(set(names) - set(classes)):
         raise InputError(
             f"{image.name} has the class {', '.join(repr(name) for name in unknown)}, which the "
@@ -128,6 +155,7 @@ def _predict(
     every = protocol.map == "decoder" and numbers is None
     if numbers is None:
         numbers = [n for n, logit in enumerate(logits.tolist(), 1) if every or logit > 0]
+    asked = tuple(names[number - 1] for number in numbers)
     scores = scores_of(maps, 0, protocol, numbers)
     shown = scores.values
     if protocol.crf != "none" and numbers:
@@ -140,8 +168,14 @@ def _predict(
     return Prediction(
         id=path.stem,
         image=image,
+        asked=asked,
         labels=tuple(names[number - 1] for number in numbers),
         probabilities=logits.sigmoid().float().cpu().numpy(),
         mask=mask.cpu().numpy(),
         maps=shown.float().cpu().numpy(),
     )
+
+
+def _composed(name: str) -> str:
+    """A name in the one of its Unicode forms that is compared."""
+    return unicodedata.normalize("NFC", name)

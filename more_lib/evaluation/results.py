@@ -22,17 +22,20 @@ class Result:
     """What one protocol measured; ``scores`` follows from the confusion matrix.
 
     matrix: (C + 1, C + 1) int64 pixel counts, true classes in rows, background first.
-    classes: the C foreground names. note: what a reader of the number must know, or "".
+    classes: the C foreground names. note: what a reader of the number must know, or "", one thing
+    after the other with "; " between. absent: the classes that the data do not have; their scores
+    are nan.
     """
 
     protocol: Protocol
     matrix: np.ndarray
     classes: tuple[str, ...]
     note: str = ""
+    absent: tuple[str, ...] = ()
 
     @cached_property
     def scores(self) -> Scores:
-        return scores(self.matrix)
+        return scores(self.matrix, [self.classes.index(name) + 1 for name in self.absent])
 
     @property
     def name(self) -> str:
@@ -45,7 +48,8 @@ class Result:
 class Evaluation:
     """All results of one pass over a split, and how well the network names what is in an image.
 
-    image_map: mean average precision of the image-level logits, in [0, 1].
+    image_map: mean average precision of the image-level logits over the classes that an image has,
+        in [0, 1]; nan if no image has any.
     """
 
     results: tuple[Result, ...]
@@ -69,6 +73,7 @@ class Evaluation:
                 "note": result.note,
                 "summary": result.scores.summary(),
                 "classes": result.classes,
+                "absent": result.absent,
                 "scores": {kind: _finite(getattr(result.scores, kind)) for kind in kinds},
                 "matrix": result.matrix.tolist(),
             }
@@ -87,7 +92,8 @@ class Evaluation:
                 scales = tuple(entry["protocol"].pop("scales"))
                 protocol = Protocol(scales=scales, **entry["protocol"])
                 matrix = np.array(entry["matrix"], dtype=np.int64)
-                results.append(Result(protocol, matrix, tuple(entry["classes"]), entry["note"]))
+                classes, absent = tuple(entry["classes"]), tuple(entry["absent"])
+                results.append(Result(protocol, matrix, classes, entry["note"], absent))
             image_map = float(np.array(content["image_map"], dtype=float))  # null becomes nan
             return cls(tuple(results), image_map, int(content["num_images"]))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -115,7 +121,8 @@ def rows(evaluation: Evaluation) -> pd.DataFrame:
 def format_table(frame: pd.DataFrame) -> str:
     """``rows`` as aligned text: what all share in the first line, the rest below, notes last.
 
-    Columns in front of those of ``rows`` are shown as they are.
+    Notes that all rows share are said once. Columns in front of those of ``rows`` are shown as
+    they are.
     """
     if frame.empty:
         return "no results"
@@ -129,9 +136,18 @@ def format_table(frame: pd.DataFrame) -> str:
         columns.append([align(cell, max(len(each) for each in cells)) for cell in cells])
     head = ", ".join(f"{name} {texts[name].iloc[0]}" for name in shared)
     lines = ["  ".join(cells) for cells in zip(*columns, strict=True)]
-    noted = texts[texts["note"] != ""].to_dict("records")
-    notes = [f"{row['map']}, labels {row['labels']}: {row['note']}" for row in noted]
+    each = [note.split("; ") if note else [] for note in texts["note"]]
+    common = [part for part in each[0] if len(each) > 1 and all(part in own for own in each)]
+    notes = [f"in every row: {part}" for part in common]
+    for (_, row), own in zip(texts.iterrows(), each, strict=True):
+        if rest := "; ".join(part for part in own if part not in common):
+            notes.append(f"{row['map']}, labels {row['labels']}: {rest}")
     return "\n".join([head, *lines, *notes])
+
+
+def format_map(image_map: float) -> str:
+    """``Evaluation.image_map`` as text, "-" without one."""
+    return "-" if np.isnan(image_map) else f"{image_map:.4f}"
 
 
 def _finite(values: ArrayLike) -> list[float | None] | float | None:

@@ -1,7 +1,7 @@
 """Masks against pixel masks: every score with the protocol it was measured by (notebook 06)."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -12,22 +12,25 @@ import numpy as np
 import torch
 
 from more_lib.data import open_tree
+from more_lib.data.agreement import contradictions, listed, read_both
 from more_lib.data.tree import ImageTree
+from more_lib.evaluation.elsewhere import absent_classes
 from more_lib.evaluation.masks import Batch, SplitImages, evaluation_mode, segment
-from more_lib.evaluation.metrics import average_precision, confusion_matrix
+from more_lib.evaluation.metrics import average_precision, confusion_matrix, mean_of_finite
 from more_lib.evaluation.protocols import LABELS, MAPS, Protocol, check_protocols, table_protocols
 from more_lib.evaluation.results import Evaluation, Result
 from more_lib.method.model import MoRe
 from more_lib.recipes.loading import fingerprint
 from more_lib.recipes.schema import Recipe
-from more_lib.system.devices import best_device
+from more_lib.system.devices import best_device, say
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file
+from more_lib.system.locks import exclusive
 from more_lib.system.processes import Shards
 from more_lib.system.progress import progress_bar
 from more_lib.training.cache import Trained
 
-SCORING_VERSION = 3
+SCORING_VERSION = 4
 """Part of the key of every kept evaluation: raise it when the same protocol gives other numbers."""
 
 SAVE_EVERY = 100  # images between two notes of how far a pass has got
@@ -90,12 +93,16 @@ def score(
         killed, by as many processes, goes on from there. It must tell apart what counts otherwise.
 
     Raises ``InputError`` for protocols that say no mask or not one split, a split without masks,
-    unusable data, and images of several sizes in one batch.
+    unusable data, a class that image labels name and no mask shows, and images of several sizes in
+    one batch. Masks that contradict the labels otherwise are a warning, and in each result's note.
     """
     tree, split = tree or open_tree(recipe.data), _shared_split(protocols)
     check_masks(tree, split)
     shards = Shards()
     mine = shards.of(tree.ids(split))
+    doubt = contradictions(tree, split, list(chain(*shards.gather(read_both(tree, mine)))))
+    if doubt:
+        say(f"warning: {doubt}")
     note = notes and notes.with_name(f"{notes.name}.{shards.index}-of-{shards.count}.npz")
     tally = Tally.begin(len(protocols), len(tree.classes), note)
     images = SplitImages(tree, mine[len(tally.logits) :], labels=True, masks=True)
@@ -109,19 +116,20 @@ def score(
                 if note and len(tally.logits) % SAVE_EVERY < len(batch.ids):
                     with atomic_file(note) as temporary:
                         np.savez(temporary, **vars(tally))
-    parts = shards.gather(tally)
-    whole = Tally(
-        np.sum([part.matrices for part in parts], axis=0),
-        [row for part in parts for row in part.logits],
-        [row for part in parts for row in part.labels],
-        sum(part.num_exact for part in parts),
-    )
+    whole = Tally.of_all(shards.gather(tally))
     if note:
         note.unlink(missing_ok=True)
-    each = zip(protocols, whole.matrices, strict=True)
-    results = tuple(Result(p, matrix, tree.classes, _note(p, recipe, whole)) for p, matrix in each)
-    image_map = np.nanmean(average_precision(np.stack(whole.logits), np.stack(whole.labels)))
-    return Evaluation(results, float(image_map), len(whole.logits))
+    drawn = whole.matrices[0].any(1)
+    absent = tuple(n for n in absent_classes(tree) if not drawn[tree.classes.index(n) + 1])
+    on_data = [doubt] if doubt else []
+    if absent:
+        on_data.append(f"classes that the data do not have, in no mean: {listed(absent)}")
+    results = tuple(
+        Result(p, matrix, tree.classes, "; ".join([*on_data, *_notes(p, recipe, whole)]), absent)
+        for p, matrix in zip(protocols, whole.matrices, strict=True)
+    )
+    image_map = mean_of_finite(average_precision(np.stack(whole.logits), np.stack(whole.labels)))
+    return Evaluation(results, image_map, len(whole.logits))
 
 
 @dataclass
@@ -148,6 +156,16 @@ class Tally:
                 return cls(kept["matrices"], *images, int(kept["num_exact"]))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{note} is damaged ({error}): delete it, and begin anew") from error
+
+    @classmethod
+    def of_all(cls, parts: Sequence["Tally"]) -> "Tally":
+        """What several processes counted, together."""
+        return cls(
+            np.sum([part.matrices for part in parts], axis=0),
+            [row for part in parts for row in part.logits],
+            [row for part in parts for row in part.labels],
+            sum(part.num_exact for part in parts),
+        )
 
     def add(self, batch: Batch) -> None:
         """Count a batch that was read with labels and masks."""
@@ -189,20 +207,36 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
         rest = [SCORING_VERSION, recipe.masks.lam_similarity, data[protocols[0].split]]
         return trained.folder / f"evaluation-{fingerprint([described, *rest])}.json"
 
-    missing = [protocols for protocols in wanted if not place(protocols).is_file()]
+    def missing() -> list[Sequence[Protocol]]:
+        """What is not kept yet, as the first process sees it."""
+        return shards.gather([each for each in wanted if not place(each).is_file()])[0]
+
+    if missing():
+        with exclusive(trained.folder / ".scoring.lock", f"scores {trained.folder.name}", shards):
+            _score_and_keep(trained, tree, missing(), place)
+    return [_load(place(protocols)) for protocols in wanted]
+
+
+def _score_and_keep(
+    trained: Trained,
+    tree: ImageTree,
+    missing: Sequence[Sequence[Protocol]],
+    place: Callable[[Sequence[Protocol]], Path],
+) -> None:
+    """Score each list of protocols and keep it at its place; those of a split share a pass."""
+    shards = Shards()
     for split in dict.fromkeys(protocols[0].split for protocols in missing):
         lists = [protocols for protocols in missing if protocols[0].split == split]
         together = list(dict.fromkeys(chain(*lists)))
         tree.require_readable(split, masks=True)
         where = {"tree": tree, "device": best_device(), "notes": place(together)}
-        scored = score(trained.model, recipe, together, **where)
+        scored = score(trained.model, trained.recipe, together, **where)
         results = dict(zip(together, scored.results, strict=True))
         for protocols in lists if shards.is_main else ():
             kept = replace(scored, results=tuple(results[protocol] for protocol in protocols))
             with atomic_file(place(protocols)) as temporary:
                 temporary.write_text(kept.to_json())
         shards.gather(None)  # nobody may look for the files before they are there
-    return [_load(place(protocols)) for protocols in wanted]
 
 
 def _load(path: Path) -> Evaluation:
@@ -221,8 +255,8 @@ def _shared_split(protocols: Sequence[Protocol]) -> str:
     return splits.pop()
 
 
-def _note(protocol: Protocol, recipe: Recipe, tally: Tally) -> str:
-    """What a reader of the number must know, or ""."""
+def _notes(protocol: Protocol, recipe: Recipe, tally: Tally) -> list[str]:
+    """What a reader of the number must know."""
     notes = []
     trains = recipe.loss.segmentation and recipe.schedule.segmentation < recipe.optimizer.iterations
     if protocol.map == "decoder" and not trains:  # it is still at its random start
@@ -235,4 +269,4 @@ def _note(protocol: Protocol, recipe: Recipe, tally: Tally) -> str:
         ways = {"exact sums": tally.num_exact, "pydensecrf2's lattice": lattice}
         used = [f"{way} ({count} images)" for way, count in ways.items() if count]
         notes.append(f"CRF by {', '.join(used)}")
-    return "; ".join(notes)
+    return notes

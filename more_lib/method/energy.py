@@ -84,7 +84,9 @@ class DenseEnergyLoss(nn.Module):
         gate = gate.masked_fill(mask == IGNORE_INDEX, 1)
         features = bilateral_features(images, self.sigma_rgb, self.sigma_xy * self.scale)
         rows = (maps.flatten(2).transpose(1, 2) for maps in (probabilities, gate))  # (B, H*W, K)
-        energy = _GatedEnergy.apply(*rows, features, self.method(*images.shape[2:], images.device))
+        height, width = images.shape[2:]
+        method = self.method(height, width, images.device)
+        energy = _GatedEnergy.apply(*rows, features, method)
         return -self.weight / len(images) * energy
 
     @staticmethod

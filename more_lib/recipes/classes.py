@@ -3,6 +3,8 @@
 import json
 from importlib import resources
 
+from more_lib.recipes.schema import DataRecipe
+
 _NAMES = (resources.files(__package__) / "classes.json").read_text(encoding="utf-8")
 CLASSES: dict[str, tuple[str, ...]] = {
     dataset: tuple(names) for dataset, names in json.loads(_NAMES).items()
@@ -22,3 +24,17 @@ PET_BREEDS = CLASSES["pets"]
 """The 37 breeds in the order of their class ids, which count from 1."""
 
 PET_SPECIES = ("cat", "dog")
+
+
+def mask_ids(data: DataRecipe) -> tuple[int, ...]:
+    """Value of each of ``data.classes`` in masks, C numbers from 1 on.
+
+    That of the data set's own masks, whichever of its classes were chosen: VOC's on EmojiVOC and
+    VOC 2012, the place in ``data.numbering`` on a folder. Names that have no place there follow.
+    """
+    own = {"emoji": VOC_CLASSES, "voc": VOC_CLASSES, "coco": COCO_CLASSES, "pets": PET_BREEDS}
+    order = data.numbering or own.get(data.dataset, ())
+    if data.dataset == "pets" and set(data.classes) <= set(PET_SPECIES):
+        order = PET_SPECIES
+    order = (*order, *(name for name in data.classes if name not in order))
+    return tuple(order.index(name) + 1 for name in data.classes)

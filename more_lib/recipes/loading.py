@@ -6,6 +6,7 @@ section is built, so a recipe that exists is a valid one. Notebook 05 §1 reads 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from functools import reduce
@@ -67,6 +68,28 @@ def saved_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 def changed(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """The recipe with single values changed, by texts as ``load_recipe`` takes them."""
     return _updated(recipe, map(_parsed, overrides))
+
+
+def placed(overrides: Iterable[str], recipe: Recipe) -> list[str]:
+    """The overrides that ``recipe`` was made with, fit for another working folder.
+
+    Relative paths are from the root, and paths hold no white space.
+    """
+    paths = {
+        "data.root": recipe.data.root,
+        "data.labels": recipe.data.labels,
+        "backbone.weights": recipe.backbone.weights,
+    }
+    kept = [each for each in overrides if not paths.get(each.partition("=")[0].strip())]
+    return kept + [f"{key}={_quoted(path)}" for key, path in paths.items() if path]
+
+
+def _quoted(text: str) -> str:
+    """Text as YAML that means the same and holds no white space."""
+    if text == _yaml(text, text) and len(text.split()) == 1:
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    return re.sub(r"\s", lambda space: f"\\u{ord(space[0]):04x}", quoted)
 
 
 def to_dict(recipe: Recipe) -> dict:

@@ -6,11 +6,14 @@ paper and released code differ, the field's comment gives the other value (noteb
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator
 
 from more_lib.recipes.validation import section
+from more_lib.system.files import absolute
 
 
 def _rule(holds: Callable[[Any], bool], allowed: str) -> AfterValidator:
@@ -30,24 +33,35 @@ def _from_text(value: object) -> object:
     return value
 
 
-# Upper bounds are what no network is trained with, so that a slip of the hand is told at once, not
-# by a machine without memory. Whole numbers may stand for decimals; truth values and text (but see
-# above) for neither.
+def _absolute(path: str) -> str:
+    return str(absolute(path)) if path else ""
+
+
+# Whole numbers may stand for decimals; truth values and text (but see above) for neither.
 Switch = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
+Place = Annotated[Text, AfterValidator(_absolute)]  # "" or a path, relative to where we started
 Name = Annotated[Text, Field(min_length=1)]
 Whole = Annotated[int, Strict()]
 Count = Annotated[Whole, Field(ge=0)]
 PositiveCount = Annotated[Whole, Field(ge=1)]
+# More than anybody trains with: a slip of the hand is told here, not by a machine without memory.
+Few = Annotated[Count, Field(le=256)]
+Side = Annotated[PositiveCount, Field(le=4096)]
 Decimal = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValidator(_from_text)]
 Amount = Annotated[Decimal, Field(ge=0)]
 Positive = Annotated[Decimal, Field(gt=0)]
 Share = Annotated[Decimal, Field(ge=0, le=1)]
-Scales = Annotated[tuple[Annotated[Positive, Field(ge=0.05, le=16)], ...], Field(min_length=1)]
+Scale = Annotated[Positive, Field(ge=0.05, le=16)]
+Scales = Annotated[tuple[Scale, ...], Field(min_length=1)]
 Beta = Annotated[Amount, Field(lt=1)]
 CropScale = Annotated[tuple[Positive, Share], _rule(lambda s: s[0] <= s[1], "[low, high]")]
 Thresholds = Annotated[tuple[Share, Share], _rule(lambda t: t[0] >= t[1], "[high, low]")]
-Distinct = Annotated[tuple[Name, ...], _rule(lambda c: len(set(c)) == len(c), "distinct names")]
+# One form of each letter with an accent: macOS and others write two.
+ClassName = Annotated[Name, AfterValidator(partial(normalize, "NFC"))]
+Distinct = Annotated[
+    tuple[ClassName, ...], _rule(lambda c: len(set(c)) == len(c), "distinct names")
+]
 
 
 @section
@@ -58,16 +72,14 @@ class DataRecipe:
     classes: Annotated[Distinct, Field(min_length=1)]  # C names; their order numbers them 1..C
     train_split: Name
     val_split: Name
-    crop_size: Annotated[PositiveCount, Field(le=4096)]  # pixels a side
+    crop_size: Side  # pixels a side
     crop_scale: CropScale  # resized: a crop's share of the area; padded: of the sides
     # Brightness, contrast, saturation, hue.
     color_jitter: tuple[Amount, Amount, Amount, Annotated[Amount, Field(le=0.5)]]
     jitter_probability: Share
-    workers: Annotated[
-        Count, Field(le=256)
-    ]  # processes that load images; 0 loads in the training process
-    root: Text = ""  # "" is the folder in the cache that the data script prepares
-    labels: Text = ""  # the table of image labels of a folder, if it is not its labels.csv
+    workers: Few  # processes that load images; 0 loads in the training process
+    root: Place = ""  # "" is the folder in the cache that the data script prepares
+    labels: Place = ""  # the table of image labels of a folder, if it is not its labels.csv
     skip: tuple[Text, ...] = ()  # ids that every split leaves out, such as damaged images
     # to crop_size; COCO "padded": image rescaled, crop filled up with black
     crop: Literal["resized", "padded"] = "resized"
@@ -91,15 +103,11 @@ class BackboneRecipe:
     """The pretrained vision transformer and what is changed about it."""
 
     name: Name  # a timm model name, or a shipped one: "mini", "mini_w96", "mini_w48"
-    weights: Text = ""  # "" is what ships with the package or timm's own; else a file
-    num_registers: Annotated[Count, Field(le=1024)] = (
-        4  # released: extra tokens beside the class tokens
-    )
+    weights: Place = ""  # "" is what ships with the package or timm's own; else a file
+    num_registers: Few = 4  # released: extra tokens beside the class tokens
     depth: Count = 0  # ours: keep only the first so many of its blocks; 0 keeps all
     aux_layer: Whole = -3  # released: the block whose output feeds the auxiliary classifier
-    decoder_width: Annotated[PositiveCount, Field(le=4096)] = (
-        512  # released: channels inside the LargeFOV decoder
-    )
+    decoder_width: Side = 512  # released: channels inside the LargeFOV decoder
 
 
 @section
@@ -120,9 +128,7 @@ class LirRecipe:
 
     temperature: Positive = 0.5  # of the confident relation; COCO 0.1
     confident: Literal["release", "paper"] = "release"  # paper: cosine, pairs' mean, trains patches
-    kernel_size: Annotated[PositiveCount, Field(le=512)] = (
-        6  # d of the uncertain relation, in patches
-    )
+    kernel_size: Side = 6  # d of the uncertain relation, in patches
     # An uncertain patch is kept when its kernel's mean exceeds phi.
     phi: Annotated[Decimal, Field(ge=0, le=2)] = 1.2
     num_tokens: PositiveCount = 8  # uncertain patches an image, under sampling "some"

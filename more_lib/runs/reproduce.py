@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 import papermill
 
-from more_lib.recipes.loading import load_recipe
+from more_lib.recipes.loading import load_recipe, placed
 from more_lib.recipes.schema import Recipe
 from more_lib.runs.manifest import CHECKOUT, continued, new_manifest, save_manifest
 from more_lib.runs.recording import TRAINING_AHEAD, collected, record_costs
 from more_lib.runs.report import duration, write_report, write_results
 from more_lib.system.errors import InputError
-from more_lib.system.files import sha256, write_json
+from more_lib.system.files import data_folder, sha256, write_json
+from more_lib.system.locks import exclusive
 
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what matters is raised or printed here
 
@@ -64,11 +65,12 @@ def reproduce(
 
     Args:
         profile, overrides: as for ``load_recipe``; each notebook gets them as ``profile`` and,
-            joined by spaces, ``overrides``.
+            joined by spaces, ``overrides``, with paths from the root.
         runs: where run folders go; an existing one is never overwritten.
         resume: continue the newest run of the profile that is unfinished, or finished with the
             notebooks as they are now, if its code, recipe, data, weights and versions are today's.
-            Notebooks that are done and unchanged are skipped up to the first that is not.
+            Notebooks that are done and unchanged are skipped up to the first that is not. A run
+            that another process is at is waited for.
         full: notebooks that declare ``full: bool`` get it: the whole ablation, over three seeds.
         notebooks: folder whose ``NN_*.ipynb`` run in order of name; the checkout's by default.
 
@@ -77,21 +79,27 @@ def reproduce(
     the run stops there, keeps the broken notebook and still writes manifest, metrics and report.
     """
     recipe = load_recipe(profile, overrides)
+    overrides = placed(overrides, recipe)
     steps = plan(Path(notebooks or CHECKOUT / "notebooks"), profile, overrides, full)
     entries = [
         {"name": step.name, "source_sha256": sha256(step.path), "parameters": step.parameters}
         for step in steps
     ]
     manifest = new_manifest(recipe, overrides, entries)
-    parent = Path(runs) / profile
-    found = _resumed(parent, manifest) if resume else None
-    folder, manifest = found or (_new_folder(parent, manifest), manifest)
-    save_manifest(manifest, folder)
-    print(f"{len(steps)} notebooks into {folder}", flush=True)
-    if notebooks is None:
-        _train_ahead(recipe, full, folder)
+    with _run_folder(Path(runs) / profile, manifest, resume) as (folder, manifest):
+        save_manifest(manifest, folder)
+        print(f"{len(steps)} notebooks into {folder}", flush=True)
+        if notebooks is None:
+            _train_ahead(recipe, full, folder)
+        failure = _run_all(steps, manifest, folder)
+        _conclude(manifest, folder, failure)
+    if failure:
+        raise ReproduceError(failure)
+    return folder
 
-    failure = _run_all(steps, manifest, folder)
+
+def _conclude(manifest: dict, folder: Path, failure: str) -> None:
+    """Write what the whole run came to: status, metrics, costs, report and results."""
     manifest["status"] = "failed" if failure else "done"
     save_manifest(manifest, folder)
     done = [entry["name"] for entry in manifest["notebooks"] if entry["status"] == "done"]
@@ -103,9 +111,6 @@ def reproduce(
     except InputError as error:  # the notebooks whose numbers it shows did not all run
         print(f"no RESULTS.md: {error}", flush=True)
     print(f"report: {report}", flush=True)
-    if failure:
-        raise ReproduceError(failure)
-    return folder
 
 
 def _train_ahead(recipe: Recipe, full: bool, folder: Path) -> None:
@@ -230,9 +235,13 @@ def _cells_started(notebook: Path) -> int:
 
 @contextmanager
 def _kernel_environment() -> Iterator[None]:
-    """Variables that kernels inherit: no redrawn bars, inline figures, the library that asks."""
+    """Variables that kernels inherit: no redrawn bars, inline figures, the library that asks.
+
+    A relative ``MORE_DATA`` would mean another folder where they work.
+    """
     before = dict(os.environ)
     os.environ.pop("MPLBACKEND", None)  # the kernel then chooses its own, which keeps figures
+    os.environ["MORE_DATA"] = str(data_folder())
     os.environ["MORE_PROGRESS"] = "0"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a debugger's warning on every start
     if (CHECKOUT / "pyproject.toml").is_file():  # not site-packages
@@ -250,29 +259,47 @@ def _papermill_path(path: Path) -> str:
     return str(path.resolve()).replace("{", "{{").replace("}", "}}")
 
 
+@contextmanager
+def _run_folder(parent: Path, manifest: dict, resume: bool) -> Iterator[tuple[Path, dict]]:
+    """The run's folder, which no other process runs in meanwhile, and its manifest to begin with.
+
+    resume: the newest to go on with, if there is one.
+    """
+    for folder in sorted(parent.glob("*/"), reverse=True) if resume else ():
+        if continued(folder, manifest):
+            with _alone(folder):
+                if goes_on := continued(folder, manifest):  # also with what another made of it
+                    print(f"resuming {folder}", flush=True)
+                    yield folder, goes_on
+                    return
+    if resume:
+        print(f"nothing to resume in {parent}: starting anew", flush=True)
+    folder = _new_folder(parent, manifest)
+    with _alone(folder):
+        yield folder, manifest
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    return exclusive(folder / ".run.lock", f"runs {folder}")
+
+
 def _new_folder(parent: Path, manifest: dict) -> Path:
     """Make the run's folder: a new one, even for a second run within the same second."""
     git, started = manifest["git"], datetime.fromisoformat(manifest["started"])
     name = f"{started:%Y%m%d-%H%M%S}-{git['commit'][:7]}{'-dirty' if git['dirty'] else ''}"
-    folder = _first_free(parent, chain([name], (f"{name}-{number}" for number in count(2))))
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
     try:
-        folder.mkdir(parents=True)
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with suppress(FileExistsError):  # by another process in this very moment, too
+                folder = _first_free(parent, names)
+                folder.mkdir()
+                return folder
     except OSError as error:  # a file stands where a parent should be, no rights, a full disk
         reason = f"{error.strerror}; choose another folder for runs"
-        raise InputError(f"cannot make {folder}: {reason}") from error
-    return folder
+        raise InputError(f"cannot make a run's folder in {parent}: {reason}") from error
 
 
 def _first_free(parent: Path, names: Iterable[str]) -> Path:
     """The first of ``names`` in a folder that nothing has yet."""
     return next(path for path in map(parent.joinpath, names) if not path.exists())
-
-
-def _resumed(parent: Path, manifest: dict) -> tuple[Path, dict] | None:
-    """The newest run folder to go on with, and the manifest it goes on with."""
-    for folder in sorted(parent.glob("*/"), reverse=True):
-        if goes_on := continued(folder, manifest):
-            print(f"resuming {folder}", flush=True)
-            return folder, goes_on
-    print(f"nothing to resume in {parent}: starting anew", flush=True)
-    return None

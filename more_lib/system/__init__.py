@@ -1,1 +1,1 @@
-"""What is not about the method: errors, files, devices, processes, progress, weights on disk."""
+"""What is not about the method: errors, files, locks, devices, processes, progress, weights."""

@@ -17,18 +17,8 @@ def start_accelerator(wanted_precision: str) -> Accelerator:
     Raises ``InputError`` where there are fewer GPUs than processes, or none that can do that.
     """
     precision = resolved_precision(wanted_precision)
-    wanted, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    any_gpu = torch.accelerator.is_available()
-    if torch.cuda.is_available() and here > torch.cuda.device_count():
-        raise InputError(
-            f"{here} processes were started here for {torch.cuda.device_count()} GPU(s); start as "
-            "many as there are, as with torchrun --nproc-per-node gpu"
-        )
-    if wanted > 1 and not any_gpu and "ACCELERATE_DYNAMO_BACKEND" in os.environ:
-        raise InputError(  # that variable is accelerate's own
-            f"accelerate launch started {wanted} processes for as many GPUs, and there is none "
-            f"here; on CPUs start them with torchrun --nproc-per-node {here}"
-        )
+    check_processes()
+    wanted, any_gpu = _processes("WORLD_SIZE"), torch.accelerator.is_available()
     AcceleratorState._reset_state()  # else a second training could not choose another precision
     # A stage of training may leave a part of the network without a loss.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -44,6 +34,27 @@ def start_accelerator(wanted_precision: str) -> Accelerator:
             "together; start one"
         )
     return accelerator
+
+
+def check_processes() -> None:
+    """Raise ``InputError`` where more processes were started than have a GPU each, or a CPU."""
+    wanted, here = _processes("WORLD_SIZE"), _processes("LOCAL_WORLD_SIZE")
+    if torch.cuda.is_available() and here > torch.cuda.device_count():
+        raise InputError(
+            f"{here} processes were started here for {torch.cuda.device_count()} GPU(s); start as "
+            "many as there are, as with torchrun --nproc-per-node gpu"
+        )
+    alone = "ACCELERATE_DYNAMO_BACKEND" in os.environ and not torch.accelerator.is_available()
+    if wanted > 1 and alone:  # that variable is accelerate's own
+        raise InputError(
+            f"accelerate launch started {wanted} processes for as many GPUs, and there is none "
+            f"here; on CPUs start them with torchrun --nproc-per-node {here}"
+        )
+
+
+def _processes(variable: str) -> int:
+    """What a launcher says of how many processes it started."""
+    return int(os.environ.get(variable, 1))
 
 
 def best_device() -> torch.device:
@@ -73,7 +84,7 @@ def peak_memory(device: torch.device) -> float | None:
 def say(line: str) -> None:
     """Print a line once, however many processes are at work."""
     if int(os.environ.get("RANK", 0)) == 0:
-        print(line)
+        print(line, flush=True)
 
 
 def resolved_precision(wanted: str) -> str:

@@ -1,6 +1,7 @@
 """The one error that means "your input, not our code"."""
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 
@@ -14,15 +15,21 @@ class InputError(ValueError):
 
 
 def clear_errors(command: Callable) -> Callable:
-    """Let a command end on an ``InputError`` with its one line on stderr and exit status 2."""
+    """Let a command end on an ``InputError`` with its one line on stderr and exit status 2.
+
+    What the terminal cannot show, as a file's name that is no UTF-8, is printed with backslashes.
+    """
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return command(*args, **kwargs)
         except InputError as error:
             # From a loader's worker process the message arrives wrapped in its traceback.
-            line = str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]
+            line = r"\n".join(str(error).rpartition("InputError: ")[2].strip().splitlines())
             print(f"error: {line}", file=sys.stderr)
             raise SystemExit(2) from None
 

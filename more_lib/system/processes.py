@@ -17,6 +17,8 @@ import torch.distributed
 from accelerate import PartialState
 from torch import Tensor
 
+from more_lib.system.devices import check_processes
+
 T = TypeVar("T")
 
 
@@ -62,7 +64,7 @@ class Shards:
     """This process among those that `accelerate launch` or `torchrun` started; alone without them.
 
     index, count: of this process, from 0, and of all. Every process must make its own at the same
-    point, and call ``gather`` as often as the others do.
+    point, and call ``gather`` as often as the others do. Raises as ``check_processes``.
     """
 
     def __init__(self) -> None:
@@ -92,4 +94,5 @@ class Shards:
 
 
 def _state() -> PartialState:
+    check_processes()
     return PartialState(cpu=not torch.accelerator.is_available())

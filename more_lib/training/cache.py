@@ -16,16 +16,25 @@ from accelerate.utils import set_seed
 from timm import __version__ as timm_version
 
 from more_lib.data import open_tree
+from more_lib.data.table import training_classes
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
 from more_lib.method.backbones import backbone_identity
 from more_lib.method.model import MoRe
 from more_lib.method.released import load_released
-from more_lib.recipes.loading import fingerprint, to_dict, training_fingerprint, training_values
+from more_lib.recipes.loading import (
+    fingerprint,
+    from_dict,
+    to_dict,
+    training_fingerprint,
+    training_values,
+)
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import peak_memory, precision_of, say, start_accelerator
 from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file, data_folder, sha256, write_json
+from more_lib.system.locks import exclusive
+from more_lib.system.processes import Shards
 from more_lib.system.weights import load_weights, save_weights
 from more_lib.training.log import TrainingLog
 from more_lib.training.loop import fit, start
@@ -34,6 +43,8 @@ from more_lib.training.resume import RunState, checkpoints, newest_checkpoint
 TRAINING_VERSION = 2
 """Part of the key of every kept network and of checkpoints: raise it when the same recipe and data
 give other weights."""
+
+_WRITTEN = ("log.jsonl", "checkpoints", "model.safetensors", "stopped.safetensors", "record.json")
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Trained:
 
 
 def train(
-    recipe: Recipe, folder: str | Path, resume: bool = False, tensorboard: bool = False
+    recipe: Recipe, folder: str | Path, resume: bool | None = False, tensorboard: bool = False
 ) -> Trained:
     """Train the recipe from its pretrained backbone and keep the result in ``folder``.
 
@@ -64,23 +75,34 @@ def train(
     folder with a record is finished and is never overwritten. In between, every
     ``optimizer.checkpoint_every`` iterations, ``checkpoints`` gets one; after an interruption
     ``resume`` goes on from the newest that is whole, and on a CPU ends with bitwise the weights of
-    an uninterrupted run. It returns a training that is finished already. ``tensorboard`` writes the
-    log's numbers for TensorBoard as well. Masks are not opened.
+    an uninterrupted run. It returns a training that is finished already. With None it does so where
+    there is something to go on from. ``tensorboard`` writes the log's numbers for TensorBoard as
+    well. Masks are not opened.
+
+    One process at a time trains in a folder: another waits, and then finds what the first left.
 
     Several processes, started by ``torchrun`` or ``accelerate launch``, each take
     ``optimizer.batch_size`` images of a batch and average their gradients: losses, log and weights
     are those of one process with the summed batch, rounding aside (``Objective`` says how).
 
     Raises ``InputError`` for unusable data, weights or hardware, for a folder with checkpoints
-    where ``resume`` was not asked for, or of another training where it was, and ``RuntimeError`` in
-    every process when a loss is no longer finite in any.
+    where ``resume`` was not asked for, or of another training where it was, for one with other
+    files under the names above, and ``RuntimeError`` in every process when a loss is no longer
+    finite in any.
     """
-    folder = Path(folder)
-    if (folder / "record.json").exists():
-        if resume:
+    folder, shards = Path(folder), Shards()
+    if shards.gather(_is_finished(folder, resume))[0]:
+        return load_trained(folder, recipe)
+    with exclusive(folder / ".training.lock", f"trains {folder.name}", shards):
+        if shards.gather(_is_finished(folder, resume))[0]:  # by the one that was waited for
             return load_trained(folder, recipe)
-        raise InputError(f"{folder} holds a finished training; name another folder")
-    if not resume and checkpoints(folder / "checkpoints"):
+        _train(recipe, folder, resume, tensorboard)
+        # Read from the file: accelerate leaves autocast around the forward of the one it trained.
+        return replace(load_trained(folder, recipe), loaded=False)
+
+
+def _train(recipe: Recipe, folder: Path, resume: bool | None, tensorboard: bool) -> None:
+    if resume is False and checkpoints(folder / "checkpoints"):
         raise InputError(
             f"{folder} holds an unfinished training; go on with --resume (resume=True), or name "
             "another folder"
@@ -90,15 +112,18 @@ def train(
     with accelerator.main_process_first():  # which makes or downloads what is missing
         tree = open_tree(recipe.data)
         tree.require_readable(recipe.data.train_split)
+        say(training_classes(tree, recipe.data))
         dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
         model = MoRe.from_recipe(recipe)
     hardware = {"precision": precision_of(accelerator), "processes": accelerator.num_processes}
     sources = {**provenance(recipe), "training_version": TRAINING_VERSION, **hardware}
     origin = training_values(recipe) | sources
-    checkpoint = _checkpoint(folder, origin) if resume else None
+    checkpoint = _checkpoint(folder, origin, asked=bool(resume)) if resume is not False else None
+    _require_own(folder, recipe)
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         with atomic_file(folder / "recipe.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False))
+            temporary.write_bytes(_written(to_dict(recipe)))
     accelerator.wait_for_everyone()
     begin = checkpoint["iteration"] if checkpoint else 0
     log = TrainingLog(folder, recipe, accelerator, begin, tensorboard)
@@ -113,8 +138,6 @@ def train(
         record["weights_sha256"] = sha256(folder / "model.safetensors")
         write_json(record, folder / "record.json")
     accelerator.wait_for_everyone()
-    # Read from the file: accelerate leaves autocast around the forward of the one it trained.
-    return replace(load_trained(folder, recipe), loaded=False)
 
 
 def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = False) -> Trained:
@@ -125,8 +148,7 @@ def train_or_load(recipe: Recipe, resume: bool = False, tensorboard: bool = Fals
     resumed, asked for or not. Prints one line that says whether it was trained or loaded.
     """
     folder = cached_folder(recipe)
-    begun = (folder / "record.json").exists() or bool(checkpoints(folder / "checkpoints"))
-    trained = train(recipe, folder, resume or begun, tensorboard)
+    trained = train(recipe, folder, resume or None, tensorboard)
     did = "loaded from the cache" if trained.loaded else "trained now"
     say(f"model {folder.name}: {did} ({recipe.optimizer.iterations} iterations)")
     return trained
@@ -141,13 +163,15 @@ def cached_folder(recipe: Recipe) -> Path:
 def load_trained(folder: str | Path, recipe: Recipe) -> Trained:
     """A finished training's network, ready to evaluate under ``recipe``.
 
-    Raises ``InputError`` when the folder is not finished or was trained by another recipe.
+    Raises ``InputError`` when the folder is not finished, was trained by another recipe, or holds
+    other weights than those that were trained.
     """
     folder = Path(folder)
+    weights = folder / "model.safetensors"
     try:
         record = json.loads((folder / "record.json").read_text())
         trained_as = record["training_fingerprint"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{folder} holds no finished training; give a folder that `train` has written"
         ) from None
@@ -155,7 +179,9 @@ def load_trained(folder: str | Path, recipe: Recipe) -> Trained:
         own = f"--recipe {folder / 'recipe.yaml'}"
         raise InputError(f"{folder} was trained by another recipe; give its own with {own}")
     model = MoRe.from_recipe(recipe, pretrained=False)
-    load_weights(model, folder / "model.safetensors")
+    load_weights(model, weights)
+    if record.get("weights_sha256") not in (None, sha256(weights)):  # evaluations belong to them
+        raise InputError(f"{weights} is not what was trained: restore it, or train anew")
     return Trained(model, recipe, folder, record, loaded=True)
 
 
@@ -188,12 +214,42 @@ def provenance(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def _checkpoint(folder: Path, origin: dict) -> dict | None:
-    """What ``folder`` can be resumed from; says from where."""
+def _is_finished(folder: Path, resume: bool | None) -> bool:
+    finished = (folder / "record.json").exists()
+    if finished and resume is False:
+        raise InputError(f"{folder} holds a finished training; name another folder")
+    return finished
+
+
+def _require_own(folder: Path, recipe: Recipe) -> None:
+    """Raise ``InputError`` where a file of another than this training would be replaced."""
+    file = folder / "recipe.yaml"
+    taken = [name for name in _WRITTEN if (folder / name).exists()]
+    if file.exists():
+        try:
+            values = yaml.safe_load(file.read_bytes())
+            same = training_fingerprint(from_dict(values)) == training_fingerprint(recipe)
+            taken = [] if same and file.read_bytes() == _written(values) else [file.name]
+        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            taken = [file.name]
+    if taken:
+        raise InputError(
+            f"{folder / taken[0]} is not of this training and would be replaced: move it, or name "
+            "another folder"
+        )
+
+
+def _written(recipe: dict) -> bytes:
+    """A recipe as this module writes it."""
+    return yaml.safe_dump(recipe, sort_keys=False).encode()
+
+
+def _checkpoint(folder: Path, origin: dict, asked: bool) -> dict | None:
+    """What ``folder`` can be resumed from; says from where, and if there is none that was asked."""
     checkpoint = newest_checkpoint(folder / "checkpoints", origin)
-    if checkpoint is None:
+    if checkpoint is None and asked:
         say(f"{folder} has no checkpoint: the training starts from the beginning")
-    else:
+    if checkpoint:
         say(f"{folder} resumes after iteration {checkpoint['iteration']}")
     return checkpoint
 

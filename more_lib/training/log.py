@@ -11,7 +11,7 @@ from torch import Tensor
 
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file
+from more_lib.system.files import atomic_file, readable_disk_errors
 from more_lib.system.progress import progress_bar
 
 
@@ -36,6 +36,7 @@ class TrainingLog:
         self.every, self.iterations = settings.log_every, settings.iterations
         self.images = settings.batch_size * settings.accumulate * accelerator.num_processes
         self.sums: dict[str, tuple[Tensor, int]] = {}
+        self.folder = folder
         self.file = self.board = None
         if accelerator.is_main_process:
             self.board = _board(folder / "tensorboard", start) if tensorboard else None
@@ -63,7 +64,8 @@ class TrainingLog:
         speed = self.steps * self.images / (time.perf_counter() - self.since)
         line["images_per_second"] = round(speed, 1)
         if self.file:
-            self.file.write(json.dumps(line) + "\n")
+            with readable_disk_errors(self.folder / "log.jsonl"):
+                self.file.write(json.dumps(line) + "\n")
             self.bar.set_postfix(loss=f"{line['total']:.3f}", lr=f"{lr:.1e}")
         if self.board:
             for name in line.keys() - {"iteration"}:
@@ -82,7 +84,8 @@ class TrainingLog:
     def close(self) -> None:
         for open_ in (self.bar, self.file, self.board):
             if open_ is not None:
-                open_.close()
+                with readable_disk_errors(self.folder):
+                    open_.close()
 
 
 def _continued(path: Path, start: int):

@@ -59,10 +59,11 @@ class RunState:
             state |= {"iteration": self.iteration, "seconds": self.seconds, "random": every}
             state |= {"origin": origin, "scaler": scaler.state_dict() if scaler else None}
             path = folder / f"iteration_{self.iteration:08d}"
-            for old in (path, *folder.glob(".iteration_*")):  # damaged, and what a kill left
-                shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)  # damaged
             with atomic_folder(path) as temporary:
-                torch.save(state, temporary / "state.pt")
+                # A file of Python's, for a full disk to be reported as what it is.
+                with (temporary / "state.pt").open("wb") as file:
+                    torch.save(state, file)
                 (temporary / "sha256").write_text(sha256(temporary / "state.pt"))
             for old in checkpoints(folder)[:-KEPT]:
                 shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,9 @@
 """What one training step costs, part by part, beside what it must cost on paper.
 
 Synthetic images and random weights: time and memory depend on sizes alone. The released code took
-945 ms and 12.1 GB for a step of four 448-pixel images on one RTX 3090.
+945 ms and 12.1 GB for a step of four 448-pixel images on one RTX 3090. Each round also times one
+forward of the plain ViT on the same batch: how many of these a step costs is much the same on a
+busy machine, where seconds are not.
 """
 
 import statistics
@@ -9,11 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from more_lib.method.backbones import build_backbone
 from more_lib.method.localization import multiscale_cam
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
@@ -22,6 +26,7 @@ from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import peak_memory
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
+PLAIN = "plain ViT, forward"
 LABELS_PER_IMAGE = 1.555  # VOC's, which decides how many maps are refined
 
 
@@ -29,13 +34,16 @@ LABELS_PER_IMAGE = 1.555  # VOC's, which decides how many maps are refined
 class StepCost:
     """One step of a recipe in one precision.
 
-    milliseconds: by part, medians, and "whole step"; parts are timed one by one. memory_gb: peak,
-    on a GPU of tensors alone. operations, bytes: ``operations`` and ``least_bytes`` of the recipe.
+    milliseconds: by part, medians over rounds, ``PLAIN`` and "whole step" among them; parts are
+    timed one by one. cpu_milliseconds: what the process was busy for, all threads together.
+    memory_gb: peak, on a GPU of tensors alone. operations, bytes: ``operations`` and
+    ``least_bytes`` of the recipe.
     """
 
     precision: str
     device: str
     milliseconds: dict[str, float]
+    cpu_milliseconds: dict[str, float]
     memory_gb: float | None
     operations: float
     bytes: float
@@ -50,6 +58,8 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = MoRe.from_recipe(recipe, pretrained=False).train().to(device)
+    plain = build_backbone(recipe.backbone.name).eval().to(device)
+    plain.set_input_size(img_size=recipe.data.crop_size)
     optimizer = AdamW(model.parameter_groups(recipe.optimizer.lr, 10.0))
     size, side, C = recipe.optimizer.batch_size, recipe.data.crop_size, len(recipe.data.classes)
     images = torch.randn(size, 3, side, side).clamp(-1.8, 2.1).to(device)
@@ -60,13 +70,18 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     rounds = [
-        _one_step(model, optimizer, objectives, images, labels, AUTOCAST[precision])
+        _one_step((plain, model), optimizer, objectives, images, labels, AUTOCAST[precision])
         for _ in range(1 + repeats)
     ][1:]  # the first one warms up
+    wall, cpu = (
+        {part: 1000 * statistics.median(each[part][clock] for each in rounds) for part in rounds[0]}
+        for clock in (0, 1)
+    )
     return StepCost(
         precision,
         torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        {part: 1000 * statistics.median(each[part] for each in rounds) for part in rounds[0]},
+        wall,
+        cpu,
         peak_memory(device),
         operations(model, recipe),
         least_bytes(model, recipe),
@@ -113,44 +128,58 @@ def least_bytes(model: MoRe, recipe: Recipe) -> float:
     return weights * (passes + 1 + 7) + 2 * kept * recipe.optimizer.batch_size
 
 
+def forwards(cost: StepCost) -> dict[str, float]:
+    """Each part in forwards of the plain ViT: by CPU time, on a GPU by the clock."""
+    times = cost.cpu_milliseconds if cost.device == "CPU" else cost.milliseconds
+    return {part: time / times[PLAIN] for part, time in times.items()}
+
+
 def format_step(costs: list[StepCost]) -> str:
-    """A column for each precision: parts with their share, memory, and the rates reached."""
+    """A column for each precision: parts in time and forwards, memory, and the rates reached."""
     columns = {}
     for cost in costs:
-        whole = cost.milliseconds["whole step"]
+        whole, ratio = cost.milliseconds["whole step"], forwards(cost)
         teraflop, gigabytes = cost.operations / 1e12, cost.bytes / 1e9
         columns[cost.precision] = {
-            **{part: f"{t:.1f} ms {t / whole:4.0%}" for part, t in cost.milliseconds.items()},
+            **{
+                part: f"{wall:.1f} ms, {cost.cpu_milliseconds[part]:.1f} of CPU, {ratio[part]:.2f}"
+                for part, wall in cost.milliseconds.items()
+            },
             "peak memory": f"{cost.memory_gb or 0:.1f} GB",
             f"operations: {teraflop:.2f} TFLOP": f"{1000 * teraflop / whole:.1f} TFLOP/s",
             f"bytes at least: {gigabytes:.2f} GB": f"{1000 * gigabytes / whole:.1f} GB/s",
         }
-    return f"one step on {costs[0].device}\n{pd.DataFrame(columns).to_string(col_space=18)}"
+    head = f"one step on {costs[0].device}; the last number counts forwards of the plain ViT"
+    return f"{head}\n{pd.DataFrame(columns).to_string(col_space=18)}"
 
 
 def _one_step(
-    model: MoRe,
+    models: tuple[nn.Module, MoRe],
     optimizer: AdamW,
     objectives: list[Objective],
     images: Tensor,
     labels: Tensor,
     dtype: torch.dtype | None,
-) -> dict[str, float]:
-    """Seconds of each part of the last iteration; the second objective has no dense energy."""
-    objective, without_energy = objectives
+) -> dict[str, tuple[float, float]]:
+    """Seconds, by the clock and of the CPU, of each part of the last iteration.
+
+    models: the plain ViT and MoRe's. The second objective has no dense energy.
+    """
+    (plain, model), (objective, without_energy) = models, objectives
     recipe, took = objective.recipe, {}
     wait = torch.cuda.synchronize if images.is_cuda else lambda: None
     autocast = torch.autocast(images.device.type, dtype, enabled=dtype is not None)
 
     def timed(part: str, function: Callable, *given: object):
         wait()
-        started = time.perf_counter()
+        started = np.array((time.perf_counter(), time.process_time()))
         result = function(*given)
         wait()
-        took[part] = time.perf_counter() - started
+        took[part] = np.array((time.perf_counter(), time.process_time())) - started
         return result
 
     optimizer.zero_grad()
+    timed(PLAIN, torch.no_grad()(autocast(plain)), images)
     output = timed("forward", autocast(model), images)
     straight = (output.cam.detach(), output.aux_cam.detach())
     timed("cam", autocast(multiscale_cam), model, images, recipe.masks.scales, straight)
@@ -160,12 +189,14 @@ def _one_step(
     total = sum(getattr(recipe.loss, name) * loss for name, loss in losses.items())
     timed("backward", total.backward)
     timed("optimizer", optimizer.step)
-    return {
+    parts = {
+        PLAIN: took[PLAIN],
         "forward": took["forward"],
         "multi-scale CAM": took["cam"],
-        "masks and losses": max(took["without energy"] - took["cam"], 0.0),
-        "dense energy": max(took["losses"] - took["without energy"], 0.0),
+        "masks and losses": np.maximum(took["without energy"] - took["cam"], 0),
+        "dense energy": np.maximum(took["losses"] - took["without energy"], 0),
         "backward": took["backward"],
         "optimizer": took["optimizer"],
         "whole step": sum(took[part] for part in ("forward", "losses", "backward", "optimizer")),
     }
+    return {part: tuple(each.tolist()) for part, each in parts.items()}

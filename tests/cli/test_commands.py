@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import make_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -19,11 +20,13 @@ from more_lib.recipes import PROFILES, load_recipe, to_dict
 from more_lib.runs import reproduce
 from more_lib.runs.manifest import git_state
 from more_lib.system.errors import InputError
+from tests.data.helpers import ROWS, photos, save_csv
 
 COMMANDS = ("reproduce", "train", "evaluate", "predict", "report", "study", "bench", "doctor")
 MINI, VOC, NEW = PROFILES["mini"], PROFILES["voc"], Path("new")
 SEED_3 = load_recipe("mini", ["seed=3"])
 SCORES, MASKS, MODEL = "map  mIoU %\nlam   24.00", "2 masks: m.tgz", "kept/mini-0123"
+Kept = make_dataclass("Kept", ("folder", "recipe"))
 PRINTED = {"reproduce": "", "scoreboard": f"{SCORES}\n", "export_masks": f"{MASKS}\n"}
 PRINTED |= dict.fromkeys(("train", "train_or_load"), f"trained model: {MODEL}\n")
 
@@ -107,6 +110,26 @@ def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
     assert calls.pop() == ("load_trained", tmp_path, wanted)
     result = run(*arguments)
     assert result.exit_code == 2 and "recipe.yaml: profile is 'voc'" in result.stderr
+
+
+def test_evaluate_takes_a_network_to_another_folder(calls, monkeypatch, tmp_path):
+    """By its own recipe, whatever --profile says; --set has the last word."""
+    kept = load_recipe("voc", ["optimizer.iterations=9", "data.classes=[cat, dog]"])
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(to_dict(kept)))
+    photos(tmp_path / "photos")
+    save_csv(tmp_path / "photos", dict.fromkeys(ROWS, "cat"))
+    monkeypatch.setattr(training, "load_trained", lambda folder, recipe: Kept(folder, recipe))
+    options = ("--data", tmp_path / "photos", "--set", "evaluation.threshold=0.25")
+    result = run("evaluate", "--checkpoint", tmp_path, *options)
+    assert result.exit_code == 0, result.stderr
+    ((name, recipe, *_, network),) = calls
+    data, threshold = recipe.data, recipe.evaluation.threshold
+    assert (name, data.root, threshold) == ("scoreboard", str(tmp_path / "photos"), 0.25)
+    assert (data.dataset, data.classes, data.val_split) == ("folder", ("cat", "dog"), "all")
+    assert network(recipe) == Kept(tmp_path, recipe)
+    save_csv(tmp_path / "photos", dict.fromkeys(ROWS, "cow"))
+    result = run("evaluate", "--checkpoint", tmp_path, *options)
+    assert result.exit_code == 2 and "does not know, 'cow'" in result.stderr
 
 
 def test_report_writes_one_report_a_comparison_or_the_results(monkeypatch):

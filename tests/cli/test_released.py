@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from more_lib.cli.commands import app
 from more_lib.recipes.classes import VOC_CLASSES
-from tests.evaluation.helpers import make_tree
+from tests.evaluation.helpers import make_folder, make_tree
 from tests.training.helpers import small_released_weights
 
 
@@ -60,3 +60,16 @@ def test_other_classes_and_two_networks_are_refused_in_one_line(checkpoint, tmp_
     assert "--checkpoint and --released" in both.stderr
     for result in (other, both):
         assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_it_is_scored_on_a_folder_of_some_of_its_classes(checkpoint, tmp_path):
+    cats = make_folder(tmp_path / "cats", "cat")
+    command = ("evaluate", "--released", checkpoint, "--profile", "voc", "--data", cats)
+    command += ("--set", "data.workers=0", "--set", "evaluation.scales=[1.0]")
+    scored = run(*command, "--protocol", "lam-log", "--json", tmp_path / "scores.json")
+    assert scored.exit_code == 0, scored.stderr
+    saved = json.loads((tmp_path / "scores.json").read_text())["lam-log"]["results"][0]
+    assert set(saved["absent"]) == set(VOC_CLASSES) - {"cat"}
+    matrix, iou = np.array(saved["matrix"]), saved["scores"]["iou"]
+    assert matrix.shape == (21, 21) and matrix.sum(1).nonzero()[0].tolist() == [0, 8]
+    assert [number for number, value in enumerate(iou) if value is not None] == [0, 8]

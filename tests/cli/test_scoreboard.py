@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from more_lib.cli.scoreboard import export_masks, scoreboard
 from more_lib.evaluation.results import Evaluation, format_table, rows
@@ -25,6 +27,7 @@ def asked(tmp_path, monkeypatch):
         return trained_on(recipe, kept)
 
     monkeypatch.setattr("more_lib.cli.scoreboard.train_or_load", trained)
+    monkeypatch.setattr("more_lib.cli.scoreboard.cached_folder", lambda recipe: kept)
     return made, trained
 
 
@@ -84,6 +87,17 @@ def test_bad_images_are_named_at_the_start_or_left_out(recipe, root, asked):
     made, trained = asked
     text = scoreboard(recipe, skip_bad=True, network=trained)  # its train split is not looked at
     assert "images 2" in text and made[-1].data.skip == ("missed",)
+
+
+def test_masks_that_show_no_class_are_named_before_a_training_or_left_out(recipe, root, asked):
+    mask = np.zeros((8, 8), np.uint8)
+    Image.fromarray(mask).save(root / "SegmentationClass/mistaken.png")
+    with pytest.raises(InputError, match="no mask of the split 'val' shows dog"):
+        scoreboard(recipe)
+    made, trained = asked
+    assert made == []
+    text = scoreboard(recipe, skip_bad=True, network=trained)
+    assert "images 2" in text and made[-1].data.skip == ("mistaken",)
 
 
 def test_export(recipe, root, tmp_path):

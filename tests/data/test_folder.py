@@ -1,5 +1,9 @@
 """The plain folder layout, the scan for damaged files, and training on one's own data."""
 
+import os
+import unicodedata
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +14,7 @@ from more_lib.data import open_tree, split_file
 from more_lib.data.folder import FolderTree, recipe_for_folder
 from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocImages, VocMasks
+from more_lib.recipes.classes import mask_ids
 from more_lib.recipes.loading import load_recipe
 from more_lib.recipes.profiles import PROFILES
 from more_lib.training import cache as training
@@ -54,6 +59,24 @@ def test_classes_txt_sets_the_order_and_may_name_more(root):
     assert tree.labels("one").tolist() == [1, 0, 1, 0]
 
 
+def test_a_folders_ids_are_its_ids_whichever_classes_are_chosen_and_shown(root):
+    (root / "classes.txt").write_text("bear\ncat\nowl\nred fox\n")
+    values = np.zeros((HEIGHT, WIDTH))
+    values[:5], values[5:9] = 4, 2
+    save_mask(root / "masks/one.png", values)
+    data = recipe_for_folder(PROFILES["mini"], root).data
+    assert data.classes == ("cat", "owl", "red fox")
+    assert data.numbering == open_tree(data).every_class == ("bear", "cat", "owl", "red fox")
+    assert mask_ids(data) == (2, 3, 4)
+    assert mask_ids(replace(data, classes=("red fox", "cat"))) == (4, 2)
+    # Classes of a network that the folder lacks: in no image, without a value in masks.
+    tree = FolderTree(root, ("dog", "red fox", "cat"))
+    assert tree.labels("one").tolist() == [0, 1, 1]
+    assert np.array_equal(tree.mask("one"), np.choose(values.astype(int), [0, 0, 3, 0, 2]))
+    with refused("one.png holds 2: allowed are 0, 255"):
+        FolderTree(root, ("dog", "red fox")).mask("one")
+
+
 def test_images_may_lie_in_the_folder_and_a_spreadsheets_table_elsewhere(root, tmp_path):
     for path in (root / "images").iterdir():
         path.rename(root / path.name)
@@ -82,7 +105,7 @@ def test_images_are_rgb_whatever_the_file_holds(root):
     "table, complaint",
     [
         (ROWS | {"five.jpg": "cat"}, "not among the images: five.jpg"),
-        (ROWS | {"two": "cat"}, "named by more than one row: two"),
+        (ROWS | {"two": "cat"}, r"named by more than one row: two.PNG \(line 3\), two \(line 6\)"),
         ({"one.jpg": "cat"}, "without a row .*: four.jpeg, three.webp, two.PNG"),
         (ROWS | {"one.jpg": ";".join(map(str, range(255)))}, "254"),
         (b"", "image,classes"),
@@ -110,11 +133,9 @@ def test_table_that_is_malformed_or_does_not_fit_the_images_is_named(root, table
 def test_unknown_classes_are_named_with_the_nearest_that_exists(root):
     (root / "classes.txt").write_text("cat\nowl\nred fox\n")
     save_csv(root, ROWS | {"two.PNG": "read fox"})
-    with refused("labels.csv has the class 'read fox'.*mean red fox"):
+    with refused("labels.csv line 3 has the class 'read fox'.*mean red fox"):
         FolderTree(root)
     save_csv(root, ROWS)
-    with refused("data.classes has the class 'dog'"):
-        FolderTree(root, ("cat", "dog"))
     (root / "classes.txt").write_text("cat\nowl\ncat\nred fox\n")
     with refused("classes.txt: named more than once: cat"):
         FolderTree(root)
@@ -147,6 +168,72 @@ def test_split_lists_keep_their_order_and_must_fit(root):
         (root / "splits/train.txt").write_text(content)
         with refused(complaint):
             tree.ids("train")
+
+
+def forms(name):
+    return [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+
+
+@pytest.mark.parametrize("named", [0, 1])
+@pytest.mark.parametrize("on_disk", [0, 1])
+def test_names_of_files_have_one_form_whichever_the_disk_and_the_texts_have(root, named, on_disk):
+    kept, other = forms("caf\u00e9"), forms("caf\u00e9.png")[1 - on_disk]
+    (root / "images/one.jpg").rename(root / f"images/{kept[on_disk]}.jpg")
+    save_mask(root / "masks" / other, np.full((HEIGHT, WIDTH), 2))
+    rows = {name.replace("one", kept[named]): classes for name, classes in ROWS.items()}
+    save_csv(
+        root, {name: classes.replace("owl", kept[1 - named]) for name, classes in rows.items()}
+    )
+    (root / "classes.txt").write_text(f"red fox\n{kept[named]}\ncat\n", encoding="utf-16")
+    (root / "splits").mkdir()
+    (root / "splits/val.txt").write_text(f"{kept[named]}\ntwo\n", encoding="utf-16")
+    (root / "splits/train.txt").write_text(f"three\n{kept[named]}.jpg\n", encoding="utf-8-sig")
+    tree = FolderTree(root, classes=(kept[1], "cat"), skip=[kept[named]])
+    assert tree.split_ids("train") == ["three", kept[0]] and tree.ids("val") == ["two"]
+    assert tree.image(kept[0]).size == (WIDTH, HEIGHT) and (tree.mask(kept[0]) == 1).all()
+    assert tree.classes == (kept[0], "cat") and tree.labels("three").tolist() == [1, 0]
+
+
+def test_names_that_would_be_one_elsewhere_are_refused(root):
+    for other in ("ONE.png", "One.jpg"):
+        noise(9).save(root / "images" / other)
+        with refused("one name before the ending, but for case; rename one: .*one.jpg"):
+            FolderTree(root)
+        (root / "images" / other).unlink()
+    for name in forms("caf\u00e9.jpg"):
+        noise(9).save(root / "images" / name)
+    with refused("rename one: caf.*, caf"):
+        FolderTree(root)
+
+
+def test_a_name_is_a_files_before_it_is_one_without_its_ending(root):
+    (root / "images/two.PNG").rename(root / "images/one.jpg.png")
+    rows = {"one.jpg.png" if name == "two.PNG" else name: row for name, row in ROWS.items()}
+    save_csv(root, rows)
+    tree = FolderTree(root)
+    assert tree.labels("one").tolist() == [1, 0, 1] and tree.labels("one.jpg").tolist() == [1, 0, 0]
+    for names in (("one", "one.jpg"), ("one.jpg", "one.jpg.png")):
+        save_csv(root, dict(zip((*names, "three", "four"), rows.values(), strict=True)))
+        with refused(r"labels.csv: may be either of two files; .*: one.jpg \(or one.jpg.png\)"):
+            FolderTree(root)
+    (root / "splits").mkdir()
+    (root / "splits/train.txt").write_text("one.jpg\nthree\n")
+    with refused(r"train.txt: may be either of two files"):
+        tree.ids("train")
+    (root / "splits/train.txt").write_text("one.jpg\nthree.webp\n")
+    assert tree.ids("train") == ["one", "three"]
+
+
+def test_names_that_no_text_can_hold_are_refused_in_printable_letters(root, tmp_path):
+    photograph = (root / "images/one.jpg").read_bytes()
+    for name, shown in ((b"caf\xe9.jpg", r"caf\\xe9.jpg"), (b"two\nlines.jpg", r"two\\nlines")):
+        path = root / "images" / os.fsdecode(name)
+        path.write_bytes(photograph)
+        with refused("no UTF-8 or have control characters; rename: " + shown):
+            FolderTree(root)
+        path.unlink()
+    with refused(r"the path .*caf\\xe9 is no UTF-8.*rename"):
+        recipe_for_folder(PROFILES["mini"], root.rename(tmp_path / os.fsdecode(b"caf\xe9")))
 
 
 def test_data_sets_serve_a_plain_folder_with_masks(root):
@@ -198,6 +285,12 @@ def test_recipe_for_a_folder_takes_its_classes_and_splits(root, tmp_path):
     (root / "splits/trainval.txt").rename(root / "splits/mine.txt")
     with refused("no train.txt .*mine, test"):
         recipe_for_folder(mini, root)
+    (root / "splits").rename(root / "kept")
+    (root / "splits").write_text("one\n")
+    with refused("splits has no train.txt"):
+        recipe_for_folder(mini, root)
+    (root / "splits").unlink()
+    (root / "kept").rename(root / "splits")
     save_csv(root, dict.fromkeys(ROWS, ""))
     (root / "splits/mine.txt").rename(root / "splits/train.txt")
     with refused("nothing to learn"):
@@ -244,6 +337,17 @@ def test_training_on_a_folder_skips_what_is_bad_only_when_told(root, tmp_path):
     save_csv(root, {name: row for name, row in ROWS.items() if name != "two.PNG"})
     log = training.load_trained(tmp_path / "run", recipe).record["data_sha256"]
     assert log == FolderTree(root).fingerprint(["all"])
+
+
+def test_training_says_its_classes_and_refuses_a_slip_in_their_names(root, tmp_path):
+    command = ("train", "--data", root, "--folder", tmp_path / "run", *SHORT)
+    status, _, err = run(*command, "--set", "data.classes=[cat, read fox]")
+    assert status == 2 and "'read fox'" in err and "did you mean red fox?" in err
+    assert len(err.splitlines()) == 1 and not (tmp_path / "run").exists()
+    status, out, err = run(*command, "--set", "data.classes=[red fox, cat]")
+    assert status == 0 and "classes (images of 4): red fox 1, cat 2" in out, err
+    recipe = load_recipe("mini", file=tmp_path / "run/recipe.yaml")
+    assert mask_ids(recipe.data) == (3, 1)
 
 
 def test_evaluating_a_folder_needs_masks_and_scores_images_of_all_sizes(root, tmp_path):

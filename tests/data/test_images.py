@@ -11,6 +11,8 @@ from more_lib.data.images import (
     TURNS,
     find_images,
     image_header,
+    left_out,
+    left_out_note,
     mask_image,
     read_image,
     unreadable,
@@ -198,3 +200,41 @@ def test_find_images(photos, tmp_path):
         find_images([tmp_path / "gone.jpg"])
     with refused("no images given"):
         find_images([])
+
+
+def test_what_looks_like_a_photograph_and_is_not_taken(photos, tmp_path):
+    for name in ("a.HEIC", "raw.cr2", "notes.txt", "README", ".hidden.heic", "cat.xml"):
+        (photos / name).write_text("text")
+    noise(0).save(photos / "none", format="png")
+    noise(0).save(photos / "photo.jpg_large", format="jpeg")
+    noise(0).save(photos / "data.json", format="png")  # named as what it is not
+    for folder in ("holiday", "masks", "texts"):
+        (photos / folder).mkdir()
+    noise(0).save(photos / "holiday/1.jpg")
+    noise(0).save(photos / "masks/cat.png")
+    found = ["a.HEIC", "holiday", "none", "photo.jpg_large", "raw.cr2"]
+    assert [path.name for path in left_out(photos)] == found
+    note = left_out_note(photos)
+    assert note.startswith(f"left out of {photos}: 5, a.HEIC, holiday/, none …; convert or rename")
+    assert left_out(photos / "holiday") == [] and left_out_note(photos / "holiday") == ""
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone/1.heic").touch()
+    with refused(r"phone holds no image: left out of .*phone: 1, 1.heic; convert"):
+        find_images([tmp_path / "phone"])
+
+
+def test_links_that_lead_nowhere_are_images_that_cannot_be_read(photos):
+    (photos / "gone.jpg").symlink_to("no.jpg")
+    (photos / "loop.jpg").symlink_to("loop.jpg")
+    bad = unreadable(find_images([photos]))
+    assert [path.name for path in bad] == ["gone.jpg", "loop.jpg"]
+    assert list(unreadable(find_images([photos / "gone.jpg"]))) == [photos / "gone.jpg"]
+    with refused("cannot be read .File name too long.: name image files"):
+        find_images(["x" * 256])
+
+
+def test_two_unicode_forms_of_one_name_are_one_mask(photos):
+    for name in ("caf\u00e9.jpg", "cafe\u0301.jpg"):
+        noise(0).save(photos / name)
+    with refused("would both become"):
+        find_images([photos])

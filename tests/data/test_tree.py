@@ -139,6 +139,7 @@ def test_texts_are_read_as_editors_save_them(tmp_path, encoding):
     mark = "\ufeff" if encoding == "utf-16-be" else ""
     (tmp_path / "a.txt").write_bytes(f"{mark}käse \r\n\r\n  two\r\n".encode(encoding))
     assert read_lines(tmp_path / "a.txt") == ["käse", "two"]
-    (tmp_path / "a.txt").write_bytes("käse".encode("latin-1"))
-    with refused("a.txt cannot be read.*save it as text in UTF-8"):
-        read_lines(tmp_path / "a.txt")
+    for other in ("latin-1", "utf-16-le"):
+        (tmp_path / "a.txt").write_bytes("käse".encode(other))
+        with refused("a.txt cannot be read.*save it as text in UTF-8"):
+            read_lines(tmp_path / "a.txt")

@@ -105,6 +105,23 @@ def make_tree(folder):
     return folder
 
 
+def make_folder(root, classes, listed=(), value=1, colours=(RED, GREEN)):
+    """Two pictures of 8x8 whose left half has a colour and is ``value`` in the mask."""
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True)
+    if listed:
+        (root / "classes.txt").write_text("\n".join(listed))
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, :4] = value
+    for name, colour in zip("ab", colours, strict=True):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        pixels[:, :4] = colour
+        Image.fromarray(pixels).save(root / f"images/{name}.png")
+        Image.fromarray(mask).save(root / f"masks/{name}.png")
+    (root / "labels.csv").write_text(f"image,classes\na.png,{classes}\nb.png,{classes}\n")
+    return root
+
+
 def recipe_with(root, *changes):
     given = ["data.dataset=voc", f"data.root={root}", "data.classes=[cat, dog]"]
     evaluation = ["evaluation.scales=[1.0]", "evaluation.batch_size=2"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from more_lib.evaluation.metrics import average_precision, confusion_matrix, scores
+from more_lib.evaluation.metrics import average_precision, confusion_matrix, mean_of_finite, scores
 from more_lib.system.errors import InputError
 from tests.method.helpers import golden
 
@@ -156,3 +156,20 @@ def test_average_precision_depends_on_the_ranking_alone():
     order = torch.randperm(30, generator=generator)
     np.testing.assert_allclose(average_precision(logits[order], labels[order]), expected)
     np.testing.assert_allclose(average_precision(logits.exp(), labels.bool()), expected)
+
+
+def test_classes_that_the_data_do_not_have_enter_no_mean():
+    """Pixels taken for one of them still count against the class that they belong to."""
+    found = scores([[6, 0, 2], [1, 3, 4], [0, 0, 0]], absent=[2])
+    np.testing.assert_allclose(found.iou, [6 / 9, 3 / 8, np.nan])
+    np.testing.assert_allclose(found.precision, [6 / 7, 1, np.nan])
+    np.testing.assert_allclose(found.recall, [6 / 8, 3 / 8, np.nan])
+    assert found.miou == pytest.approx((6 / 9 + 3 / 8) / 2)
+    assert found.pixel_accuracy == 9 / 16 and found.summary()["classes_without_hits"] == 0
+
+
+def test_the_mean_of_nothing_is_nan_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(mean_of_finite(average_precision(np.zeros((2, 3)), np.zeros((2, 3)))))
+    assert mean_of_finite(np.array([1, np.nan, 2, np.inf])) == 1.5

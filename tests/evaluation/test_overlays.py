@@ -17,7 +17,7 @@ CLASSES = ("cat", "dog")
 def prediction_of(mask, labels):
     image = Image.new("RGB", mask.shape[::-1], GREY)
     maps = np.linspace(0, 1, len(labels) * 16, dtype=np.float32).reshape(-1, 4, 4)
-    return Prediction("an image", image, labels, np.array([0.9, 0.2]), mask, maps)
+    return Prediction("an image", image, labels, labels, np.array([0.9, 0.2]), mask, maps)
 
 
 @pytest.mark.parametrize("labels", [(), ("dog",), CLASSES])
@@ -30,6 +30,13 @@ def test_overlay_names_every_class_and_outlines_its_mask(labels):
     assert titles == (["image", *(named[n] for n in labels)] if labels else ["no class looked for"])
     lines = [len(ax.collections) for ax in figure.axes if ax.get_title() in named.values()]
     assert lines == [2 * (name == "dog") for name in labels]
+    assert figure.png().startswith(b"\x89PNG")
+
+
+def test_overlay_of_nothing_found_and_a_name_that_is_no_formula():
+    prediction = prediction_of(np.zeros((4, 4), np.uint8), ())
+    figure = plot_prediction(replace(prediction, asked=CLASSES, id="$5_{ and $6^"), CLASSES)
+    assert figure.axes[0].get_title() == "no class found"
     assert figure.png().startswith(b"\x89PNG")
 
 

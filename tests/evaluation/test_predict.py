@@ -1,6 +1,7 @@
 """Prediction on images of all sizes, by a model whose maps are the images' colours."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from more_lib.data.images import find_images
 from more_lib.data.transforms import evaluation_transform
-from more_lib.evaluation.predict import predict, seen_size
+from more_lib.evaluation.predict import labels_by_name, predict, seen_size
 from more_lib.method.crf import dense_crf, with_background
 from more_lib.method.localization import fuse, multiscale_maps
 from more_lib.method.pseudo_labels import foreground_mask
@@ -56,6 +57,20 @@ def test_given_labels_replace_the_predicted(ask, photos):
         ask(cat, {"cat.png": ["cat", "cow"]})
 
 
+def test_labels_belong_to_the_image_that_they_name():
+    composed, parted = "caf\u00e9", "cafe\u0301"
+    images = [Path("in") / name for name in ("a.jpg", "a.jpg.png", f"{parted}.jpg", "b.jpg.webp")]
+    labels = {"a": ["cat"], "a.jpg.png": ["dog"], composed: ["cat", "dog"], "b.jpg": []}
+    found = labels_by_name(images, labels)
+    assert list(found.values()) == [["cat"], ["dog"], ["cat", "dog"], []]
+    assert list(found) == [image.name for image in images]
+    del labels["a"], labels["a.jpg.png"]
+    with pytest.raises(InputError, match=r"no labels for a\.jpg\.png"):
+        labels_by_name(images, labels | {"a.jpg": ["cat"]})
+    with pytest.raises(InputError, match=r"a\.jpg has two rows, a\.jpg and a: keep one"):
+        labels_by_name(images[:1], {"a": ["cat"], "a.jpg": ["dog"]})
+
+
 @pytest.mark.parametrize("kind", ["lam", "cam", "fused"])
 def test_same_mask_as_the_evaluation_makes(ask, photo_model, photos, kind):
     image = evaluation_transform(None)(Image.open(photos / "dog.jpg"))[None]
@@ -76,6 +91,7 @@ def test_threshold_is_the_recipes(ask, photos):
 
 def test_decoder_takes_no_labels_and_given_ones_narrow_it(ask, photos):
     found = ask(photos / "cat.png", map="decoder")
+    assert found.asked == CLASSES and ask(photos / "nothing.bmp", map="decoder").asked == CLASSES
     assert found.labels == ("cat",) and set(np.unique(found.mask)) == {0, 1}
     assert found.maps.shape == (1, SIDE, SIDE)
     background, cat, dog = np.exp([0.4, 1.0, 0.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from more_lib.evaluation.protocols import map_protocol
-from more_lib.evaluation.results import Evaluation, Result, format_table, rows
+from more_lib.evaluation.results import Evaluation, Result, format_map, format_table, rows
 from more_lib.evaluation.scoring import evaluate
 from more_lib.system.errors import InputError
 from tests.evaluation.helpers import set_split
@@ -53,6 +53,30 @@ def test_table_of_one_row_and_of_none(model, recipe):
     assert head.startswith("map cam, labels true, dataset voc") and "threshold 0.50" in head
     assert line.split() == ["91.25", "95.54", "95.68", "0.07"]
     assert format_table(rows(Evaluation((), 1.0, 0))) == "no results"
+
+
+def test_notes_that_all_rows_share_are_said_once(recipe):
+    matrix, notes = np.eye(3, dtype=np.int64), ("all; one", "all; two", "all")
+    results = [
+        Result(map_protocol(recipe, kind, "true"), matrix, ("cat", "dog"), note)
+        for kind, note in zip(("cam", "lam", "fused"), notes, strict=True)
+    ]
+    _, *lines = format_table(rows(Evaluation(tuple(results), 1.0, 1))).splitlines()
+    said = ["in every row: all", "cam, labels true: one", "lam, labels true: two"]
+    assert lines[-3:] == said
+    alone = format_table(rows(Evaluation((results[2],), 1.0, 1)))
+    assert alone.endswith("\nfused, labels true: all")
+
+
+def test_classes_that_the_data_do_not_have_stay_so_in_json(recipe):
+    matrix = np.array([[6, 0, 2], [1, 3, 4], [0, 0, 0]])
+    result = Result(map_protocol(recipe, "cam", "true"), matrix, ("cat", "dog"), absent=("dog",))
+    text = Evaluation((result,), float("nan"), 1).to_json()
+    (again,) = Evaluation.from_json(text).results
+    assert again.absent == ("dog",) and np.isnan(again.scores.iou[2])
+    assert again.scores.miou == pytest.approx((6 / 9 + 3 / 8) / 2)
+    assert json.loads(text)["results"][0]["scores"]["iou"][2] is None
+    assert (format_map(float("nan")), format_map(0.5)) == ("-", "0.5000")
 
 
 def test_json_round_trip(model, recipe, root):

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 
@@ -10,10 +12,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from PIL import Image
 from torch.multiprocessing import start_processes
 
+from more_lib.evaluation import scoring
 from more_lib.evaluation.protocols import map_protocol, table_protocols
+from more_lib.evaluation.results import format_table, rows
 from more_lib.evaluation.scoring import evaluate, evaluate_or_load, evaluate_protocols, score
+from more_lib.system import locks
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
 from tests.evaluation.helpers import ColourModel, named, protocols_of, recipe_with, set_split
@@ -142,6 +148,22 @@ def test_cache_spares_the_model_and_is_named_if_damaged(trained):
         evaluate_or_load(trained)
 
 
+def test_of_two_at_once_one_scores_and_the_other_finds_it(trained, monkeypatch):
+    monkeypatch.setattr(locks, "POLL", 0.01)
+    passes, score_one = [], scoring.score
+
+    def slowly(*given, **more):
+        passes.append(more["notes"])
+        time.sleep(0.2)
+        return score_one(*given, **more)
+
+    monkeypatch.setattr(scoring, "score", slowly)
+    with ThreadPoolExecutor() as pool:
+        one, other = pool.map(evaluate_or_load, [trained, trained])
+    assert len(passes) == 1 and one.to_json() == other.to_json()
+    assert len(list(trained.folder.iterdir())) == 1  # no lock, no notes
+
+
 def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
     set_split(root, "named", split="train")
     protocols = named(trained.recipe, "lam-log", "cam-log", "decoder-log", "lam-train")
@@ -236,3 +258,28 @@ def test_no_masks(model, recipe, root):
         with pytest.raises(InputError, match=message):
             evaluate(model, recipe)
     assert model.inputs == []
+
+
+def test_masks_of_0_and_255_are_no_score(model, recipe, root):
+    for name in ("named", "missed", "mistaken"):
+        path = root / f"SegmentationClass/{name}.png"
+        Image.fromarray(np.where(np.asarray(Image.open(path)), 255, 0).astype(np.uint8)).save(path)
+    with pytest.raises(InputError, match="shows cat .2 images. and dog .1 image.*save cat as 8"):
+        evaluate(model, recipe)
+    assert model.inputs == []
+
+
+def test_a_doubt_is_said_once_and_goes_with_every_number_that_is_kept(trained, root, capsys):
+    names = helpers.many(root, 4)
+    for name in names:  # the background is a cat in every mask
+        mask = np.full((8, 8), helpers.CAT, np.uint8)
+        mask[3:5, 3:5] = 0
+        Image.fromarray(mask).save(root / f"SegmentationClass/{name}.png")
+    first = evaluate_or_load(trained)
+    said = "4 masks are framed by another value than 0, mostly 8"
+    assert capsys.readouterr().out.count(said) == 1
+    assert all(said in result.note for result in first.results)
+    trained.model = None  # it is spared, and no mask is opened
+    assert evaluate_or_load(trained).to_json() == first.to_json()
+    assert capsys.readouterr().out == ""
+    assert format_table(rows(first)).count(said) == 1

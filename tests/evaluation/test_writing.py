@@ -1,8 +1,6 @@
-"""Masks as files: predictions, whose faults all come first, and VOC's server's archive."""
+"""Predictions as files, whose faults all come first."""
 
 import csv
-import shutil
-import tarfile
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -18,11 +16,11 @@ from more_lib.cli.commands import app
 from more_lib.data.images import PALETTE
 from more_lib.evaluation import writing
 from more_lib.evaluation.predict import predict
-from more_lib.evaluation.writing import RESULTS, Output, export_voc, plan_predictions
+from more_lib.evaluation.writing import Output, plan_predictions
 from more_lib.recipes.loading import load_recipe
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
-from tests.evaluation.helpers import CAT, DOG, named, picture, recipe_with, set_split, trained_on
+from tests.evaluation.helpers import CAT, DOG, picture
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +50,7 @@ def test_files_and_what_is_said_of_them(write, own_recipe, photos, tmp_path, cap
     kinds = {"masks": "png", "overlays": "png", "maps": "npz"}
     files = {f"{kind}/{n}.{kinds[kind]}" for kind in kinds for n in ("cat", "dog", "nothing")}
     written = {path.relative_to(out).as_posix() for path in out.rglob("*.*")}
-    assert written == files | {"summary.csv", "classes.csv"}
+    assert written == files | {"summary.csv", "classes.csv", ".predictions.jsonl"}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[1/3] cat.png, 32×32: cat ") and lines[0].endswith(" %)")
     assert lines[2] == "[3/3] nothing.bmp, 32×32: no class looked for (likeliest: cat 0.42)"
@@ -65,9 +63,23 @@ def test_files_and_what_is_said_of_them(write, own_recipe, photos, tmp_path, cap
     np.testing.assert_array_equal(palette[[0, CAT, DOG]], PALETTE[[0, CAT, DOG]])
     legend = "value,class,color 0,background,#000000 8,cat,#400000 12,dog,#400080"
     assert (out / "classes.csv").read_text().split() == legend.split()
-    # Values of other data run from 1.
-    own = replace(own_recipe, data=replace(own_recipe.data, dataset="folder", root="x"))
-    assert writing.mask_values(own).tolist() == [0, 1, 2]
+    # A folder's are its own, also where only some of its classes are shown.
+    data = replace(own_recipe.data, dataset="folder", root="x", numbering=("bird", "cat", "dog"))
+    assert writing.mask_values(replace(own_recipe, data=data)).tolist() == [0, 2, 3]
+    data = replace(data, numbering=())
+    assert writing.mask_values(replace(own_recipe, data=data)).tolist() == [0, 1, 2]
+
+
+def test_the_decoder_looks_for_every_class(write, photos, tmp_path, capsys):
+    write([photos / "nothing.bmp"], tmp_path / "out", map="decoder")
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == "[1/1] nothing.bmp, 32×32: nothing exceeds the background"
+
+
+def test_what_else_looks_like_an_image_is_said(write, photos, tmp_path, capsys):
+    (photos / "phone.heic").touch()
+    write([photos], tmp_path / "out")
+    assert capsys.readouterr().out.startswith(f"left out of {photos}: 1, phone.heic; convert")
 
 
 def test_maps_are_kept_as_half_precision_with_names(photo_model, own_recipe, photos, tmp_path):
@@ -134,7 +146,7 @@ def test_one_bad_image_does_not_lose_the_others(write, photo_model, photos, tmp_
     ("rows", "message"),
     [
         ("image,classes cat.png,cat", r"labels\.csv: no labels for dog\.jpg"),
-        ("image,classes cat.png,cow", r"labels\.csv: cat\.png has the class 'cow'"),
+        ("image,classes cat,cow dog, nothing,", r"labels\.csv: cat\.png has the class 'cow'"),
         ("image,classes cat.png,cat cat.png,dog", "more than one row: cat.png"),
         ("file,classes cat.png,cat", "image,classes"),
     ],
@@ -151,7 +163,9 @@ def test_crf_that_cannot_be_computed_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     picture(size=(400, 400)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="pydensecrf2"):
-        plan_predictions(load_recipe("mini"), [tmp_path / "a.png"], Output(tmp_path), crf=True)
+        plan_predictions(
+            load_recipe("mini"), [tmp_path / "a.png"], Output(tmp_path / "b"), crf=True
+        )
 
 
 @pytest.fixture
@@ -169,6 +183,8 @@ def test_command(run, photos, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("no --checkpoint: profile mini")
     assert (out / "maps/dog.npz").is_file() and str(out) in result.stdout
+    rest = run(photos, "--output", out, "--npz", "--map", "cam", "--resume")
+    assert rest.exit_code == 0 and "2 of 3 images are done already, 1 are left" in rest.stdout
     again = run(photos / "cat.png", "--output", out)
     assert (again.exit_code, again.stderr.count("\n")) == (2, 1) and "--force" in again.stderr
     assert run(photos / "cat.png", "--output", out, "--force", "--crf").exit_code == 0
@@ -180,6 +196,7 @@ def test_command(run, photos, tmp_path):
         ("photos --map seed", "'seed' is unknown"),
         ("photos --labels no.csv", "no.csv is missing"),
         ("photos --output photos/cat.png", "cat.png"),
+        ("photos --output photos --force", "photos is a folder of data (it holds cat.png)"),
         ("photos --checkpoint .", "recipe.yaml"),
     ],
 )
@@ -201,111 +218,3 @@ def test_checkpoint_brings_its_own_recipe_and_comes_after_the_checks(photos, tmp
     ((given, recipe),) = (call.args for call in load_trained.call_args_list)
     settings = (recipe.profile, recipe.seed, recipe.evaluation.threshold)
     assert given == tmp_path and settings == ("voc", 5, 0.3)
-
-
-@pytest.fixture
-def root(root):
-    """A split test of two images, one of them of another size, without masks and annotations."""
-    helpers.save_wide(root, channel=1, value=0, label="dog")
-    set_split(root, "named", "wide", split="test")
-    for name in ("named", "wide"):
-        (root / f"SegmentationClass/{name}.png").unlink()
-        (root / f"Annotations/{name}.xml").unlink()
-    return root
-
-
-@pytest.fixture
-def trained(root):
-    return trained_on(recipe_with(root, "evaluation.batch_size=1"))
-
-
-def protocol_of(trained, name="cam-log", labels="predicted", **changes):
-    (protocol,) = named(trained.recipe, name, split="test")
-    return replace(protocol, labels=labels, **changes)
-
-
-def test_folder_layout_ids_and_sizes(trained, tmp_path):
-    assert RESULTS == "results/VOC2012/Segmentation/comp5_test_cls"
-    assert export_voc(trained, protocol_of(trained), tmp_path / "out") == 2
-    files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert files == [tmp_path / "out" / RESULTS / f"{name}.png" for name in ("named", "wide")]
-    with Image.open(files[0]) as small, Image.open(files[1]) as wide:
-        assert small.mode == wide.mode == "P"
-        assert small.getpalette() == PALETTE.flatten().tolist()
-        assert set(np.unique(small)) == {0, CAT}
-        np.testing.assert_array_equal(wide, [[DOG] * 7 + [0] * 7] * 6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tree"]
-    trained.model = None  # nothing is computed where nothing may be overwritten
-    with pytest.raises(InputError, match="out is there already: delete it, or name another"):
-        export_voc(trained, protocol_of(trained), tmp_path / "out")
-
-
-def test_annotations_are_read_for_true_labels_alone(trained, root, tmp_path):
-    with pytest.raises(InputError, match=r"named.xml is missing"):
-        export_voc(trained, protocol_of(trained, labels="true"), tmp_path / "true")
-    for part in ("Annotations", "SegmentationClass"):
-        shutil.rmtree(root / part)
-    assert export_voc(trained, protocol_of(trained), tmp_path / "out") == 2
-    with pytest.raises(InputError, match="the folder .*Annotations is missing"):
-        export_voc(trained, protocol_of(trained, labels="true"), tmp_path / "true")
-
-
-@pytest.mark.parametrize("name", ["masks.tgz", "masks.tar.gz"])
-def test_archive(trained, tmp_path, name):
-    for destination in (name, "folder", f"again-{name}"):
-        export_voc(trained, protocol_of(trained, "paper-val"), tmp_path / destination)
-    with tarfile.open(tmp_path / name, "r:gz") as archive:
-        assert archive.getnames() == [f"{RESULTS}/named.png", f"{RESULTS}/wide.png"]
-        for entry in archive:
-            written = (tmp_path / "folder" / entry.name).read_bytes()
-            assert archive.extractfile(entry).read() == written
-            assert entry.isfile() and entry.mode & 0o444 == 0o444
-    assert (tmp_path / name).read_bytes() == (tmp_path / f"again-{name}").read_bytes()
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.parametrize(
-    ("threshold", "network", "views"),
-    [
-        pytest.param(0.5, "0", 2, id="the same"),
-        pytest.param(0.9, "0", 3, id="another protocol"),
-        pytest.param(0.5, "1", 3, id="another network"),
-    ],
-)
-def test_a_stopped_export_goes_on_as_the_same(trained, root, tmp_path, threshold, network, views):
-    image, archive = root / "JPEGImages/wide.jpg", tmp_path / "masks.tgz"
-    whole = image.read_bytes()
-    image.write_bytes(whole[:100])
-    for _ in range(2):
-        with pytest.raises(InputError, match="wide.jpg"):
-            export_voc(trained, protocol_of(trained), archive)
-    image.write_bytes(whole)
-    assert not archive.exists()
-    assert trained.model.inputs == [(2, 3, 8, 8)]  # `named` with its mirror image, once
-    trained.record["weights_sha256"] = network * 64
-    protocol = protocol_of(trained, threshold=threshold)
-    export_voc(trained, protocol, archive)
-    assert len(trained.model.inputs) == views
-    export_voc(trained, protocol, tmp_path / "anew.tgz")
-    assert (tmp_path / "anew.tgz").read_bytes() == archive.read_bytes()
-
-
-def test_classes_that_are_not_vocs(tmp_path):
-    folder = tmp_path / "own"
-    (folder / "images").mkdir(parents=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "images/a.png")
-    (folder / "labels.csv").write_text("image,classes\na.png,fox;cat\n")
-    recipe = recipe_with(folder, "data.dataset=folder", "data.classes=[cat, fox]")
-    with pytest.raises(InputError, match="'fox' is not VOC's.*`predict`"):
-        export_voc(trained_on(recipe), named(recipe, "paper-val")[0], tmp_path / "out")
-
-
-def test_a_subset_of_classes_in_another_order(trained, root, tmp_path):
-    def turned(model, images, output):
-        return output._replace(class_logits=output.class_logits.flip(1), cam=output.cam.flip(1))
-
-    trained.recipe = recipe_with(root, "evaluation.batch_size=1", "data.classes=[dog, cat]")
-    trained.model.register_forward_hook(turned)  # dog first, then cat
-    export_voc(trained, protocol_of(trained), tmp_path / "out")
-    with Image.open(tmp_path / "out" / RESULTS / "named.png") as mask:
-        assert set(np.unique(mask)) == {0, CAT}

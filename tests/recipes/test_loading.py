@@ -16,6 +16,7 @@ from more_lib.recipes import (
     to_dict,
     training_fingerprint,
 )
+from more_lib.recipes.loading import placed
 from more_lib.recipes.schema import GraphRecipe, LirRecipe, LossRecipe, ScheduleRecipe
 from more_lib.system.errors import InputError
 from tests.recipes.helpers import flat, values_of
@@ -110,6 +111,34 @@ def test_the_changes_above_cover_every_key():
 def test_override_values_are_yaml(override, expected):
     value = values_of(load_recipe("mini", [override]))[override.partition("=")[0].strip()]
     assert value == expected and type(value) is type(expected)
+
+
+PLACES = {
+    "data.root=here": "data.root=/start/here",
+    "data.labels='a b/#c: d.csv'": r'data.labels="/start/a\u0020b/#c:\u0020d.csv"',
+    "backbone.weights=~/w": "backbone.weights=/home/me/w",
+    "data={root: x}": "data.root=/start/x",
+    "data.root=/": "data.root=/",
+    "data.root=é\u00a0猫": r'data.root="/start/é\u00a0猫"',
+}
+
+
+@pytest.mark.parametrize("override, handed", PLACES.items())
+def test_a_path_means_the_same_in_every_folder(override, handed, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(os, "getcwd", lambda: "/start")
+    recipe = load_recipe("mini", [override, "seed=3"])
+    monkeypatch.setattr(os, "getcwd", lambda: "/elsewhere")
+    assert from_dict(to_dict(recipe)) == recipe
+    passed = placed(["seed=3", override], recipe)
+    assert passed[-1] == handed and len(passed[-1].split()) == 1
+    assert load_recipe("mini", passed) == recipe
+
+
+def test_no_path_is_none():
+    recipe = load_recipe("mini", ["data.root=", "backbone.weights="])
+    assert (recipe.data.root, recipe.data.labels, recipe.backbone.weights) == ("", "", "")
+    assert placed(["data.root=", "seed=1"], recipe) == ["data.root=", "seed=1"]
 
 
 def test_file_then_overrides_the_last_word_wins(tmp_path):

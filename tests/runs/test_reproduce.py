@@ -2,11 +2,14 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import nbformat
+import papermill
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -14,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from more_lib.paper import ablation
 from more_lib.recipes.loading import load_recipe, to_dict
 from more_lib.runs import manifest as manifests
+from more_lib.runs import reproduce as reproduction
 from more_lib.runs.recording import record_costs, record_metrics
 from more_lib.runs.reproduce import ReproduceError, _train_ahead, plan, reproduce
 from more_lib.system.errors import InputError
@@ -219,6 +223,73 @@ def test_run_folders_are_named_and_never_shared(run, tmp_path, monkeypatch, comm
     names = [folder.relative_to(tmp_path / "runs").as_posix() for folder in folders]
     first = f"mini/20260102-030405{ending}"
     assert names == [first, f"{first}-2", f"{first}-3"]
+
+
+def test_two_runs_at_once_get_a_folder_each(run, tmp_path, monkeypatch):
+    """The other makes its folder after this one has looked for a free name."""
+    first_free = reproduction._first_free
+
+    def overtaken(parent, names):
+        place = first_free(parent, names)
+        if len(list(parent.iterdir())) < 2:
+            place.mkdir()
+        return place
+
+    monkeypatch.setattr(reproduction, "_first_free", overtaken)
+    folder = run()
+    others = [path for path in folder.parent.iterdir() if path != folder]
+    assert len(others) == 2 and all(not list(path.iterdir()) for path in others)
+    assert statuses(folder) == ["done"] * 3
+
+
+RUNS = """
+import sys, time
+from pathlib import Path
+from more_lib.system.locks import exclusive
+with exclusive(Path(sys.argv[1]), "runs"):
+    print("held", flush=True)
+    time.sleep(2)
+    Path(sys.argv[2]).rename(sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_resume_waits_for_who_runs_there_and_goes_on_with_what_that_left(
+    executed, run, broken_off, tmp_path, capsys
+):
+    left = shutil.copytree(broken_off, tmp_path / "left")
+    manifest = read(broken_off)
+    manifest["notebooks"][2] |= {"status": "done"}
+    (tmp_path / "done.json").write_text(json.dumps(manifest))
+    places = [broken_off / ".run.lock", tmp_path / "done.json", broken_off / "manifest.json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNS, *map(str, places)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        assert run(resume=True) == broken_off
+    assert executed.names == [] and left.exists()
+    assert f"waiting for another process that runs {broken_off} …" in capsys.readouterr().out
+    assert not places[0].exists()
+
+
+def test_paths_mean_the_folder_where_the_command_was_started(executed, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MORE_DATA", "here")
+    execute, seen = papermill.execute_notebook, []
+
+    def notes_the_environment(*given, **more):
+        seen.append(os.environ["MORE_DATA"])
+        execute(*given, **more)
+
+    monkeypatch.setattr("papermill.execute_notebook", notes_the_environment)
+    folder = run("data.root=my trees/a", "seed=7", "data.labels=table.csv")
+    assert seen == [str(tmp_path / "here")] * 3 and os.environ["MORE_DATA"] == "here"
+    given = executed.parameters[0]["overrides"].split()
+    monkeypatch.chdir("/")  # where a kernel works is another folder
+    recipe = load_recipe("mini", given)
+    assert recipe.data.root == str(tmp_path / "my trees" / "a")
+    assert recipe.data.labels == str(tmp_path / "table.csv") and recipe.seed == 7
+    assert to_dict(recipe) == read(folder)["recipe"]
 
 
 def test_a_finished_run_is_skipped_and_with_a_changed_notebook_not_touched(

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import platformdirs
 import pytest
 
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file, atomic_folder, data_folder, sha256
+from more_lib.system.files import absolute, atomic_file, atomic_folder, data_folder, sha256
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -92,6 +95,7 @@ CURES = {
     errno.EACCES: "not writable",
     errno.EPERM: "not writable",
     errno.EROFS: "read-only",
+    errno.EFBIG: "too large",
 }
 
 
@@ -105,14 +109,15 @@ def fail(number: int):
 @pytest.mark.parametrize("number", CURES, ids=errno.errorcode.get)
 @BOTH
 def test_a_disk_error_while_writing_is_one_line_with_a_cure(atomic, number, tmp_path):
-    place = tmp_path / "result"
-    with pytest.raises(InputError) as caught, atomic(place) as temporary:
-        write(temporary, "half")
-        fail(number)()
-    message = str(caught.value)
-    assert str(place) in message and CURES[number] in message and "MORE_DATA" in message
-    assert "\n" not in message
-    assert os.listdir(tmp_path) == []
+    advice = {tmp_path / "a": "name another place", data_folder() / "a": "set MORE_DATA to another"}
+    for place, cure in advice.items():
+        with pytest.raises(InputError) as caught, atomic(place) as temporary:
+            write(temporary, "half")
+            fail(number)()
+        message = str(caught.value)
+        assert str(place) in message and CURES[number] in message and "\n" not in message
+        assert cure in message and ("MORE_DATA" in message) == (place.parent == data_folder())
+    assert os.listdir(tmp_path) == ["more_data"] and os.listdir(data_folder()) == []
 
 
 @pytest.mark.parametrize(
@@ -157,6 +162,53 @@ def test_other_system_errors_pass_as_they_are(atomic, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@BOTH
+def test_a_name_may_be_as_long_as_the_disk_allows_and_no_longer(atomic, tmp_path):
+    longest = tmp_path / ("n" * 200 + "." + "s" * 54)
+    with atomic(longest) as temporary:
+        write(temporary, "whole")
+    assert written(longest) == "whole"
+    with pytest.raises(InputError, match="name is too long"), atomic(f"{longest}s") as temporary:
+        write(temporary, "whole")
+    assert os.listdir(tmp_path) == [longest.name]
+
+
+@BOTH
+def test_a_link_that_leads_nowhere_is_named_and_what_the_block_misses_is_not(atomic, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in (tmp_path / "link" / "result", tmp_path / "loop" / "deep" / "result"):
+        with pytest.raises(InputError, match="cannot write .*link"), atomic(place):
+            pytest.fail("the block must not run")
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "result"):
+        (tmp_path / "no photograph").read_bytes()
+    with pytest.raises(InputError, match="is missing"), atomic(tmp_path / "a" / "b") as temporary:
+        shutil.rmtree(tmp_path / "a")
+        write(temporary, "whole")
+
+
+KILLED = """
+import os, signal, sys
+from more_lib.system import files
+with getattr(files, sys.argv[1])(sys.argv[2]):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@BOTH
+def test_what_a_killed_process_left_goes_with_the_next_but_nothing_that_is_in_use(atomic, tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, atomic.__name__, str(tmp_path / "result")])
+    (left,) = tmp_path.iterdir()
+    command = [sys.executable, "-c", KILLED.replace("os.kill", "(lambda *_: 0)")]
+    with atomic_file(tmp_path / "mine.txt") as mine, atomic_folder(tmp_path / "more") as more:
+        assert not left.exists()
+        left.mkdir()  # which no process holds
+        subprocess.run([*command, atomic.__name__, str(tmp_path / "result")], check=True)
+        assert mine.exists() and more.exists() and not left.exists()
+    assert sorted(os.listdir(tmp_path)) == ["mine.txt", "more", "result"]
+
+
 def test_the_environment_chooses_the_data_folder_or_else_it_is_the_users_cache(
     monkeypatch, tmp_path
 ):
@@ -170,6 +222,10 @@ def test_the_environment_chooses_the_data_folder_or_else_it_is_the_users_cache(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MORE_DATA", "~/data")
     assert data_folder() == tmp_path / "data"
+    monkeypatch.setenv("MORE_DATA", "here")
+    monkeypatch.chdir(tmp_path)
+    assert data_folder() == absolute("here") == tmp_path / "here"
+    assert absolute("~nobody-of-this-name/a") == tmp_path / "~nobody-of-this-name/a"
 
 
 def test_sha256_is_the_standard_one(tmp_path):

@@ -1,6 +1,9 @@
 """Trained networks in their folders: the key, the record, and what is refused."""
 
 import json
+import os
+import signal
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -24,7 +27,8 @@ def test_train_or_load_trains_once_and_says_so(recipe, capsys):
     first, again = train_or_load(recipe), train_or_load(recipe)
     said = capsys.readouterr().out.splitlines()
     assert (first.loaded, again.loaded) == (False, True)
-    assert "trained now" in said[0] and "loaded from the cache" in said[1]
+    assert said[0].startswith("classes (images of 8): aeroplane 2, ")
+    assert "trained now" in said[1] and "loaded from the cache" in said[2]
     assert first.folder == again.folder == cache.cached_folder(recipe)
     record = first.record
     assert record["seconds"] > 0 and 0.1 < record["peak_memory_gb"] < 64
@@ -72,6 +76,153 @@ def test_bad_requests_are_refused_in_one_line(recipe, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="fp16 needs a CUDA GPU"):
             train(changed(recipe, ["optimizer.precision=fp16"]), tmp_path / "c")
+
+
+FOREIGN = {
+    "a recipe of the user's": ("recipe.yaml", b"# mine\nseed: 3\n"),
+    "one that is no YAML": ("recipe.yaml", b"\xff\xfe["),
+    "a log without a recipe": ("log.jsonl", b"what I did"),
+    "weights without a recipe": ("model.safetensors", b"mine"),
+    "checkpoints without a recipe": ("checkpoints/mine.pt", b"mine"),
+}
+
+
+@pytest.mark.parametrize("name, content", FOREIGN.values(), ids=FOREIGN)
+def test_no_file_of_the_users_is_replaced(recipe, tmp_path, name, content):
+    folder = tmp_path / "run"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+    for resume in (False, True):
+        said = f"{name.partition('/')[0]} is not of this training and would be replaced: move it"
+        with pytest.raises(InputError, match=said):
+            train(recipe, folder, resume)
+        assert [path for path in folder.rglob("*") if path.is_file()] == [folder / name]
+        assert (folder / name).read_bytes() == content
+
+
+def test_what_an_interrupted_training_left_is_its_own_and_no_others(recipe, tmp_path, monkeypatch):
+    def breaks(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache, "fit", breaks)
+        train(recipe, tmp_path / "run")
+    file = tmp_path / "run" / "recipe.yaml"
+    assert sorted(os.listdir(file.parent)) == ["log.jsonl", "recipe.yaml"]
+    kept = file.read_bytes()
+    with pytest.raises(InputError, match="recipe.yaml is not of this training"):
+        train(changed(recipe, ["optimizer.lr=1e-3"]), file.parent)
+    for other in (kept + b"# my note\n", kept.replace(b"seed: 0", b"seed:  0"), kept[:-9]):
+        file.write_bytes(other)
+        with pytest.raises(InputError, match="recipe.yaml is not of this training"):
+            train(recipe, file.parent)
+        assert file.read_bytes() == other
+    file.write_bytes(kept.replace(b"  depth: 0\n", b""))  # written before there was that value
+    # What decides no weight may change.
+    assert not train(changed(recipe, ["evaluation.threshold=0.3"]), file.parent).loaded
+
+
+def test_a_folder_that_nothing_can_be_trained_in_stays_as_it_was(recipe, tmp_path):
+    with pytest.raises(InputError, match="no.file"):
+        train(changed(recipe, ["backbone.weights=no.file"]), tmp_path / "new" / "deep")
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_weights_than_those_that_were_trained_are_refused(recipe, tmp_path):
+    trained = train(recipe, tmp_path / "run")
+    file = trained.folder / "model.safetensors"
+    save_weights({key: 2 * value for key, value in trained.model.state_dict().items()}, file)
+    with pytest.raises(InputError, match=f"{file} is not what was trained: restore it, or train"):
+        load_trained(trained.folder, recipe)
+    with pytest.raises(InputError, match="is not what was trained"):
+        train(recipe, trained.folder, resume=True)
+    record = {key: value for key, value in trained.record.items() if key != "weights_sha256"}
+    (trained.folder / "record.json").write_text(json.dumps(record))
+    load_trained(trained.folder, recipe)  # an older record does not say
+
+
+def test_a_finished_training_is_loaded_without_a_write(recipe, monkeypatch):
+    folder = train_or_load(recipe).folder
+    before = {path: path.stat().st_mtime_ns for path in (folder, *folder.iterdir())}
+    for name in ("open", "mkdir", "unlink"):
+        changes = getattr(os, name)
+
+        def refuses(path, *given, changes=changes, name=name, **more):
+            writes = name != "open" or (given and given[0] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            assert not (writes and str(path).startswith(str(folder))), f"{name} {path}"
+            return changes(path, *given, **more)
+
+        monkeypatch.setattr(os, name, refuses)
+    assert train_or_load(recipe).loaded
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def train_in_a_process(recipe, folder, resume, answers, kill=None):
+    """Train, say what came of it, or be killed where the first checkpoint has been written."""
+    torch.set_num_threads(1)
+    save = cache.RunState.save
+
+    def killed(self, *given):
+        save(self, *given)
+        answers.put("killed")
+        answers.close()
+        answers.join_thread()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if kill:
+        cache.RunState.save = killed
+    try:
+        trained = train(recipe, folder, resume)
+        answers.put((trained.loaded, len(trained.log()), trained.record["weights_sha256"]))
+    except InputError as error:
+        answers.put(str(error))
+
+
+@pytest.fixture
+def long(recipe):
+    """Long enough for others to arrive; with checkpoints."""
+    settings = "optimizer.iterations=12 optimizer.checkpoint_every=3 optimizer.log_every=1"
+    return changed(recipe, [*settings.split(), "data.crop_size=32", "schedule.segmentation=12"])
+
+
+@pytest.mark.slow
+def test_of_several_at_once_one_trains_and_the_others_find_it(long, tmp_path):
+    context, folder = get_context("spawn"), tmp_path / "run"
+    answers = context.Queue()
+    each = [(long, folder, resume, answers) for resume in (None, None, False)]
+    processes = [context.Process(target=train_in_a_process, args=given) for given in each]
+    for process in processes:
+        process.start()
+    got = [answers.get(timeout=120) for _ in processes]
+    refusals = [answer for answer in got if isinstance(answer, str)]
+    trained = [answer for answer in got if not isinstance(answer, str)]
+    assert sum(not loaded for loaded, *_ in trained) == 1
+    digest = sha256(folder / "model.safetensors")
+    assert {answer[1:] for answer in trained} == {(12, digest)}
+    assert all("holds a finished training" in refusal for refusal in refusals)
+    assert len(trained) + len(refusals) == 3
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"recipe.yaml", "log.jsonl", "checkpoints", "model.safetensors", "record.json"}
+
+
+@pytest.mark.slow
+def test_where_the_one_that_trains_is_killed_the_next_goes_on_from_its_checkpoint(
+    long, tmp_path, capfd
+):
+    context, folder = get_context("spawn"), tmp_path / "run"
+    answers, whole = context.Queue(), train(long, tmp_path / "whole")
+    first = context.Process(target=train_in_a_process, args=(long, folder, None, answers, True))
+    first.start()
+    while not (folder / "log.jsonl").exists():
+        assert first.is_alive()
+    capfd.readouterr()
+    trained = train(long, folder, resume=None)
+    assert answers.get(timeout=10) == "killed"
+    first.join()
+    said = capfd.readouterr().out
+    assert said.index("waiting for another process that trains run") < said.index("after iteration")
+    assert not trained.loaded and trained.record["weights_sha256"] == whole.record["weights_sha256"]
+    assert [line["iteration"] for line in trained.log()] == list(range(1, 13))
 
 
 def test_precisions_follow_one_another_in_one_process(recipe, tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from more_lib.method.objective import MINED
 from more_lib.recipes.loading import changed, to_dict
+from more_lib.system.locks import exclusive
 from tests.training.helpers import assert_close_for_most, log_of, small_recipe
 from tests.training.whole_batch_runs import COUNTS, TOTALS, train_in_float64
 
@@ -46,8 +47,15 @@ def two(recipes, tmp_path_factory):
     root = Path(__file__).parents[2]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
     environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    more = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with exclusive(folder / "release" / ".training.lock", "holds them up"):
+        started = subprocess.Popen(command, cwd=root, text=True, **more)
+        said = started.stdout.readline()
+        while "waiting" not in said and started.poll() is None:
+            said += started.stdout.readline()
+    said += started.communicate()[0]
+    assert started.returncode == 0, said
+    (folder / "said").write_text(said)
     return folder
 
 
@@ -76,6 +84,12 @@ def test_losses_and_gradients_are_those_of_one_process_with_the_summed_batch(
     assert_close_for_most(one.model.state_dict(), weights, 1e-9)
     record = json.loads((both.folder / "record.json").read_text())
     assert (record["processes"], record["device"].split()[0]) == (2, "cpu")
+
+
+def test_all_of_them_wait_for_another_training_and_load_what_is_finished(two):
+    said = (two / "said").read_text()
+    assert said.count("waiting for another process that trains release …") == 1
+    assert [(two / f"loaded_{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
 
 
 def test_means_divide_by_what_all_processes_count_and_random_numbers_are_those_of_one(two):

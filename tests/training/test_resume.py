@@ -56,10 +56,11 @@ def train_until_killed(recipe, folder, threads):
     torch.set_num_threads(threads)
     save = torch.save
 
-    def killed_at_the_third(state, path):
-        save(state, path)
+    def killed_at_the_third(state, file):
+        save(state, file)
         if state["iteration"] == 6:
-            os.truncate(path, path.stat().st_size // 2)
+            file.truncate(file.tell() // 2)
+            file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = killed_at_the_third

@@ -1,5 +1,6 @@
 """What a training step costs: parts that add up, and operations counted by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from more_lib.method.model import MoRe
 from more_lib.recipes.loading import changed, load_recipe
 from more_lib.recipes.profiles import PROFILES
-from more_lib.training.step_cost import StepCost, bench_step, format_step, least_bytes, operations
+from more_lib.training.step_cost import (
+    PLAIN,
+    StepCost,
+    bench_step,
+    format_step,
+    forwards,
+    least_bytes,
+    operations,
+)
 
 SMALL = ["data.crop_size=32", "optimizer.batch_size=2", "backbone.decoder_width=8"]
 
@@ -18,7 +27,10 @@ def test_parts_add_up_and_every_term_takes_part():
     cost = bench_step(load_recipe("mini", SMALL), "fp32", repeats=1)
     named = "forward, multi-scale CAM, masks and losses, dense energy, backward, optimizer"
     parts = cost.milliseconds
-    assert ", ".join(parts) == f"{named}, whole step" and min(parts.values()) >= 0
+    assert ", ".join(parts) == f"{PLAIN}, {named}, whole step" and min(parts.values()) >= 0
+    ratio = forwards(cost)
+    assert parts.keys() == cost.cpu_milliseconds.keys() == ratio.keys() and ratio[PLAIN] == 1
+    assert ratio["whole step"] > ratio["forward"] > 0.5
     assert 0 < parts["forward"] + parts["backward"] + parts["optimizer"] < parts["whole step"]
 
 
@@ -62,13 +74,16 @@ def test_least_bytes_by_hand():
     assert least_bytes(model, recipe) == weights * 11 + kept
 
 
-def test_the_table_has_shares_and_rates():
-    times = {"forward": 25.0, "backward": 75.0, "whole step": 100.0}
-    costs = [StepCost(p, "a GPU", times, 8.25, 2e12, 5e9) for p in ("fp32", "bf16")]
+def test_the_table_has_times_forwards_and_rates():
+    times = {PLAIN: 20.0, "forward": 25.0, "backward": 75.0, "whole step": 100.0}
+    busy = {part: 2 * time for part, time in times.items()} | {"whole step": 320.0}
+    costs = [StepCost(p, "CPU", times, busy, 8.25, 2e12, 5e9) for p in ("fp32", "bf16")]
     lines = format_step(costs).splitlines()
-    assert lines[0] == "one step on a GPU" and lines[1].split() == ["fp32", "bf16"]
-    assert lines[2].split() == ["forward", *["25.0", "ms", "25%"] * 2]
-    assert "8.2 GB" in lines[5] and "20.0 TFLOP/s" in lines[6] and "50.0 GB/s" in lines[7]
+    assert lines[0].startswith("one step on CPU") and lines[1].split() == ["fp32", "bf16"]
+    assert lines[3].split() == ["forward", *["25.0", "ms,", "50.0", "of", "CPU,", "1.25"] * 2]
+    assert "320.0 of CPU, 8.00" in lines[5]
+    assert "8.2 GB" in lines[6] and "20.0 TFLOP/s" in lines[7] and "50.0 GB/s" in lines[8]
+    assert forwards(replace(costs[0], device="a GPU"))["whole step"] == 5
 
 
 @pytest.mark.gpu

@@ -38,6 +38,8 @@ def train_in_float64(recipe: Recipe, folder: Path) -> training.Trained:
 def main(folder: Path, rank: int) -> None:
     for name in ("release", "paper"):
         train_in_float64(load_recipe("mini", file=folder / f"{name}.yaml"), folder / name)
+    again = training.train(load_recipe("mini", file=folder / "paper.yaml"), folder / "paper", True)
+    (folder / f"loaded_{rank}").write_text(str(again.loaded))
     torch.manual_seed(5)
     mean = mean_over_batch(torch.tensor(TOTALS[rank]), torch.tensor(COUNTS[rank]), 1)
     drawn = random_numbers((2, 3, 4), None, torch.device("cpu"))

@@ -23,6 +23,7 @@ from more_lib.data.prepare.record import is_made
 from more_lib.recipes.classes import EMOJI_CLASSES, VOC_CLASSES
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.files import atomic_file, atomic_folder, data_folder
+from more_lib.system.locks import exclusive, lock_of
 from more_lib.system.progress import progress_bar
 
 _ARTWORK = yaml.safe_load((resources.files(__package__) / "emoji_artwork.yaml").read_text("utf-8"))
@@ -71,9 +72,15 @@ def prepare(
     """
     folder = Path(folder) if folder else tree_folder(seed)
     wanted = {"format": FORMAT, "seed": seed, "size": size, "images": {"train": train, "val": val}}
-    if not is_made(folder / "manifest.json", wanted, "EmojiVOC tree"):
-        with atomic_folder(folder) as temporary:
-            _write_tree(temporary, wanted)
+
+    def is_there() -> bool:
+        return is_made(folder / "manifest.json", wanted, "EmojiVOC tree")
+
+    if not is_there():
+        with exclusive(lock_of(folder), f"makes {folder.name}"):
+            if not is_there():
+                with atomic_folder(folder) as temporary:
+                    _write_tree(temporary, wanted)
     return folder
 
 

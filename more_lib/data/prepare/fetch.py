@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PureWindowsPath
 
-import pooch
 import requests
-from pooch.hashes import hash_matches
+from pooch.hashes import file_hash, hash_algorithm, hash_matches
 
 from more_lib.data.prepare.sources import Source
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_folder, data_folder, readable_disk_errors
+from more_lib.system.files import absolute, atomic_folder, data_folder, readable_disk_errors
+from more_lib.system.locks import exclusive, lock_of
 from more_lib.system.progress import progress_bar
 
 TIMEOUT = 60  # seconds without a byte
@@ -67,34 +67,25 @@ def fetch(source: Source, folder: str | Path, given: str | Path | None = None) -
             raise InputError(f"{given} does not exist: give the path of {source.file}, or of the "
                              "folder unpacked from it")  # fmt: skip
         return given
-    path = Path(folder).expanduser().absolute() / source.file
+    path = absolute(folder) / source.file
     with readable_disk_errors(path):
-        if path.exists():
-            size = path.stat().st_size
-            if size != source.size or not hash_matches(path, source.checksum):
-                raise InputError(
-                    f"{path} ({size:,} bytes) is not the published file ({source.size:,} bytes, "
-                    "or another checksum): remove it to download it again"
-                )
-            return path
-        reasons = []
-        downloader = partial(_resume, source, path.with_name(f".{path.name}.part"))
-        for url in source.urls:
-            try:
-                pooch.retrieve(url, source.checksum, path.name, path.parent, downloader=downloader)
-                return path
-            except (requests.RequestException, ValueError) as error:
-                reasons.append(f"{url} ({_short(error)})")
-    raise InputError(
-        f"{source.file} could not be downloaded from {'; '.join(reasons)}. Try again later (what "
-        f"has arrived is kept), or get the file ({source.size / 1e9:.2f} GB) by other means from "
-        f"{source.data_set.homepage} and put it at {path}"
-    )
+        if not path.exists():
+            with exclusive(lock_of(path), f"downloads {path.name}"):
+                if not path.exists():
+                    _download(source, path)
+                    return path
+        size = path.stat().st_size
+        if size != source.size or not hash_matches(path, source.checksum):
+            raise InputError(
+                f"{path} ({size:,} bytes) is not the published file ({source.size:,} bytes, "
+                "or another checksum): remove it to download it again"
+            )
+        return path
 
 
 def fetch_plan(source: Source, folder: str | Path) -> str:
     """What ``fetch`` with the same arguments would do, in one line. Touches nothing."""
-    path = Path(folder).expanduser().absolute() / source.file
+    path = absolute(folder) / source.file
     if path.exists():
         return f"take {path}, once its checksum is verified"
     size, data_set = f"{source.size / 1e9:.2f} GB", source.data_set
@@ -116,11 +107,17 @@ def extract(
     absolute path, one with ``..``, a link or a device, that grows beyond ``EXPANSION`` times its
     size, and that has nothing to unpack.
     """
-    archive, folder = Path(archive).expanduser(), Path(folder).expanduser()
-    if folder.exists():
-        return folder
-    if not archive.is_file():
-        raise InputError(f"the archive {archive} is missing")
+    archive, folder = absolute(archive), absolute(folder)
+    if not folder.exists():
+        if not archive.is_file():
+            raise InputError(f"the archive {archive} is missing")
+        with exclusive(lock_of(folder), f"unpacks {archive.name}"):
+            if not folder.exists():
+                _unpack(archive, folder, members)
+    return folder
+
+
+def _unpack(archive: Path, folder: Path, members: Callable[[str], bool] | None) -> None:
     allowed = max(ALWAYS_ALLOWED, EXPANSION * archive.stat().st_size)
     with atomic_folder(folder) as temporary, _named_damage(archive):
         written = 0
@@ -143,7 +140,6 @@ def extract(
                 bar.update(size)
         if not any(temporary.iterdir()):
             raise InputError(f"{archive} holds none of the files it should: is it another archive?")
-    return folder
 
 
 def check_counts(
@@ -165,8 +161,30 @@ def check_counts(
         raise InputError(f"{where} is not complete: {off}: restore it from its archive, or {way}")
 
 
-def _resume(source: Source, part: Path, url: str, output_file: str, pooch: object) -> None:
-    """A downloader for pooch that goes on with ``part``, which outlives a broken download.
+def _download(source: Source, path: Path) -> None:
+    """Get the file from the first address that gives it; it has its name once it is verified."""
+    part, reasons = path.with_name(f".{path.name}.part"), []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for url in source.urls:
+        try:
+            _resume(source, part, url)
+            if not hash_matches(part, source.checksum):
+                sent = file_hash(part, hash_algorithm(source.checksum))
+                part.unlink()
+                raise ValueError(f"sent a file with checksum {sent}")
+            part.replace(path)
+            return
+        except (requests.RequestException, ValueError) as error:
+            reasons.append(f"{url} ({_short(error)})")
+    raise InputError(
+        f"{source.file} could not be downloaded from {'; '.join(reasons)}. Try again later (what "
+        f"has arrived is kept), or get the file ({source.size / 1e9:.2f} GB) by other means from "
+        f"{source.data_set.homepage} and put it at {path}"
+    )
+
+
+def _resume(source: Source, part: Path, url: str) -> None:
+    """Go on with ``part``, which outlives a broken download, to the size it should have.
 
     A connection that breaks is taken up again for as long as each brings something.
     """
@@ -184,7 +202,6 @@ def _resume(source: Source, part: Path, url: str, output_file: str, pooch: objec
     if size != source.size:
         part.unlink()
         raise ValueError(f"sent {size:,} bytes instead of {source.size:,}")
-    part.replace(output_file)
 
 
 def _receive(source: Source, part: Path, url: str) -> None:

@@ -50,6 +50,10 @@ def prepare(
         for split, names in listed.items()
     }
     entries = listed["trainval"] | listed["test"]
+    if len(entries) < sum(map(len, listed.values())):
+        both = next(name for name in listed["test"] if name in listed["trainval"])
+        raise InputError(f"{annotations} lists {both} in trainval.txt and in test.txt, which would "
+                         "then be scored on what was trained: take it out of one")  # fmt: skip
     names = sorted(name for ids in splits.values() for name in ids)
     counts = {split: len(ids) for split, ids in splits.items()}
     counts["breeds"] = len({entries[name]["breed"] for name in names})
@@ -83,5 +87,8 @@ def _listed(path: Path) -> dict[str, dict[str, int]]:
         if not (1 <= breed <= len(PET_BREEDS) and species in (1, 2)) or "/" in name:
             raise InputError(f"{path} has the line {line!r}: it must be a name, its breed 1 to 37 "
                              "and its species 1 or 2; restore it from its archive")  # fmt: skip
-        entries[name] = {"breed": breed, "species": species}
+        entry = {"breed": breed, "species": species}
+        if entries.setdefault(name, entry) != entry:
+            raise InputError(f"{path} lists {name} twice, of breeds {entries[name]['breed']} and "
+                             f"{breed}: keep the right line")  # fmt: skip
     return entries

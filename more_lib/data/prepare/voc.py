@@ -98,9 +98,9 @@ def check(
     """
     tree = VocTree(root)
     splits = {name: tree.ids(name) for name in ("train", "val", "train_aug")[: 2 + with_sbd]}
-    sizes = {name: len(set(ids)) for name, ids in splits.items()}
+    sizes = {name: len(ids) for name, ids in splits.items()}
     if (tree.root / LISTS / "test.txt").is_file():
-        sizes["test"] = len(set(tree.ids("test")))
+        sizes["test"] = len(tree.ids("test"))
     check_counts(sizes, counts, tree.root)
     files = {folder: _stems(tree.root / folder) for folder in FOLDERS}
     for split, ids in splits.items():

@@ -13,7 +13,8 @@ from pycocotools import mask as rle
 from more_lib.data.folder import FolderTree
 from more_lib.data.images import PALETTE
 from more_lib.data.prepare import coco, plain
-from more_lib.data.prepare.coco import CATEGORY_IDS, Shape, paint
+from more_lib.data.prepare.coco import paint
+from more_lib.data.prepare.instances import CATEGORY_IDS, Shape, checked
 from more_lib.recipes.classes import COCO_CLASSES
 from tests.data.helpers import contents, real_data, refused, run_script
 
@@ -42,7 +43,14 @@ def pixels(left, top, right, bottom):
 
 def painted(*shapes):
     """The mask of shapes, each a value, segmentation, area, crowd."""
-    mask = paint(WIDTH, HEIGHT, [Shape(*shape, number) for number, shape in enumerate(shapes, 1)])
+    mask = paint(
+        WIDTH,
+        HEIGHT,
+        [
+            Shape(value, checked(segmentation, WIDTH, HEIGHT), area, crowd, number)
+            for number, (value, segmentation, area, crowd) in enumerate(shapes, 1)
+        ],
+    )
     assert mask.dtype == np.uint8 and mask.shape == (HEIGHT, WIDTH)
     return mask
 
@@ -79,6 +87,15 @@ def test_of_equal_areas_the_lower_annotation_id_is_on_top():
     assert painted(first, second)[0].tolist() == [1, 1, 1, 1, 2, 2, 0, 0, 0, 0, 0, 0]
 
 
+def test_where_there_is_no_area_pixels_are_counted():
+    """The smaller box is on top, be it first or last, and compared with a file's area too."""
+    for area in (None, 24):
+        small, large = (16, box(0, 0, 2, 2), None, False), (1, box(0, 0, 6, 4), area, False)
+        expected = 1 * pixels(0, 0, 6, 4) + 15 * pixels(0, 0, 2, 2)
+        for shapes in ((small, large), (large, small)):
+            assert np.array_equal(painted(*shapes), expected)
+
+
 def test_an_object_may_have_several_polygons_or_a_compressed_code_and_an_image_no_object():
     parts = box(0, 0, 2, 2) + box(6, 4, 9, 8)
     expected = pixels(0, 0, 2, 2) | pixels(6, 4, 9, 8)
@@ -87,25 +104,6 @@ def test_an_object_may_have_several_polygons_or_a_compressed_code_and_an_image_n
     for shape in (parts, code):
         assert np.array_equal(painted((5, shape, 16, False)) == 5, expected)
     assert not painted().any()
-
-
-@pytest.mark.parametrize(
-    "segmentation",
-    [
-        [],
-        [[]],
-        [[0, 0, 4, 4]],  # pycocotools would read a box
-        [[0, 0, 4, 0, 4, 4, 0]],
-        [["a", 0, 4, 0, 4, 4]],
-        {"size": [HEIGHT, WIDTH]},
-        {"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]},
-        {"size": [HEIGHT, WIDTH], "counts": [5, 7]},
-        None,
-    ],
-)
-def test_malformed_shapes_are_named_by_their_annotation(segmentation):
-    with refused("annotation 1 of the instances is malformed"):
-        painted((1, segmentation, 9, False))
 
 
 def annotation(number, image, category, segmentation, area, crowd=0):
@@ -219,6 +217,43 @@ def test_counts_that_are_off_are_named_unless_partial(source, tmp_path, capsys):
     assert len(FolderTree(root).ids("train")) == 2 and FolderTree(root).splits() == ["train"]
 
 
+def spoil(source):
+    """Give one of the training annotations a polygon of two points."""
+    path = source / "annotations/instances_train2014.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segmentation"] = [[0, 0, 4, 4]]
+    path.write_text(json.dumps(content))
+
+
+def test_an_image_with_a_bad_annotation_is_left_out_whole_or_stops(
+    source, tmp_path, counts, capsys
+):
+    whole = contents(coco.prepare(tmp_path / "whole", source, strict=True))
+    spoil(source)
+    with refused("annotation 10 .* polygon of 4 numbers"):
+        coco.prepare(tmp_path / "prepared", source, strict=True)
+    assert not (tmp_path / "prepared").exists()
+    root = coco.prepare(tmp_path / "prepared", source)  # the source is complete all the same
+    assert "annotation 10 (number 1" in capsys.readouterr().out
+    assert FolderTree(root).ids("train") == [STEMS[1], STEMS[3]]
+    left = contents(root)
+    assert whole.keys() - left.keys() == {f"images/{STEMS[0]}.jpg", f"masks/{STEMS[0]}.png"}
+    assert STEMS[0] not in left["labels.csv"].decode()
+    masks = [name for name in left if name.startswith("masks")]
+    assert len(masks) == 5 and all(left[name] == whole[name] for name in masks)
+    assert coco.prepare(root, source) == root
+    with refused("prepared was prepared with left_out 1, not 0"):
+        coco.prepare(root, source, strict=True)
+
+
+def test_two_photographs_of_one_name_are_refused(source, tmp_path, counts):
+    path = source / "annotations/instances_val2014.json"
+    path.write_text(path.read_text().replace(name("val", 2), name("train", 1)))
+    (source / "val2014" / name("val", 2)).rename(source / "val2014" / name("train", 1))
+    with refused(f"2 photographs named {STEMS[0]}"):
+        coco.prepare(tmp_path / "prepared", source)
+
+
 @pytest.mark.slow
 def test_many_masks_in_several_processes_are_the_same(source, tmp_path, counts, monkeypatch):
     one = coco.prepare(tmp_path / "one", source)
@@ -235,7 +270,7 @@ def test_many_masks_in_several_processes_are_the_same(source, tmp_path, counts, 
         (lambda text: "[]", "no instances file"),
         (lambda text: "{}", "no instances file"),
         (lambda text: text.replace('"cat"', '"kat"'), "80"),
-        (lambda text: text.replace('"iscrowd"', '"crowd"'), "iscrowd"),
+        (lambda text: text.replace('"segmentation"', '"bbox"'), "has no segmentation"),
     ],
 )
 def test_damaged_instances_are_named(source, tmp_path, counts, change, complaint):
@@ -255,7 +290,7 @@ def test_what_is_missing_or_malformed_is_named_and_nothing_is_left(source, tmp_p
     write_instances(source, "val", [annotation(20, 2, PERSON, [[0, 0, 1, 1]], 9.0)], 2)
     with refused("annotation 20"):
         coco.prepare(tmp_path / "out/prepared", source)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     (source / "val2014").rename(source / "moved")
     with refused("val2014 is missing"):
         coco.prepare(tmp_path / "prepared", source)
@@ -272,7 +307,11 @@ def test_script_says_licence_and_plan_and_prepares(source, tmp_path, monkeypatch
     options = ("--coco", source, "--folder", tmp_path / "out")
     status, _, err = run(*options)
     assert status == 2 and "82,081" in err and "--partial" in err
+    spoil(source)
+    status, _, err = run(*options, "--partial", "--strict")
+    assert status == 2 and "annotation 10" in err and err.count("\n") == 1
     status, out, _ = run(*options, "--partial")
+    assert "annotation 10 (number 1 in the list) has a polygon of 4 numbers" in out
     assert status == 0 and f"data set: {tmp_path / 'out'}" in out
     status, out, _ = run(*options, "--dry-run")
     assert status == 0 and "nothing: " in out

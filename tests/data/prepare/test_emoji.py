@@ -3,7 +3,10 @@
 import errno
 import hashlib
 import json
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,6 +19,7 @@ from more_lib.data.images import PALETTE
 from more_lib.data.prepare import emoji
 from more_lib.data.voc import VocTree
 from more_lib.recipes.classes import VOC_CLASSES
+from more_lib.system import locks
 from more_lib.system.errors import InputError
 from tests.data.helpers import contents, refused
 
@@ -216,6 +220,24 @@ def test_by_default_it_lies_in_the_data_folder_with_its_seed_and_is_reused(monke
     assert (folder / "marker").exists()
 
 
+def test_two_who_need_the_tree_make_it_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "POLL", 0.01)
+    write, written = emoji._write_tree, []
+
+    def slowly(root, wanted):
+        written.append(root)
+        time.sleep(0.2)
+        write(root, wanted)
+
+    monkeypatch.setattr(emoji, "_write_tree", slowly)
+    make = partial(emoji.prepare, tmp_path / "tree", train=1, val=1)
+    with ThreadPoolExecutor() as pool:
+        assert {made.result() for made in [pool.submit(make) for _ in range(3)]} == {
+            tmp_path / "tree"
+        }
+    assert len(written) == 1 and [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
 @pytest.mark.parametrize("option", ["seed", "train", "val", "size"])
 def test_a_tree_made_otherwise_is_refused(trees, option):
     with refused(str(trees["first"]), f"prepared with .*{option}.* remove it"):
@@ -230,7 +252,7 @@ def test_a_folder_of_something_else_or_under_a_file_is_refused_and_left_alone(tm
             (tmp_path / "manifest.json").write_text(damaged)
         with refused(f"{tmp_path} exists and is no EmojiVOC tree"):
             emoji.prepare(tmp_path)
-    with refused(f"{tmp_path}/thesis.txt/tree", "MORE_DATA"):
+    with refused(f"{tmp_path}/thesis.txt/tree", "name another place"):
         emoji.prepare(tmp_path / "thesis.txt" / "tree")
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

@@ -5,7 +5,9 @@ import hashlib
 import io
 import os
 import tarfile
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ import pytest
 from more_lib.data.prepare import fetch as fetching
 from more_lib.data.prepare.fetch import extract, fetch, fetch_plan
 from more_lib.data.prepare.sources import SOURCES, DataSet, Source
+from more_lib.system import locks
 from tests.data.helpers import contents, refused, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -101,6 +104,36 @@ def test_a_download_that_stopped_is_kept_and_resumed_by_the_next_call(server, tm
     server.ranges.clear()
     assert fetch(source(server.url), tmp_path).read_bytes() == CONTENT
     assert server.ranges == [f"bytes={len(arrived)}-"]
+
+
+def test_two_who_want_one_file_download_it_once(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(locks, "POLL", 0.01)
+
+    def slowly(handler, start):
+        time.sleep(0.2)
+        send(handler, start)
+
+    server.answer = slowly
+    with ThreadPoolExecutor() as pool:
+        files = list(pool.map(fetch, [source(server.url)] * 3, [tmp_path] * 3))
+    assert files == [tmp_path / "file.tar"] * 3 and files[0].read_bytes() == CONTENT
+    assert server.ranges == [None] and names(tmp_path) == ["file.tar"]
+    waiting = "waiting for another process that downloads file.tar …\n"
+    assert capsys.readouterr().out == 2 * waiting
+
+
+def test_a_whole_archive_is_there_before_it_has_its_name(server, tmp_path, monkeypatch):
+    """A kill while its checksum is taken loses nothing of it."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fetching, "hash_matches", killed)
+        fetch(source(server.url), tmp_path)
+    assert contents(tmp_path) == {".file.tar.part": CONTENT}
+    assert fetch(source(server.url), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None]
 
 
 def test_a_server_that_always_breaks_at_the_same_place_is_given_up(server, tmp_path):

@@ -98,6 +98,26 @@ def test_malformed_lists_are_named(source, tmp_path, counts, line):
         pets.prepare(tmp_path / "prepared", source)
 
 
+def test_lists_are_read_however_an_editor_saved_them(source, tmp_path, counts):
+    trainval, test = (source / "annotations" / f"{split}.txt" for split in LISTS)
+    twice = LISTS["trainval"] + "\n" + LISTS["trainval"]
+    trainval.write_bytes(twice.replace("\n", "\r\n").encode("utf-16"))
+    test.write_bytes(LISTS["test"].replace("#Image", "\ufeff#Image").encode())
+    tree = FolderTree(pets.prepare(tmp_path / "prepared", source))
+    assert tree.ids("trainval") == ["Abyssinian_1", "Bengal_20", "pug_3"]
+    assert tree.ids("test") == ["yorkshire_terrier_4"]
+
+
+def test_lists_that_contradict_themselves_or_each_other_are_refused(source, tmp_path, counts):
+    path = source / "annotations/trainval.txt"
+    path.write_text(LISTS["trainval"] + "pug_3 25 2 17\n")
+    with refused("trainval.txt lists pug_3 twice, of breeds 26 and 25"):
+        pets.prepare(tmp_path / "prepared", source)
+    path.write_text(LISTS["trainval"] + "yorkshire_terrier_4 37 2 25\n")
+    with refused("lists yorkshire_terrier_4 in trainval.txt and in test.txt"):
+        pets.prepare(tmp_path / "prepared", source)
+
+
 def test_missing_lists_and_damaged_trimaps_are_named(source, tmp_path, counts):
     path = source / "annotations/trimaps/pug_3.png"
     Image.fromarray(TRIMAP * 0).save(path)

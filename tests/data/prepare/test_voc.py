@@ -240,8 +240,17 @@ def test_wrong_counts_are_named(voc, sbd, tmp_path):
     with refused(f"^{tmp_path / 'root'} is not complete: {off}: restore it"):
         prepare(tmp_path / "root", voc, sbd)
     (voc / "VOC2012/ImageSets/Segmentation/val.txt").write_text("v3\nv3\n")
-    with refused("val.txt: listed more than once: v3"):
+    with refused("val.txt lists more than once: v3"):
         prepare(tmp_path / "other", voc, with_sbd=False)
+
+
+def test_lists_are_read_however_an_editor_saved_them(voc, sbd, tmp_path):
+    lists = voc / "VOC2012/ImageSets/Segmentation"
+    for name, encoding in (("train", "utf-16"), ("val", "utf-8-sig")):
+        text = (lists / f"{name}.txt").read_text().replace("\n", "\r\n\r\n")
+        (lists / f"{name}.txt").write_bytes(text.encode(encoding))
+    prepare(tmp_path / "root", voc, sbd)
+    assert_complete(tmp_path / "root")
 
 
 @pytest.mark.parametrize(
