@@ -12,7 +12,7 @@ PYTEST := MORE_PROGRESS=0 $(RUN) -m pytest -q
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check test lab clean
+.PHONY: help reproduce check test reliability lab clean
 
 help:
 	@echo "make reproduce                data, training, every notebook, and a report; PROFILE=mini"
@@ -20,6 +20,7 @@ help:
 	@echo "make check                    style, layout and types of the code; seconds"
 	@echo "make test                     check, tests, every notebook against its stored outputs"
 	@echo "make test FAST=1              check and the quick unit tests; a minute or two"
+	@echo "make reliability              kills, full disks, 10,000 images; half an hour on two cores"
 	@echo "make lab                      JupyterLab on notebooks/"
 	@echo "make clean                    remove .venv and build leftovers; keep runs/ and data"
 	@echo "make help                     this list"
@@ -40,7 +41,7 @@ check: $(INSTALLED)
 ifdef FAST
 test: check
 	@echo "== Quick tests: pytest on tests/, without those marked slow"
-	@$(PYTEST) $(PARALLEL) -m "not slow and not gpu" tests
+	@$(PYTEST) $(PARALLEL) -m "not slow and not gpu and not reliability" tests
 else
 test: check
 	@ls notebooks/*.ipynb >/dev/null 2>&1 || { \
@@ -51,6 +52,10 @@ test: check
 	@$(PYTEST) --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180 notebooks
 endif
+
+reliability: $(INSTALLED)
+	@echo "== Reliability: what kills, full disks and many images do; figures at the end"
+	@$(PYTEST) -m reliability tests/reliability
 
 lab: $(INSTALLED)
 	@echo "== JupyterLab on notebooks/ (Ctrl-C twice stops it)"

@@ -38,7 +38,7 @@ MORE_PARAMETERS = {
     "more_lib.cli.commands": None,  # all of them: parameters are the command line's options
     "more_lib.method.lir": {"uncertain_relation_loss"},  # called from outside with Eq. 8-9's values
 }
-LINES = {"a module": 350, "a function": 60, "more_lib and data_scripts": 14_000, "tests": 16_500}
+LINES = {"a module": 350, "a function": 60, "more_lib and data_scripts": 15_000, "tests": 18_500}
 PARAMETERS = 7
 
 

@@ -142,7 +142,7 @@ def checkout(tmp_path):
 
 def test_help_is_the_default_and_names_every_target(checkout):
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    assert set(targets) == {"help", "reproduce", "check", "test", "lab", "clean"}
+    assert set(targets) == {"help", "reproduce", "check", "test", "reliability", "lab", "clean"}
     text = checkout.make()[0].stdout
     assert text == checkout.make("help")[0].stdout
     assert all(f"make {target}  " in text for target in targets)
@@ -189,7 +189,17 @@ def test_checks_then_runs_the_tests_then_the_notebooks(checkout):
     assert notebooks.startswith("-m pytest -q --nbval-lax --nbval-current-env")
     assert notebooks.endswith(" notebooks")
     *_, check, tests = checkout.make("test", "FAST=1")[1]
-    assert "mypy" in check and tests.endswith("-m not slow and not gpu tests")
+    assert "mypy" in check and tests.endswith("-m not slow and not gpu and not reliability tests")
+
+
+def test_reliability_is_measured_when_asked_and_at_night(checkout):
+    assert checkout.make("reliability")[1][-1] == "-m pytest -q -m reliability tests/reliability"
+    night = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text())
+    (job,) = night["jobs"].values()
+    assert "make reliability" in [step.get("run") for step in job["steps"]]
+    assert night[True]["schedule"] and "push" not in night[True]  # YAML takes the key on for true
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert options["addopts"].endswith("-m 'not reliability'")
 
 
 def test_a_fault_in_the_style_ends_the_test(checkout):

@@ -24,8 +24,8 @@ Labels = Annotated[
 SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out and list images that are damaged.")]
 
 # Which network
-_CHECKPOINT = """A folder that `train` made with this profile; its recipe counts then, with --set on
-top. Without it, the recipe's model, trained first if need be."""
+_CHECKPOINT = """A folder that `train` made; its recipe counts then, with --set on top. Without
+it, the recipe's model, trained first if need be."""
 Checkpoint = Annotated[Path | None, Folder(exists=True, file_okay=False, help=_CHECKPOINT)]
 _RELEASED = """The authors' checkpoint (a .pth or safetensors file of the released code); with
 --profile voc or coco."""

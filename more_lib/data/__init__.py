@@ -12,7 +12,7 @@ from more_lib.recipes.schema import DataRecipe, Recipe
 from more_lib.system.errors import InputError
 from more_lib.system.files import data_folder
 
-__all__ = ["open_tree", "split_file", "tree_root", "without_bad"]
+__all__ = ["open_tree", "split_file", "tree_root", "validation_fingerprint", "without_bad"]
 
 _VOC_LAYOUT = ("emoji", "voc")
 _FOLDERS = {"voc": "VOC2012", "coco": "COCO2014", "pets": "OxfordPets"}  # in the data folder
@@ -55,6 +55,16 @@ def _tree(data: DataRecipe) -> ImageTree:
             "it, or say with data.root where it is"
         )
     return FolderTree(root, data.classes, data.labels, data.skip)
+
+
+def validation_fingerprint(data: DataRecipe) -> str:
+    """The fingerprint of what a recipe's network is judged by: masks too, where each image has one.
+
+    Raises ``InputError`` for data that cannot be read.
+    """
+    tree, split = open_tree(data), data.val_split
+    masks = all(tree.mask_path(image_id).is_file() for image_id in tree.ids(split))
+    return tree.fingerprint((split,), masks=masks)
 
 
 def without_bad(recipe: Recipe, split: str, masks: bool = False) -> Recipe:

@@ -22,11 +22,12 @@ from unicodedata import normalize
 
 import numpy as np
 
-from more_lib.data.images import IMAGE_ENDINGS, image_files
+from more_lib.data.images import IMAGE_ENDINGS, image_files, left_out_note
 from more_lib.data.table import Row, read_classes, read_table
 from more_lib.data.tree import ImageTree
 from more_lib.recipes.schema import Recipe
 from more_lib.recipes.validation import nearest
+from more_lib.system.devices import say
 from more_lib.system.errors import InputError
 
 MOST_CLASSES = 254  # mask values are bytes; 0 and 255 are taken
@@ -164,6 +165,8 @@ def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "
     folder = Path(folder).expanduser().resolve()
     labels = str(Path(labels).expanduser().resolve()) if labels else ""
     tree = FolderTree(folder, labels=labels)
+    if note := left_out_note(_image_folder(folder)):
+        say(_printable(note))
     splits = tree.splits()
     train = next((name for name in ("train", "trainval", ALL) if name in splits), None)
     if train is None:
@@ -200,11 +203,15 @@ def _read(listed: Path, table: Path) -> tuple[tuple[str, ...], list[Row]]:
     return every, rows
 
 
+def _image_folder(root: Path) -> Path:
+    return root / "images" if (root / "images").is_dir() else root
+
+
 def _image_files(root: Path) -> dict[str, Path]:
     """The images of a folder by id, in the order of their names."""
     if not root.is_dir():
         raise InputError(f"the folder {root} is missing: give a folder of images")
-    folder = root / "images" if (root / "images").is_dir() else root
+    folder = _image_folder(root)
     paths = image_files(folder)
     if not paths:
         endings = ", ".join(ending[1:] for ending in IMAGE_ENDINGS)

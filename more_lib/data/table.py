@@ -138,7 +138,7 @@ def _cells(path: Path) -> list[tuple[int, str, str]]:
     header = [name.strip() for name in table[0][1]] if table else []
     if header != ["image", "classes"]:
         text = ",".join(header)[:80]
-        kinds = {";": "separated by semicolons", "\t": "separated by tabs", "\0": "in UTF-16"}
+        kinds = {";": "separated by semicolons", "\t": "separated by tabs"}
         found = next((f", {kinds[mark]}" for mark in text if mark in kinds), "")
         raise InputError(f"{path} begins with {text!r}{found}: its first line must be "
                          "image,classes; save it with commas, in UTF-8")  # fmt: skip

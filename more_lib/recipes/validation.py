@@ -50,8 +50,9 @@ def section(part: type[T]) -> type[T]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A guess at what was meant, to put behind "is unknown"; "" where nothing is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {close[0]}?" if close else ""
+    folded = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=1)
+    return f": did you mean {folded[close[0]]}?" if close else ""
 
 
 def _complaint(error: ErrorDetails, part: type) -> str:

@@ -29,7 +29,10 @@ PACKAGES = (
     "ipykernel"
 )
 # What every notebook's results rest on: a run is continued only where all of it is the same.
-FOUNDATIONS = "recipe overrides versions device library_sha256 data_sha256 backbone_sha256".split()
+FOUNDATIONS = (
+    *("recipe", "overrides", "versions", "device", "library_sha256"),
+    *("data_sha256", "validation_sha256", "backbone_sha256"),
+)
 
 
 def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[dict]) -> dict:
@@ -40,6 +43,7 @@ def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[d
     """
     import torch
 
+    from more_lib import data
     from more_lib.training.cache import provenance
 
     return {
@@ -56,6 +60,7 @@ def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[d
         "seeds": {"recipe": recipe.seed},
         "library_sha256": _library_sha256(),
         **provenance(recipe),
+        "validation_sha256": data.validation_fingerprint(recipe.data),
         "recipe": to_dict(recipe),
         "resumed": [],
         "notebooks": [{**notebook, "seconds": None, "status": "not run"} for notebook in notebooks],

@@ -20,6 +20,7 @@ from more_lib.data.table import training_classes
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
 from more_lib.method.backbones import backbone_identity
+from more_lib.method.energy import DenseEnergyLoss
 from more_lib.method.model import MoRe
 from more_lib.method.released import load_released
 from more_lib.recipes.loading import (
@@ -40,7 +41,7 @@ from more_lib.training.log import TrainingLog
 from more_lib.training.loop import fit, start
 from more_lib.training.resume import RunState, checkpoints, newest_checkpoint
 
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 """Part of the key of every kept network and of checkpoints: raise it when the same recipe and data
 give other weights."""
 
@@ -256,6 +257,7 @@ def _checkpoint(folder: Path, origin: dict, asked: bool) -> dict | None:
 
 def _record(recipe: Recipe, run: RunState, sources: dict) -> dict:
     device, settings = run.accelerator.device, recipe.optimizer
+    side = int(recipe.data.crop_size * recipe.energy.scale)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
     batches = settings.iterations * settings.accumulate * run.accelerator.num_processes
     return {
@@ -264,6 +266,7 @@ def _record(recipe: Recipe, run: RunState, sources: dict) -> dict:
         **sources,
         "seed": recipe.seed,
         "iterations": settings.iterations,
+        "dense_energy": DenseEnergyLoss.method(side, side, device),
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
         "seconds": round(run.seconds, 1),

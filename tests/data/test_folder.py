@@ -366,3 +366,13 @@ def test_evaluating_a_folder_needs_masks_and_scores_images_of_all_sizes(root, tm
     cut(root / "masks/one.png", 40)
     status, out, _ = run(*command, "--skip-bad")
     assert status == 0 and "skipped 1 of 4" in out and "images 3" in out
+
+
+def test_what_is_left_out_of_a_folder_is_said(root, capsys):
+    (root / "images/phone.HEIC").write_bytes(b"\0" * 20)
+    recipe_for_folder(PROFILES["mini"], root)
+    said = capsys.readouterr().out
+    assert "left out of" in said and "phone.HEIC" in said
+    (root / "images/phone.HEIC").unlink()
+    recipe_for_folder(PROFILES["mini"], root)
+    assert capsys.readouterr().out == ""

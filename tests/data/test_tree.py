@@ -1,13 +1,17 @@
 """What all data sets share: keys that see the data, masks of pictures that EXIF turns, texts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from more_lib.data.folder import FolderTree
+from more_lib.data import validation_fingerprint
+from more_lib.data.folder import FolderTree, recipe_for_folder
 from more_lib.data.images import TURNS, mask_image
 from more_lib.data.tree import read_lines
 from more_lib.data.voc import VocTree
+from more_lib.recipes.profiles import PROFILES
 from tests.data.helpers import annotation, noise, refused
 
 IDS = ("one", "two")
@@ -143,3 +147,17 @@ def test_texts_are_read_as_editors_save_them(tmp_path, encoding):
         (tmp_path / "a.txt").write_bytes("käse".encode(other))
         with refused("a.txt cannot be read.*save it as text in UTF-8"):
             read_lines(tmp_path / "a.txt")
+
+
+def test_what_a_network_is_judged_by_has_a_key_with_and_without_masks(turned):
+    tree, _ = turned(3, (40, 30), False)
+    recipe = recipe_for_folder(PROFILES["mini"], tree.root)
+    before = validation_fingerprint(recipe.data)
+    mask_image(np.zeros((30, 40), np.uint8)).save(tree.mask_path("a"))
+    mended = validation_fingerprint(recipe.data)
+    stored = replace(recipe.data, mask_orientation="stored")
+    tree.mask_path("a").unlink()
+    without = validation_fingerprint(recipe.data)
+    assert len({before, mended, without, tree.fingerprint(["all"])}) == 3
+    mask_image(np.zeros((30, 40), np.uint8)).save(tree.mask_path("a"))
+    assert validation_fingerprint(stored) not in (before, mended)

@@ -10,10 +10,12 @@ from more_lib.runs import manifest as manifests
 
 def test_a_new_manifest_has_nothing_run_yet(monkeypatch):
     monkeypatch.setattr("more_lib.training.cache.provenance", lambda recipe: {"data_sha256": "d"})
+    monkeypatch.setattr("more_lib.data.validation_fingerprint", lambda data: "v")
     entry = {"name": "01_one", "source_sha256": "a", "parameters": {}}
     manifest = manifests.new_manifest(load_recipe("mini"), ["seed=0"], [entry])
     assert manifest["notebooks"] == [{**entry, "seconds": None, "status": "not run"}]
     assert manifest["status"] == "unfinished" and manifest["data_sha256"] == "d"
+    assert manifest["validation_sha256"] == "v"
     assert {"python", "torch", "papermill"} <= manifest["versions"].keys()
 
 

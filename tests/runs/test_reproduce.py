@@ -52,6 +52,7 @@ NAMES = ["00_zeroth", "01_first", "02_second"]
 def known_foundations(monkeypatch):
     """No data is made or hashed, and sources may be edited while tests run."""
     monkeypatch.setattr("more_lib.training.cache.provenance", lambda recipe: dict(PROVENANCE))
+    monkeypatch.setattr("more_lib.data.validation_fingerprint", lambda data: "v" * 64)
     monkeypatch.setattr(manifests, "_library_sha256", lambda: "library")
 
 
@@ -319,11 +320,13 @@ def test_resume_goes_on_from_the_first_changed_notebook(executed, run, three, br
     assert read(folder, "metrics.json")["01_first"] == {"counts": {"calls": 1}}
 
 
-@pytest.mark.parametrize("changed", ["recipe", "data", "library", "versions"])
+@pytest.mark.parametrize("changed", ["recipe", "data", "masks", "library", "versions"])
 def test_resume_needs_the_same_foundations(executed, run, broken_off, monkeypatch, changed):
     if changed == "data":
         other = {**PROVENANCE, "data_sha256": "0" * 64}
         monkeypatch.setattr("more_lib.training.cache.provenance", lambda recipe: other)
+    elif changed == "masks":
+        monkeypatch.setattr("more_lib.data.validation_fingerprint", lambda data: "0" * 64)
     elif changed == "library":
         monkeypatch.setattr(manifests, "_library_sha256", lambda: "another")
     elif changed == "versions":

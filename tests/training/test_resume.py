@@ -145,7 +145,7 @@ def test_resume_refuses_another_recipe_and_names_what_differs(recipe, tmp_path, 
     assert "\n" not in str(error.value)
     with monkeypatch.context() as patch:
         patch.setattr(training, "TRAINING_VERSION", 1)
-        with pytest.raises(InputError, match="training_version 2 there, 1 here"):
+        with pytest.raises(InputError, match="training_version 3 there, 1 here"):
             train(recipe, folder, resume=True)
     # What decides no weight may change.
     train(changed(recipe, ["optimizer.checkpoint_every=3"]), folder, resume=True)
