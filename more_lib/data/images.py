@@ -5,11 +5,12 @@ Everything is checked before anything is computed, so that a long run does not e
 
 import mimetypes
 import os
+import stat
 import struct
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +87,8 @@ def readable(
 ) -> Iterator[None]:
     """Turn what reading ``path`` may raise into one ``InputError`` that ends on the cure."""
     try:
+        if _is_endless(path):
+            raise ValueError("a pipe or device, no file")
         yield
     except InputError:
         raise
@@ -98,6 +101,14 @@ def readable(
         raise InputError(
             f"{path} cannot be read ({reason or type(error).__name__}){cure}"
         ) from error
+
+
+def _is_endless(path: Path) -> bool:
+    """Whether reading would wait for ever, as on a pipe, or never end."""
+    with suppress(OSError, ValueError):  # which reading it will meet as well
+        kind = path.stat().st_mode
+        return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
+    return False
 
 
 def image_files(folder: Path) -> list[Path]:

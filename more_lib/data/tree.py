@@ -29,6 +29,8 @@ from more_lib.system.errors import InputError
 from more_lib.system.files import atomic_file, data_folder
 from more_lib.system.progress import progress_bar
 
+MOST_BYTES = 2**28  # of a table, a list or an annotation; what is larger is something else
+
 
 class ImageTree(ABC):
     """A folder of images with image-level labels and, if it has any, pixel masks.
@@ -224,13 +226,21 @@ def read_lines(path: Path, cure: str = ": save it as text in UTF-8") -> list[str
     return [line.strip() for line in read_text(path, cure).splitlines() if line.strip()]
 
 
+def read_bytes(path: Path, cure: str) -> bytes:
+    """What a text holds; ``InputError`` that ends on the cure where it is missing or no text."""
+    with readable(path, cure):
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"larger than {MOST_BYTES >> 20} MB")
+        return path.read_bytes()
+
+
 def read_text(path: Path, cure: str = ": save it as text in UTF-8") -> str:
     """A text in UTF-8 or, as editors and spreadsheets mark it, UTF-16; marks are taken off.
 
     Raises ``InputError`` that ends on the cure for a file that is missing or of another encoding.
     """
     with readable(path, cure):
-        content = path.read_bytes()
+        content = read_bytes(path, cure)
         marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if marked else "utf-8-sig")
         if "\0" in text:

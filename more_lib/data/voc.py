@@ -20,8 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from more_lib.data.images import readable
-from more_lib.data.tree import ImageTree
+from more_lib.data.tree import ImageTree, read_bytes
 from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.system.errors import InputError
 
@@ -166,8 +165,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 def _object_names(path: Path) -> list[str]:
     """Class name of each object in an annotation; the names of its parts do not count."""
-    with readable(path):
-        text = path.read_bytes()
+    text = read_bytes(path, ": restore it, or take its id out of the split")
     try:
         parser = ElementTree.XMLParser(target=_NoDoctype())
         annotation = ElementTree.fromstring(text, parser)

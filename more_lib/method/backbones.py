@@ -80,8 +80,7 @@ def backbone_identity(name: str, weights: str = "") -> str:
     file = backbone_file(name, weights)
     if file is None:
         return f"timm:{name}"
-    if not file.is_file():
-        raise InputError(f"backbone.weights {file} does not exist; give a safetensors file")
+    _require_file(file)
     return sha256(file)
 
 
@@ -93,6 +92,7 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
     """
     file, vit = backbone_file(name, weights), build_backbone(name)
     if file is not None:
+        _require_file(file)
         load_weights(vit, file, ignored=CLASSIFIERS)
         return vit
     check_plain(vit)  # before anything is downloaded
@@ -105,6 +105,11 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
             f"({type(error).__name__}: {reason}); connect to the network once, or set "
             "backbone.weights to a local safetensors file of this model"
         ) from error
+
+
+def _require_file(weights: Path) -> None:
+    if not weights.is_file():
+        raise InputError(f"backbone.weights {weights} does not exist; give a safetensors file")
 
 
 def check_plain(model: nn.Module) -> None:

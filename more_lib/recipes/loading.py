@@ -20,6 +20,8 @@ from more_lib.recipes.schema import Recipe
 from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
 
+_MOST_BYTES = 2**20  # of a recipe's file
+
 _ADDED = (("data", "crop"), ("backbone", "depth"), ("optimizer", "accumulate"))
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
@@ -57,7 +59,10 @@ def saved_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises what ``load_recipe`` raises.
     """
     file = Path(folder) / "recipe.yaml"
-    return load_recipe(str(_read_yaml(file).get("profile", "mini")), overrides, file)
+    profile = str(_read_yaml(file).get("profile", "mini"))
+    if profile not in PROFILES:
+        raise InputError(f"{file}: profile {profile!r} is none of {', '.join(PROFILES)}")
+    return load_recipe(profile, overrides, file)
 
 
 def changed(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
@@ -139,11 +144,30 @@ def training_values(recipe: Recipe) -> dict:
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: of two values one would be lost unheard."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.YAMLError(f"{twice!r} stands twice in one section; keep one of them")
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict:
     try:
-        content = _yaml(path.read_bytes(), f"the recipe {path}")
+        if path.is_fifo() or path.is_char_device():  # which may have no end
+            raise OSError(0, "it is no file")
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from error
+        raise InputError(
+            f"the recipe {path} cannot be read: {error.strerror}; give a YAML file with the "
+            "values to change, or a folder that `train` has written"
+        ) from error
+    if len(text) > _MOST_BYTES:
+        raise InputError(f"the recipe {path} is larger than {_MOST_BYTES} bytes: is it one?")
+    content = _yaml(text, f"the recipe {path}")
     if not isinstance(content, dict | None):
         raise InputError(f"the recipe {path} must hold sections such as 'optimizer:'")
     return content or {}
@@ -171,7 +195,8 @@ def _updated(recipe: Recipe, changes: Iterable[dict]) -> Recipe:
 
 def _yaml(text: str | bytes, source: str) -> object:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bad UTF-8, the date 2012-99-99
+        return yaml.load(text, _Loader)
+    # ValueError: bad UTF-8, the date 2012-99-99; RecursionError: brackets without end
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{source} is no valid YAML: {reason}") from error

@@ -45,11 +45,15 @@ Name = Annotated[Text, Field(min_length=1)]
 Whole = Annotated[int, Strict()]
 Count = Annotated[Whole, Field(ge=0)]
 PositiveCount = Annotated[Whole, Field(ge=1)]
+# More than anybody trains with: a slip of the hand is told here, not by a machine without memory.
+Few = Annotated[Count, Field(le=256)]
+Side = Annotated[PositiveCount, Field(le=4096)]
 Decimal = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValidator(_from_text)]
 Amount = Annotated[Decimal, Field(ge=0)]
 Positive = Annotated[Decimal, Field(gt=0)]
 Share = Annotated[Decimal, Field(ge=0, le=1)]
-Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
+Scale = Annotated[Positive, Field(ge=0.05, le=16)]
+Scales = Annotated[tuple[Scale, ...], Field(min_length=1)]
 Beta = Annotated[Amount, Field(lt=1)]
 CropScale = Annotated[tuple[Positive, Share], _rule(lambda s: s[0] <= s[1], "[low, high]")]
 Thresholds = Annotated[tuple[Share, Share], _rule(lambda t: t[0] >= t[1], "[high, low]")]
@@ -68,12 +72,12 @@ class DataRecipe:
     classes: Annotated[Distinct, Field(min_length=1)]  # C names; their order numbers them 1..C
     train_split: Name
     val_split: Name
-    crop_size: PositiveCount  # pixels a side
+    crop_size: Side  # pixels a side
     crop_scale: CropScale  # resized: a crop's share of the area; padded: of the sides
     # Brightness, contrast, saturation, hue.
     color_jitter: tuple[Amount, Amount, Amount, Annotated[Amount, Field(le=0.5)]]
     jitter_probability: Share
-    workers: Count  # processes that load images; 0 loads in the training process
+    workers: Few  # processes that load images; 0 loads in the training process
     root: Place = ""  # "" is the folder in the cache that the data script prepares
     labels: Place = ""  # the table of image labels of a folder, if it is not its labels.csv
     skip: tuple[Text, ...] = ()  # ids that every split leaves out, such as damaged images
@@ -100,10 +104,10 @@ class BackboneRecipe:
 
     name: Name  # a timm model name, or a shipped one: "mini", "mini_w96", "mini_w48"
     weights: Place = ""  # "" is what ships with the package or timm's own; else a file
-    num_registers: Count = 4  # released: extra tokens beside the class tokens
+    num_registers: Few = 4  # released: extra tokens beside the class tokens
     depth: Count = 0  # ours: keep only the first so many of its blocks; 0 keeps all
     aux_layer: Whole = -3  # released: the block whose output feeds the auxiliary classifier
-    decoder_width: PositiveCount = 512  # released: channels inside the LargeFOV decoder
+    decoder_width: Side = 512  # released: channels inside the LargeFOV decoder
 
 
 @section
@@ -124,7 +128,7 @@ class LirRecipe:
 
     temperature: Positive = 0.5  # of the confident relation; COCO 0.1
     confident: Literal["release", "paper"] = "release"  # paper: cosine, pairs' mean, trains patches
-    kernel_size: PositiveCount = 6  # d of the uncertain relation, in patches
+    kernel_size: Side = 6  # d of the uncertain relation, in patches
     # An uncertain patch is kept when its kernel's mean exceeds phi.
     phi: Annotated[Decimal, Field(ge=0, le=2)] = 1.2
     num_tokens: PositiveCount = 8  # uncertain patches an image, under sampling "some"

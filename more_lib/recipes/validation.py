@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from functools import wraps
+from reprlib import Repr
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, ValidationError
@@ -67,7 +68,15 @@ def _complaint(error: ErrorDetails, part: type) -> str:
         inside = [known for known in _keys(part, above) if known.rpartition(".")[0] == key]
         error["msg"] = f"It should be a section of: {', '.join(inside)}"
     allowed = re.sub(r"^(Value error, )?\w+ should ", "", _TYPES.get(kind, error["msg"]))
-    return f"{key} is {error['input']!r}: it must {allowed}"
+    return f"{key} is {_shown(error['input'])}: it must {allowed}"
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it, cut where it is long or nested: YAML's aliases grow fast."""
+    short = Repr()
+    short.maxlevel, short.maxlist, short.maxdict = 2, 20, 20
+    short.maxstring = short.maxother = short.maxlong = 60
+    return short.repr(value)
 
 
 def _unknown(key: str, keys: list[str]) -> str:

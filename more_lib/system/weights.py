@@ -47,8 +47,8 @@ def load_weights(module: nn.Module, path: str | Path, ignored: tuple[str, ...] =
     Every key and shape must match, and nothing is copied before all of them are known to. Keys of
     the file that begin with one of ``ignored`` are passed over.
 
-    Raises ``InputError`` when the file is missing, is not safetensors or does not fit; the message
-    names the file and up to five keys of each kind.
+    Raises ``InputError`` when the file is missing, is not safetensors, does not fit, or holds
+    numbers that are not finite; the message names the file and up to five keys of each kind.
     """
     stored = read_weights(Path(path))
     state = {key: value for key, value in stored.items() if not key.startswith(ignored)}
@@ -74,7 +74,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str, cure: str) -> None:
-    """Raise ``InputError`` unless ``state`` has the module's very keys, shapes and kinds."""
+    """Raise ``InputError`` unless ``state`` has the module's very keys, shapes and kinds.
+
+    Also for numbers that are not finite: what such weights draw is wrong in silence.
+    """
     expected = module.state_dict()
     kinds = {key: (_kind(state[key]), _kind(expected[key])) for key in expected if key in state}
     lists = {
@@ -85,6 +88,12 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str, cure:
     if any(lists.values()):
         wrong = "; ".join(f"{what}: {_some(names)}" for what, names in lists.items() if names)
         raise InputError(f"{source} does not fit {type(module).__name__}: {wrong}; {cure}")
+    spoilt = [name for name, value in state.items() if not value.isfinite().all()]
+    if spoilt:
+        raise InputError(
+            f"{source} holds numbers that are not finite, in {_some(spoilt)}: restore it, or train "
+            "anew"
+        )
 
 
 def _kind(tensor: Tensor) -> str:

@@ -37,7 +37,8 @@ from more_lib.system.files import atomic_file, data_folder, sha256, write_json
 from more_lib.system.locks import exclusive
 from more_lib.system.processes import Shards, cpu_seconds
 from more_lib.system.weights import load_weights, save_weights
-from more_lib.training.log import TrainingLog
+from more_lib.training.batches import batches
+from more_lib.training.log import TrainingLog, summary_writer
 from more_lib.training.loop import fit, start
 from more_lib.training.resume import RunState, checkpoints, newest_checkpoint
 
@@ -108,6 +109,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool | None, tensorboard: bool)
             f"{folder} holds an unfinished training; go on with --resume (resume=True), or name "
             "another folder"
         )
+    if tensorboard:
+        summary_writer()  # refuses, before anything is written, to do without
     accelerator = start_accelerator(recipe.optimizer.precision)
     set_seed(recipe.seed)
     with accelerator.main_process_first():  # which makes or downloads what is missing
@@ -116,6 +119,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool | None, tensorboard: bool)
         say(training_classes(tree, recipe.data))
         dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
         model = MoRe.from_recipe(recipe)
+    batches(dataset, recipe, processes=accelerator.num_processes)  # refuses too few images
     hardware = {"precision": precision_of(accelerator), "processes": accelerator.num_processes}
     sources = {**provenance(recipe), "training_version": TRAINING_VERSION, **hardware}
     origin = training_values(recipe) | sources
@@ -174,9 +178,10 @@ def load_trained(folder: str | Path, recipe: Recipe) -> Trained:
     try:
         record = json.loads((folder / "record.json").read_text())
         trained_as = record["training_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
-            f"{folder} holds no finished training; give a folder that `train` has written"
+            f"{folder} holds no finished training, as record.json is missing or damaged; give a "
+            "folder that `train` has written"
         ) from None
     if trained_as != training_fingerprint(recipe):
         own = f"--recipe {folder / 'recipe.yaml'}"

@@ -39,7 +39,9 @@ class TrainingLog:
         self.folder = folder
         self.file = self.board = None
         if accelerator.is_main_process:
-            self.board = _board(folder / "tensorboard", start) if tensorboard else None
+            if tensorboard:
+                purge = start + 1 if start else None
+                self.board = summary_writer()(folder / "tensorboard", purge_step=purge)
             self.file = _continued(folder / "log.jsonl", start)
         shown = accelerator.is_main_process
         self.bar = progress_bar(total=self.iterations, description="training", shown=shown)
@@ -101,10 +103,11 @@ def _continued(path: Path, start: int):
         return path.open("a", buffering=1)  # line by line
 
 
-def _board(folder: Path, start: int):
+def summary_writer():
+    """TensorBoard's class; ``InputError`` without that package."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         cure = "pip install tensorboard"
         raise InputError(f"--tensorboard needs the package tensorboard: {cure}") from error
-    return SummaryWriter(folder, purge_step=start + 1 if start else None)
+    return SummaryWriter

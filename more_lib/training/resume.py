@@ -24,6 +24,7 @@ from more_lib.training.log import TrainingLog
 
 KEPT = 2  # checkpoints of a training: the newest, and one for when that is damaged
 _STATEFUL = ("model", "optimizer", "schedule", "log")
+_KEYS = {*_STATEFUL, "iteration", "seconds", "random", "scaler", "origin"}
 
 
 @dataclass
@@ -97,6 +98,8 @@ def newest_checkpoint(folder: str | Path, origin: dict) -> dict | None:
             if (path / "sha256").read_text() != sha256(path / "state.pt"):
                 raise ValueError("its content is not what was written")
             state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or _KEYS - state.keys():
+                raise ValueError("it holds no training's state")
         except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             warnings.warn(f"the checkpoint {path} is damaged ({reason}): skipped", stacklevel=2)

@@ -1,5 +1,7 @@
 """Image files: VOC's palette, and the files that training and prediction take alike."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -238,3 +240,12 @@ def test_two_unicode_forms_of_one_name_are_one_mask(photos):
         noise(0).save(photos / name)
     with refused("would both become"):
         find_images([photos])
+
+
+def test_a_pipe_is_refused_where_reading_would_wait(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe.png", tmp_path / "zeros.png"):
+        for read in (read_image, image_header):
+            with refused(f"{path.name} cannot be read .a pipe or device, no file."):
+                read(path)

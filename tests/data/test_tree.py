@@ -1,5 +1,6 @@
 """What all data sets share: keys that see the data, masks of pictures that EXIF turns, texts."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -161,3 +162,10 @@ def test_what_a_network_is_judged_by_has_a_key_with_and_without_masks(turned):
     assert len({before, mended, without, tree.fingerprint(["all"])}) == 3
     mask_image(np.zeros((30, 40), np.uint8)).save(tree.mask_path("a"))
     assert validation_fingerprint(stored) not in (before, mended)
+
+
+def test_a_table_or_list_of_gigabytes_is_not_read(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"")
+    os.truncate(tmp_path / "train.txt", 2**40)
+    with refused("train.txt cannot be read .larger than 256 MB.: save it as text"):
+        read_lines(tmp_path / "train.txt")

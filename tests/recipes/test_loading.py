@@ -272,3 +272,36 @@ def test_bad_recipe_file_is_named(tmp_path, content, said):
         path.write_bytes(content)
     message = complaint(file=path)
     assert "mine.yaml" in message and said in message
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "mine.yaml"
+    for text, key in (
+        ("seed: 1\nseed: 2\n", "seed"),
+        ("lir: {phi: 1, phi: 2}", "phi"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=f"mine.yaml is no valid YAML: '{key}' stands twice"):
+            load_recipe("mini", file=file)
+
+
+def test_what_grows_in_yaml_is_told_in_a_short_line(tmp_path):
+    lists = [
+        "&a [lol, lol, lol]",
+        *(f"&{b} [{9 * f'*{a},'}]" for a, b in zip("abcdefg", "bcdefgh", strict=True)),
+    ]
+    file = tmp_path / "mine.yaml"
+    for text in (f"seed: [{', '.join(lists)}]", f"seed: {'9' * 4000}", f"seed: {'x' * 4000}"):
+        file.write_text(text)
+        with pytest.raises(InputError, match="seed is .*: it must") as error:
+            load_recipe("mini", file=file)
+        assert len(str(error.value)) < 1000
+
+
+def test_a_file_that_is_no_recipe_is_not_read_to_its_end(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(b"")
+    os.truncate(file, 2**40)
+    for path in (file, "/dev/zero"):
+        with pytest.raises(InputError, match=f"the recipe {path}"):
+            load_recipe("mini", file=path)

@@ -131,3 +131,10 @@ def test_unwritable_place_is_one_readable_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
         save_weights(small_model(1), tmp_path / "file" / "model.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_and_named(tmp_path, value):
+    state = small_model(1).state_dict()
+    state["2.bias"][1] = value
+    assert "not finite, in 2.bias: restore it" in refusal(tmp_path / "w.safetensors", state)

@@ -1,5 +1,6 @@
 """Resume: a run that was killed ends as if it had not been, and bad checkpoints do no harm."""
 
+import io
 import os
 import pickle
 import re
@@ -117,7 +118,9 @@ def test_checkpoints_run_no_code_and_may_all_be_damaged(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    for number, content in enumerate((pickle.dumps(Bomb()), b"", None)):
+    other = io.BytesIO()
+    torch.save({"origin": {}}, other)  # plain, and no state of a training
+    for number, content in enumerate((pickle.dumps(Bomb()), b"", None, other.getvalue())):
         path = tmp_path / f"iteration_{number:08d}"
         path.mkdir()
         if content is not None:
@@ -126,7 +129,7 @@ def test_checkpoints_run_no_code_and_may_all_be_damaged(tmp_path):
     with pytest.warns(UserWarning) as warned:
         assert newest_checkpoint(tmp_path, {}) is None
     said = " ".join(str(warning.message) for warning in warned)
-    assert re.findall(r"iteration_0000000(\d) is damaged", said) == ["2", "1", "0"]
+    assert re.findall(r"iteration_0000000(\d) is damaged", said) == ["3", "2", "1", "0"]
     assert not (tmp_path / "ran").exists()
 
 

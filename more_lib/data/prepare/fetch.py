@@ -4,6 +4,7 @@ A download resumes where it stopped, goes on with the next mirror where one fail
 name only once its checksum is right.
 """
 
+import errno
 import gzip
 import lzma
 import re
@@ -39,6 +40,9 @@ _DAMAGED = (
     EOFError,
     RuntimeError,  # a zip with a password, or packed by a method that Python lacks
 )
+
+# What a name in an archive leads to that is too long, or a file's and a folder's at once.
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 def downloads_folder() -> Path:
@@ -240,6 +244,9 @@ def _files(archive: Path) -> Iterator[tuple[str, int, Callable[..., object] | No
     The function takes ``path=``, the folder, and is None for links and devices. Folders come with
     their files.
     """
+    with archive.open("rb") as file:
+        if not any(file.read(512)):  # tarfile would look through gigabytes of zeros for an end
+            raise InputError(f"{archive} is empty or begins with zeros: fetch it again")
     # A tar may end with a zip that it holds, so it is asked first.
     if tarfile.is_tarfile(archive):
         if not hasattr(tarfile, "data_filter"):
@@ -267,7 +274,9 @@ def _named_damage(archive: Path) -> Iterator[None]:
     """Say which archive it is that cannot be unpacked."""
     try:
         yield
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, *_BAD_NAMES):
+            raise  # the disk's fault
         cure = "remove it and fetch it again"
         raise InputError(f"{archive} cannot be unpacked ({_short(error)}): {cure}") from error
 

@@ -172,7 +172,11 @@ def _unpack(archive: Path, root: Path) -> None:
     with atomic_folder(root) as temporary:
         unpacked = temporary / "unpacked"
         extract(archive, unpacked, lambda name: any(part in name for part in parts))
-        for folder in find_voc(unpacked).iterdir():
+        try:
+            tree = find_voc(unpacked)
+        except InputError as error:
+            raise InputError(str(error).replace(str(unpacked), str(archive))) from error
+        for folder in tree.iterdir():
             folder.rename(temporary / folder.name)
         shutil.rmtree(unpacked)
 

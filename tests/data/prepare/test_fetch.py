@@ -343,3 +343,18 @@ def test_a_python_that_cannot_unpack_tars_safely_says_so(tmp_path, monkeypatch):
     with refused("needs Python 3.11.4"):
         extract(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_zeros_are_no_archive_and_are_not_looked_through(tmp_path):
+    (tmp_path / "archive.tar.xz").write_bytes(b"")
+    os.truncate(tmp_path / "archive.tar.xz", 2**40)
+    with refused("archive.tar.xz is empty or begins with zeros: fetch it again"):
+        extract(tmp_path / "archive.tar.xz", tmp_path / "out")
+
+
+@pytest.mark.parametrize("others", [["a" * 300], ["a", "a/b"], ["a/b", "a"]])
+def test_names_that_no_disk_can_hold_are_the_archives_fault(tmp_path, others):
+    archive = WRITERS["zip"](tmp_path / "archive", *((f"set/{name}", b"x") for name in others))
+    with refused("archive cannot be unpacked .*: remove it and fetch it again"):
+        extract(archive, tmp_path / "out")
+    assert names(tmp_path) == ["archive"]

@@ -207,13 +207,6 @@ CASES = [
         "--recipe",
     ),
     case(
-        "a study that cannot be kept",
-        "study conditions --trained-only --json photos "
-        "--set data.dataset=voc --set data.root=voc --set data.classes=[cat,dog]",
-        None,
-        "photos",
-    ),
-    case(
         "a study with nothing trained",
         "study conditions --trained-only "
         "--set data.dataset=voc --set data.root=voc --set data.classes=[cat,dog]",

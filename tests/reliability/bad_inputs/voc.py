@@ -39,7 +39,7 @@ def tree(name: str, build: Build, *said: str) -> Case:
 
 
 CASES = [
-    tree("not there", gone("voc"), "the folder voc is missing", "data.root"),
+    tree("not there", gone("voc"), "voc is missing", "data.root"),
     tree("no photographs", gone("voc/JPEGImages"), "voc/JPEGImages", "missing"),
     tree("no lists", gone("voc/ImageSets"), "voc/ImageSets/Segmentation", "missing"),
     tree("no annotations", gone("voc/Annotations"), "voc/Annotations", "missing"),
@@ -64,10 +64,10 @@ CASES = [
     listed("labels behind ids", "v1 1\nv2 -1\n", "'v1 1'", "one image id a line"),
     listed("a path", "../../../etc/passwd\n", "'../../../etc/passwd'", "id"),
     listed("no UTF-8", b"v1\n\xff\xfe\xfa\n", "UTF-8"),
-    listed("UTF-16 without a mark", "v1\nv2\n".encode("utf-16-le"), "id"),
+    listed("UTF-16 without a mark", "v1\nv2\n".encode("utf-16-le"), "UTF-8"),
     tree("a list with an unknown id", write(LIST, "v1\nv9\n"), "v9", "missing"),
     tree("a list with an id of 300 letters", write(LIST, "v" * 300 + "\n"), "vvv"),
-    listed("NUL bytes", b"v1\nv\x002\n", "id"),
+    listed("NUL bytes", b"v1\nv\x002\n", "no text"),
     case(
         "VOC, a class that is none of the twenty",
         f"{TRAIN} --set data.classes=[cat,unicorn]",
@@ -80,7 +80,7 @@ CASES = [
         "evaluate --recipe small.yaml --set data.dataset=voc --set data.root=voc "
         "--set data.classes=[cat,dog]",
         gone("voc/SegmentationClass"),
-        "split 'val' of voc",
+        "split 'val'",
         "no pixel masks",
         "predict",
     ),
