@@ -17,6 +17,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from more_lib import __version__
+from more_lib.system.errors import InputError
 from more_lib.system.files import data_folder
 
 WIDTH = 100
@@ -140,13 +141,17 @@ def for_profiles(look: Callable) -> list[Row]:
 def data(recipe) -> Row:
     """Whether the images of a profile's ``Recipe`` are where training would look for them."""
     from more_lib.data import split_file, tree_root
+    from more_lib.data.tree import read_lines
 
     section, root = recipe.data, tree_root(recipe.data)
     names = dict.fromkeys((section.train_split, section.val_split))
     splits = [split_file(section, split) for split in names]
     absent = [path for path in splits if not path.is_file()]
     if not absent:
-        counts = ", ".join(f"{len(path.read_text().split())} {path.stem}" for path in splits)
+        try:
+            counts = ", ".join(f"{len(read_lines(path))} {path.stem}" for path in splits)
+        except InputError as error:
+            return Row("data", "missing", str(error), "without it: does not run")
         return Row("data", "ok", f"{root}: {counts}")
     if section.dataset == "emoji" and not section.root and not root.exists():
         cost = "nothing lost: the first run makes it, in about a minute"

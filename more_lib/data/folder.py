@@ -29,6 +29,7 @@ from more_lib.recipes.schema import Recipe
 from more_lib.recipes.validation import nearest
 from more_lib.system.devices import say
 from more_lib.system.errors import InputError
+from more_lib.system.files import absolute
 
 MOST_CLASSES = 254  # mask values are bytes; 0 and 255 are taken
 ALL = "all"
@@ -162,8 +163,7 @@ def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "
     lists both take all images. Images of own data differ in size, so evaluation takes one at a
     time. Raises ``InputError`` as ``FolderTree`` does, and when the lists have other names.
     """
-    folder = Path(folder).expanduser().resolve()
-    labels = str(Path(labels).expanduser().resolve()) if labels else ""
+    folder, labels = absolute(folder), str(absolute(labels)) if labels else ""
     tree = FolderTree(folder, labels=labels)
     if note := left_out_note(_image_folder(folder)):
         say(_printable(note))

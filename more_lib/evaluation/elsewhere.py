@@ -11,6 +11,7 @@ from more_lib.recipes.loading import changed
 from more_lib.recipes.schema import Recipe
 from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
+from more_lib.system.files import absolute
 from more_lib.training import Trained
 
 SPLITS = ("val", "test", "train", "trainval", "all")  # the first of them that a folder has
@@ -27,8 +28,7 @@ def recipe_elsewhere(
 
     Raises ``InputError`` as ``FolderTree`` does, and for a class that the network does not know.
     """
-    folder = Path(folder).expanduser().resolve()
-    labels = str(Path(labels).expanduser().resolve()) if labels else ""
+    folder, labels = absolute(folder), str(absolute(labels)) if labels else ""
     tree, known = FolderTree(folder, labels=labels), own.data.classes
     if unknown := [name for name in tree.classes_shown() if name not in known]:
         guesses = listed([f"{name!r}{nearest(name, known)}" for name in unknown])

@@ -77,6 +77,7 @@ class MoRe(nn.Module):
         if spec.depth and len(blocks):
             vit.blocks = blocks[: spec.depth]  # the first ones; the last norm is kept
         encoder = ClassTokenViT(vit, num_classes, spec.num_registers, spec.aux_layer)
+        _require_patches(recipe, encoder.patch_size)
         model = cls(encoder, spec.decoder_width)
         # Last, so that under one seed the heads begin alike with a graph and without.
         if recipe.graph.use:
@@ -133,3 +134,15 @@ class MoRe(nn.Module):
 def image_logits(features: Tensor, classifier: nn.Conv2d) -> Tensor:
     """Image-level logits (B, C): each channel's maximum over the map, then the classifier."""
     return F.linear(features.amax((2, 3)), classifier.weight.flatten(1))
+
+
+def _require_patches(recipe: Recipe, patch: int) -> None:
+    """Raise ``InputError`` unless crops can be cut in patches, at the smallest scale too."""
+    side, least = recipe.data.crop_size, min(recipe.masks.scales)
+    if side % patch:
+        near = max(round(side / patch), 1) * patch
+        raise InputError(f"data.crop_size is {side}, no multiple of a patch's {patch} pixels: give "
+                         f"{near}")  # fmt: skip
+    if side * least < patch:
+        raise InputError(f"masks.scales holds {least:g}, which leaves less than a patch of {patch} "
+                         f"pixels of data.crop_size {side}: drop it")  # fmt: skip

@@ -52,6 +52,7 @@ Decimal = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValida
 Amount = Annotated[Decimal, Field(ge=0)]
 Positive = Annotated[Decimal, Field(gt=0)]
 Share = Annotated[Decimal, Field(ge=0, le=1)]
+Factor = Annotated[Positive, Field(le=1e6)]
 Scale = Annotated[Positive, Field(ge=0.05, le=16)]
 Scales = Annotated[tuple[Scale, ...], Field(min_length=1)]
 Beta = Annotated[Amount, Field(lt=1)]
@@ -198,11 +199,11 @@ class OptimizerRecipe:
 
     iterations: PositiveCount
     batch_size: PositiveCount  # images a process, iteration and accumulated step
-    lr: Positive  # of the backbone at the end of the warm-up
+    lr: Annotated[Positive, Field(le=1e30)]  # of the backbone at the end of the warm-up
     warmup_iterations: Count
     log_every: PositiveCount  # iterations between lines of the log
-    head_lr_factor: Positive = 10.0  # released: heads learn faster than the pretrained backbone
-    token_lr_factor: Positive = 1.0  # released: class tokens, identical at first, as the backbone
+    head_lr_factor: Factor = 10.0  # released: heads learn faster than the pretrained backbone
+    token_lr_factor: Factor = 1.0  # released: class tokens, identical at first, as the backbone
     betas: tuple[Beta, Beta] = (0.9, 0.999)  # released
     weight_decay: Amount = 0.01  # released, on every parameter
     warmup_ratio: Share = 1e-6  # released: share of lr that the first iteration takes

@@ -61,8 +61,10 @@ class Run:
     def cells(self, notebook: str) -> list[NotebookNode]:
         """The cells of an executed notebook; none where it is missing or was cut off."""
         try:
-            return nbformat.read(self.folder / f"{notebook}.ipynb", as_version=4).cells
-        except (OSError, ValueError, LookupError, AttributeError):
+            content = nbformat.read(self.folder / f"{notebook}.ipynb", as_version=4)
+            nbformat.validate(content)
+            return content.cells
+        except Exception:  # whatever a damaged file sets off
             return []
 
 

@@ -14,9 +14,15 @@ _UsageError = BadParameter.__base__  # which typer does not export itself
 class _OneLine:
     """Says what is wrong, and where help is, instead of a command's whole usage."""
 
-    def main(self, *args, **options):
+    def main(self, args=None, **options):
+        words = sys.argv[1:] if args is None else list(args)
+        if "" in words:  # a path would mean the folder that we are in
+            before = " ".join(words[: words.index("")])
+            cure = "is a variable of the shell unset?"
+            print(f"error: an empty word comes after {before!r}; {cure}", file=sys.stderr)
+            sys.exit(2)
         try:
-            status = super().main(*args, **options | {"standalone_mode": False})
+            status = super().main(words, **options | {"standalone_mode": False})
         except Abort:
             sys.exit(130)
         except _UsageError as error:

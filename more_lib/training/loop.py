@@ -25,10 +25,15 @@ from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
 from more_lib.recipes.schema import OptimizerRecipe, Recipe
 from more_lib.system.devices import say
+from more_lib.system.errors import InputError
 from more_lib.system.weights import save_weights
 from more_lib.training.batches import batches
 from more_lib.training.log import TrainingLog
 from more_lib.training.resume import RunState
+
+
+class DivergenceError(InputError, RuntimeError):
+    """A loss is no longer finite: of this recipe on these images."""
 
 
 def learning_rate_factor(step: int, optimizer: OptimizerRecipe) -> float:
@@ -146,7 +151,7 @@ def _stop(run: RunState, losses: dict[str, Tensor], ids: list[str], folder: Path
     reports = [report for report in gather_object([(bad, ids if bad else [])]) if report[0]]
     bad = {name: value for values, _ in reports for name, value in values.items()}
     images = [name for _, names in reports for name in names]
-    raise RuntimeError(
+    raise DivergenceError(
         f"losses {bad} at iteration {run.iteration + 1}; images: {', '.join(images)}; the weights "
-        f"before that iteration are in {kept}"
+        f"before that iteration are in {kept}; lower optimizer.lr, or look at these images"
     )

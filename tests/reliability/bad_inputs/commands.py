@@ -67,6 +67,9 @@ CASES = [
     case("doctor with a word", "doctor everything", None, "everything"),
     case("no such profile", "train --profile maxi", None, "'maxi'", "profiles: mini"),
     case("a profile like one", "train --profile cocolog", None, "did you mean coco-log"),
+    case("train, an empty folder", TRAIN.replace("out", "''"), None, "--folder", "variable"),
+    case("evaluate, an empty file", f"{EVALUATE} --json ''", None, "--json", "variable"),
+    case("a script's empty folder", "prepare_coco.py --folder ''", None, "--folder", "variable"),
     # evaluate
     case("two networks", f"{EVALUATE} --released small.yaml", None, "--checkpoint", "--released"),
     case("an unknown protocol", f"{EVALUATE} --protocol best", None, "'best'", "paper-val"),
@@ -177,6 +180,14 @@ CASES = [
     case("predict, a scale of NaN", f"{PREDICT} --set evaluation.scales=[.nan]", None, "scales"),
     case(
         "predict --labels, missing", f"{PREDICT} --labels absent.csv", None, "absent.csv", "missing"
+    ),
+    case("predict --resume --force", f"{PREDICT} --resume --force", None, "--resume", "--force"),
+    case(
+        "predict --resume over other files",
+        f"{PREDICT} --output out --resume",
+        write("out/masks/a.png", "mine"),
+        "out",
+        "--force",
     ),
     labelled("empty", "", "image,classes"),
     labelled("no UTF-8", b"image,classes\na.jpg,\xe4\n", "UTF-8"),

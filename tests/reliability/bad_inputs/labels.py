@@ -1,5 +1,9 @@
 """Own images with a table, classes and lists that are damaged, of other tools or contradictory."""
 
+import os
+import shutil
+from pathlib import Path
+
 from tests.reliability.bad_inputs.building import (
     Case,
     case,
@@ -36,11 +40,18 @@ def split(name: str, content: str | bytes, *said: str) -> Case:
     return case(f"split list, {name}", TRAIN, write(LIST, content), LIST, *said)
 
 
+def undecodable(place: Path) -> None:
+    """An image whose name is no UTF-8."""
+    shutil.copy(place / "photos/images/a.jpg", place / "photos/images" / os.fsdecode(b"\xff.jpg"))
+
+
 ROWS = "a.jpg,cat\nb.jpg,dog\nc.jpg,cat;dog\nd.jpg,\n"
 
 CASES = [
     case("no folder of data", "train --data absent", None, "absent", "folder of images"),
     case("a file for a folder of data", "train --data small.yaml", None, "small.yaml", "folder"),
+    case("a link to itself for data", "train --data loop", link("loop", "loop"), "loop"),
+    case("a name that is no text", TRAIN, undecodable, "photos/images", "UTF-8", "rename"),
     case("an empty folder of data", "train --data here", folder("here"), "here", "no image"),
     case("no table", TRAIN, gone(LABELS), LABELS, "missing", "image,classes"),
     case("a folder for a table", TRAIN, folder(LABELS), LABELS, "directory"),

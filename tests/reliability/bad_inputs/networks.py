@@ -204,8 +204,8 @@ CASES = [
         "a record of other weights",
         EVALUATE,
         record(lambda r: r.update(weights_sha256="0" * 64)),
-        "model",
-        "weights",
+        WEIGHTS,
+        "not what was trained",
     ),
     case("a record nested without end", EVALUATE, write(RECORD, "[" * 200_000), "model"),
     case(
