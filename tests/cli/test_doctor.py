@@ -132,6 +132,9 @@ def test_data_is_missing_until_its_splits_are_there(tmp_path):
     (splits / "val.txt").write_text("three\n")
     row = doctor.data(recipe)
     assert row.status == "ok" and row.detail == f"{tmp_path}: 2 train_aug, 1 val"
+    (splits / "val.txt").write_bytes(b"three\xff\n")
+    row = doctor.data(recipe)
+    assert row.status == "missing" and f"{splits / 'val.txt'} cannot be read" in row.detail
 
 
 def test_weights_that_timm_downloads(monkeypatch, tmp_path):

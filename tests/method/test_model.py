@@ -198,6 +198,15 @@ def test_from_recipe_keeps_the_first_blocks_alone():
     refuses(message, MoRe.from_recipe, deep, pretrained=False)
 
 
+def test_crops_that_cannot_be_cut_in_patches_are_refused_with_a_size_that_can():
+    for override, message in (
+        ("data.crop_size=50", "data.crop_size is 50, no multiple of a patch's 8 pixels: give 48"),
+        ("data.crop_size=3", "data.crop_size is 3, .*: give 8"),
+        ("masks.scales=[1.0, 0.08]", "masks.scales holds 0.08, .* data.crop_size 96: drop it"),
+    ):
+        refuses(message, MoRe.from_recipe, load_recipe("mini", [override]), pretrained=False)
+
+
 @pytest.mark.slow
 def test_from_recipe_builds_the_graph_of_the_recipe():
     switched = ["graph.num_neighbors=7", "graph.tails=patches", "graph.update=plain"]

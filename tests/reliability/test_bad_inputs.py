@@ -16,7 +16,8 @@ from tests.reliability.bad_inputs import (
     voc,
 )
 from tests.reliability.bad_inputs.networks import TRAIN, Hostile, checkpoint
-from tests.reliability.bad_inputs.running import MOST_MEMORY, SECONDS, copied, run, template
+from tests.reliability.bad_inputs.running import MOST_MEMORY, SECONDS, Ended, copied, run, template
+from tests.reliability.conftest import FIGURES
 
 pytestmark = pytest.mark.reliability
 
@@ -28,6 +29,18 @@ KEPT_IN_DATA = {"bad_files", "contents"}  # lists of faults, which messages name
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     return template(tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture(scope="module")
+def ends(request):
+    """Takes how each command ended; the most that any took goes to the summary."""
+    all_ends: list[Ended] = []
+    yield all_ends
+    seconds, memory = (
+        max(getattr(end, name) for end in all_ends) for name in ("seconds", "memory")
+    )
+    line = f"{len(all_ends)} bad inputs: at most {seconds:.1f} s and {memory / 1e9:.2f} GB"
+    request.config.stash.setdefault(FIGURES, []).append(line)
 
 
 def listing(place: Path) -> dict[str, object]:
@@ -52,7 +65,7 @@ def test_there_are_cases_enough_and_each_has_a_name_of_its_own():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_bad_input_ends_in_one_line(case, original, tmp_path):
+def test_a_bad_input_ends_in_one_line(case, original, ends, tmp_path):
     place = copied(original, tmp_path / "place")
     case.build(place)
     before = listing(place)
@@ -63,6 +76,7 @@ def test_a_bad_input_ends_in_one_line(case, original, tmp_path):
     for part in case.said:
         assert part.lower() in ended.err.lower(), f"{part!r} is not in: {ended.err}"
     assert listing(place) == before
+    ends.append(ended)
     assert ended.seconds < SECONDS and ended.memory < MOST_MEMORY, ended
 
 

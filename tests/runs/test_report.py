@@ -161,9 +161,10 @@ def test_verdicts_come_first_then_what_their_notebook_recorded(tmp_path):
 def test_a_notebook_that_was_cut_off_leaves_the_rest_of_the_page(tmp_path):
     metrics = {"01_one": {"verdicts": [{"claim": "no verdict"}]}}
     make_run(tmp_path, {"01_one": [], "02_two": [new_markdown_cell("# Two")]}, metrics)
-    (tmp_path / "01_one.ipynb").write_text('{"cells": [')
-    page = Page(write_report(tmp_path))
-    assert "01_one" in page.text and "Two" in page.text and "no verdict" not in page.text
+    for content in ("", '{"cells": [', '{"nbformat": 4, "nbformat_minor": 5, "cells": [{}]}'):
+        (tmp_path / "01_one.ipynb").write_text(content)
+        page = Page(write_report(tmp_path))
+        assert "01_one" in page.text and "Two" in page.text and "no verdict" not in page.text
 
 
 def test_rows_become_a_table_that_names_its_protocol():

@@ -17,6 +17,7 @@ from tests.reliability.bad_inputs.building import (
     Case,
     case,
     change,
+    copy,
     cut,
     fifo,
     folder,
@@ -98,6 +99,7 @@ def checkpoint(state: object) -> Build:
         at = "out/checkpoints/iteration_00000001"
         saved(state, f"{at}/state.pt")(place)
         write(f"{at}/sha256", sha256(place / at / "state.pt"))(place)
+        copy(RECIPE, "out/recipe.yaml")(place)
 
     return build
 

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,26 +16,13 @@ from more_lib.runs.manifest import CHECKOUT
 from more_lib.system.errors import clear_errors
 from tests.data.helpers import SCRIPTS, annotation
 from tests.reliability.bad_inputs.building import mask, picture, write
+from tests.reliability.forks import FORK, start_server
 from tests.runs.helpers import whole_run
 
 SECONDS = 10  # of computing; other programs may keep a machine busy
 PATIENCE = 20  # seconds of any kind, after which a command is stopped
 MOST_MEMORY = 2e9  # bytes
 _STOP = 6 * 2**30  # bytes of memory of its own, beyond which a process gets no more
-_LOADED = (
-    "pytest",
-    "more_lib.cli.scoreboard",
-    "more_lib.evaluation.writing",
-    "more_lib.runs.reproduce",
-    "more_lib.runs.comparison",
-    "more_lib.paper.studies",
-    "more_lib.data.prepare.coco",
-    "more_lib.data.prepare.pets",
-    "more_lib.data.prepare.voc",
-    "tests.reliability.bad_inputs.running",
-)
-_PROCESSES = get_context("forkserver")
-
 SMALL = """\
 data: {crop_size: 48}
 backbone: {name: mini_w48, decoder_width: 8}
@@ -60,6 +46,7 @@ class Ended(NamedTuple):
 
 def template(place: Path) -> Path:
     """What most commands see: two trees of data, a small recipe, a network, and a whole run."""
+    start_server()
     write("small.yaml", SMALL)(place)
     for name, (_, values) in PHOTOS.items():
         picture(f"photos/images/{name}.jpg")(place)
@@ -96,8 +83,7 @@ def run(command: str, place: Path, patience: float = PATIENCE) -> Ended:
     # What the process reports lies beside the folder, which is to stay as it was.
     report = place.with_name(f"{place.name}-report")
     report.mkdir(exist_ok=True)
-    _PROCESSES.set_forkserver_preload(list(_LOADED))
-    process = _PROCESSES.Process(target=_child, args=(shlex.split(command), place, report))
+    process = FORK.Process(target=_child, args=(shlex.split(command), place, report))
     process.start()
     process.join(patience)
     if stopped := process.is_alive():
