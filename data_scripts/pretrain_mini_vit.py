@@ -39,7 +39,7 @@ from more_lib.method.pseudo_labels import foreground_mask
 from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.system.devices import resolved_precision
 from more_lib.system.errors import InputError
-from more_lib.system.files import data_folder, sha256, write_json
+from more_lib.system.files import data_folder, readable_disk_errors, sha256, write_json
 from more_lib.system.progress import progress_bar
 from more_lib.system.usage import run
 from more_lib.system.weights import save_weights
@@ -194,6 +194,8 @@ def main(
     if backbone not in MINI_WIDTHS:
         raise InputError(f"--backbone {backbone!r} is unknown; there are: {', '.join(MINI_WIDTHS)}")
     out = out or mini_weights(backbone)
+    with readable_disk_errors(out):  # not after an hour
+        out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     tree = VocTree(emoji.prepare(), emoji.EMOJI_CLASSES)
     val = load_split(tree, "val")

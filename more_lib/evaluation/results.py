@@ -96,7 +96,7 @@ class Evaluation:
                 results.append(Result(protocol, matrix, classes, entry["note"], absent))
             image_map = float(np.array(content["image_map"], dtype=float))  # null becomes nan
             return cls(tuple(results), image_map, int(content["num_images"]))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"this is no evaluation in JSON ({error}); evaluate again") from error
 
 

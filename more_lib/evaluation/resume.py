@@ -141,7 +141,7 @@ def read_record(output: Output) -> Record | None:
         return record
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{printable(output.folder / NAME)} is no record of predictions: name another "
             "--output, or start over with --force"

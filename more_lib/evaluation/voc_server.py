@@ -25,7 +25,7 @@ from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.recipes.loading import fingerprint
 from more_lib.system.devices import best_device
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file, atomic_folder
+from more_lib.system.files import atomic_file, atomic_folder, readable_disk_errors
 from more_lib.system.processes import Shards
 from more_lib.system.progress import progress_bar
 from more_lib.training.cache import Trained
@@ -62,6 +62,8 @@ def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) ->
     unfinished = destination.with_name(f".{destination.name}.{key}.unfinished")
     files = {id: unfinished / name for id, name in _part_names(tree, ids, protocol).items()}
     missing = [image_id for image_id in shards.of(ids) if not files[image_id].is_file()]
+    with readable_disk_errors(destination):  # before hours of masks
+        unfinished.mkdir(parents=True, exist_ok=True)
     images = SplitImages(tree, missing, labels=protocol.labels == "true", masks=False)
     with (
         evaluation_mode(model, best_device()) as place,

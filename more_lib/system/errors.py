@@ -1,9 +1,14 @@
 """The one error that means "your input, not our code"."""
 
+import errno
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable
+
+# Of the place that was named, never of the code, wherever a path is first looked at.
+_PLACES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS, errno.ENOSPC)
 
 
 class InputError(ValueError):
@@ -30,7 +35,11 @@ def clear_errors(command: Callable) -> Callable:
         except InputError as error:
             # From a loader's worker process the message arrives wrapped in its traceback.
             line = r"\n".join(str(error).rpartition("InputError: ")[2].strip().splitlines())
-            print(f"error: {line}", file=sys.stderr)
-            raise SystemExit(2) from None
+        except OSError as error:
+            if error.errno not in _PLACES or not error.filename:
+                raise
+            line = f"{os.fsdecode(error.filename)}: {error.strerror}; name another place"
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
 
     return wrapped

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -15,6 +16,8 @@ def main(size: Annotated[int, Option(min=3)] = 5) -> None:
     """Make something."""
     if size == 4:
         raise InputError("size is 4: give another")
+    if size == 8:
+        Path(300 * "n").stat()
     if size == 6:
         raise KeyboardInterrupt
     print(f"size {size}")
@@ -31,6 +34,7 @@ def main(size: Annotated[int, Option(min=3)] = 5) -> None:
         ("extra", 2, "", "error: Got unexpected extra argument"),
         ("--size ''", 2, "", "error: an empty word comes after '--size'"),
         ("--size 4", 2, "", "error: size is 4: give another"),
+        ("--size 8", 2, "", f"error: {300 * 'n'}: File name too long; name another place"),
         ("--size 6", 130, "", ""),
     ],
 )

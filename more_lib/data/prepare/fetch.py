@@ -238,6 +238,29 @@ def _arrived(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
+_NOTES = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses long names and notes of a size that fills the memory: tarfile reads them whole."""
+
+    def _proc_member(self, opened):
+        if self.type in _NOTES and self.size > CHUNK:
+            raise tarfile.HeaderError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(opened)
+
+
+def _is_tar(archive: Path) -> bool:
+    try:
+        tarfile.open(archive, tarinfo=_Member).close()
+    except tarfile.TarError:
+        return False
+    return True
+
+
 def _files(archive: Path) -> Iterator[tuple[str, int, Callable[..., object] | None]]:
     """Name, size and a function that unpacks it into a folder, of each file in the archive.
 
@@ -248,10 +271,10 @@ def _files(archive: Path) -> Iterator[tuple[str, int, Callable[..., object] | No
         if not any(file.read(512)):  # tarfile would look through gigabytes of zeros for an end
             raise InputError(f"{archive} is empty or begins with zeros: fetch it again")
     # A tar may end with a zip that it holds, so it is asked first.
-    if tarfile.is_tarfile(archive):
+    if _is_tar(archive):
         if not hasattr(tarfile, "data_filter"):
             raise InputError(f"{archive}: unpacking a tar safely needs Python 3.11.4 or newer")
-        with tarfile.open(archive) as opened:
+        with tarfile.open(archive, tarinfo=_Member) as opened:
             for item in opened:
                 if not item.isdir():
                     unpack = partial(opened.extract, item, filter="data") if item.isreg() else None

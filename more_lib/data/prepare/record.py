@@ -19,7 +19,7 @@ def is_made(file: Path, record: Mapping, what: str) -> bool:
     try:
         made = json.loads(file.read_text())
         differing = [key for key, value in record.items() if made[key] != value]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise InputError(
             f"{folder} exists and is no {what}; name another folder or remove it"
         ) from None

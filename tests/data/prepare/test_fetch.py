@@ -358,3 +358,13 @@ def test_names_that_no_disk_can_hold_are_the_archives_fault(tmp_path, others):
     with refused("archive cannot be unpacked .*: remove it and fetch it again"):
         extract(archive, tmp_path / "out")
     assert names(tmp_path) == ["archive"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_notes_that_fill_the_memory_are_not_read(tmp_path, kind):
+    entry = tarfile.TarInfo("notes")
+    entry.type, entry.size = kind, 2**40
+    (tmp_path / "archive").write_bytes(entry.tobuf())
+    os.truncate(tmp_path / "archive", 2**40 + 1024)
+    with refused("archive is neither a tar nor a zip"):
+        extract(tmp_path / "archive", tmp_path / "out")

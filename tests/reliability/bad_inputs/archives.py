@@ -108,6 +108,16 @@ def both(archive: tarfile.TarFile) -> None:
     add(f"{INSIDE}/a/b.jpg")(archive)
 
 
+def notes(place: Path) -> None:
+    """2 GB of notes on the first file, in 9 MB."""
+    with gzip.open(place / TAR, "wb", compresslevel=1) as packed:
+        entry = tarfile.TarInfo("notes")
+        entry.type, entry.size = tarfile.XHDTYPE, 2**31
+        packed.write(entry.tobuf())
+        for _ in range(2**31 // 2**24):
+            packed.write(bytes(2**24))
+
+
 OUT, LINK = "leads out of its folder", "link or device"
 DOWNLOADED = "data/downloads/VOCtrainval_11-May-2012.tar"
 
@@ -124,6 +134,7 @@ CASES = [
     of_voc("nothing at all", TAR, tarred(lambda archive: None), "another archive"),
     of_voc("a part of VOC", TAR, tarred(add(f"{INSIDE}/a.jpg")), "holds no VOC 2012 tree"),
     of_voc("2 GB in 2 MB", TAR, bomb, "unpacks to over"),
+    of_voc("2 GB of notes", TAR, notes, "archive"),
     of_voc("cut short", TAR, several(tarred(add(f"{INSIDE}/a.jpg")), cut(TAR, 0.7))),
     of_voc("packed damage", TAR, write(TAR, b"\x1f\x8b\x08" + bytes(200)), "tar"),
     of_voc("text", TAR, write(TAR, "404 not found"), "neither a tar nor a zip"),

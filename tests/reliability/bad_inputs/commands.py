@@ -21,6 +21,7 @@ EVALUATE = "evaluate --checkpoint model"
 PREDICT = "predict photos/images --checkpoint model"
 MANIFEST = "run/manifest.json"
 LABELS = "table.csv"
+LONG = 300 * "n"
 ROWS = "".join(f"{name}.jpg,cat\n" for name in "abcd")
 
 
@@ -268,6 +269,24 @@ CASES = [
         change(MANIFEST, '"threads": ', '"threads": NaN, "was": '),
         MANIFEST,
         "threads",
+    ),
+    # names that no disk takes
+    *(
+        case(f"a name of 300 letters, {command}", command.format(LONG), None, LONG, "too long")
+        for command in (
+            "train --recipe {}",
+            "train --data {}",
+            "train --recipe small.yaml --data photos --folder {}",
+            f"{EVALUATE} --protocol paper-val --split {{}}",
+            f"{EVALUATE} --protocol paper-val --export {{}}",
+            "predict {} --checkpoint model",
+            f"{PREDICT} --output {{}}",
+            "report {}",
+            "prepare_coco.py --coco {}",
+            "prepare_pets.py --folder {}",
+            "prepare_voc.py --voc {}",
+            "make_emoji_voc.py --folder {}",
+        )
     ),
     # reproduce and notebooks
     case("reproduce, no such profile", "reproduce --profile maxi", None, "'maxi'"),

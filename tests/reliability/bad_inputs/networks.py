@@ -27,6 +27,7 @@ from tests.reliability.bad_inputs.building import (
     sparse,
     write,
 )
+from tests.reliability.bad_inputs.running import run
 
 EVALUATE = "evaluate --checkpoint model"
 PREDICT = "predict photos/images/a.jpg --checkpoint model --output out"
@@ -79,6 +80,17 @@ def record(edit: Callable[[dict], object]) -> Build:
     def build(place: Path) -> None:
         content = json.loads((place / RECORD).read_text())
         write(RECORD, json.dumps(edit(content) or content))(place)
+
+    return build
+
+
+def scores(content: str) -> Build:
+    """Scores that an earlier evaluation kept, with another content."""
+
+    def build(place: Path) -> None:
+        assert run(EVALUATE, place).status == 0
+        for file in place.glob("model/evaluation-*.json"):
+            file.write_text(content)
 
     return build
 
@@ -209,6 +221,14 @@ CASES = [
         WEIGHTS,
         "not what was trained",
     ),
+    case(
+        "kept scores that are nested without end",
+        EVALUATE,
+        scores("[" * 200_000),
+        "model/evaluation-",
+        "delete it",
+    ),
+    case("kept scores cut short", EVALUATE, scores('{"results": ['), "evaluation-", "delete it"),
     case("a record nested without end", EVALUATE, write(RECORD, "[" * 200_000), "model"),
     case(
         "an unfinished training",
