@@ -61,9 +61,7 @@ class RunState:
             path = folder / f"iteration_{self.iteration:08d}"
             remove_folder(path)  # damaged
             with atomic_folder(path) as temporary:
-                # A file of Python's, for a full disk to be reported as what it is.
-                with (temporary / "state.pt").open("wb") as file:
-                    torch.save(state, file)
+                _save(state, temporary / "state.pt")
                 (temporary / "sha256").write_text(sha256(temporary / "state.pt"))
             for old in checkpoints(folder)[:-KEPT]:
                 remove_folder(old)
@@ -80,6 +78,14 @@ class RunState:
         torch.set_rng_state(random["cpu"])
         if "device" in random:
             torch.get_device_module(self.accelerator.device).set_rng_state(random["device"])
+
+
+def _save(state: dict, path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:  # a full disk, of which torch says in the end something else
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def checkpoints(folder: str | Path) -> list[Path]:

@@ -1,11 +1,13 @@
 """Resume: a run that was killed ends as if it had not been, and bad checkpoints do no harm."""
 
+import errno
 import io
 import os
 import pickle
 import re
 import signal
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from more_lib.recipes.loading import changed
 from more_lib.system.errors import InputError
 from more_lib.system.files import sha256
 from more_lib.training import cache as training
+from more_lib.training import resume
 from more_lib.training.cache import cached_folder, train, train_or_load
 from more_lib.training.log import TrainingLog
 from more_lib.training.resume import KEPT, checkpoints, newest_checkpoint
@@ -169,3 +172,11 @@ def test_the_cached_training_resumes_by_itself(recipe, uninterrupted, monkeypatc
     trained = train_or_load(recipe)
     assert "resumes after iteration 4" in capsys.readouterr().out
     assert trained.folder == cached_folder(recipe) and same_weights(trained, uninterrupted)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_a_full_disk_is_told_as_what_it_is(size):
+    with pytest.raises(OSError) as error:
+        resume._save({"weights": torch.zeros(size)}, Path("/dev/full"))
+    assert error.value.errno == errno.ENOSPC
