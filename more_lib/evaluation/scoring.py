@@ -2,8 +2,8 @@
 
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
@@ -105,18 +105,17 @@ def score(
     if doubt:
         say(f"warning: {doubt}")
     note = notes and notes.with_name(f"{notes.name}.{shards.index}-of-{shards.count}.npz")
-    tally = Tally.begin(len(protocols), len(tree.classes), note)
-    images = SplitImages(tree, mine[len(tally.logits) :], labels=True, masks=True)
+    tally = Tally.begin(len(protocols), len(mine), len(tree.classes), note)
+    images = SplitImages(tree, mine[tally.counted :], labels=True, masks=True)
     bar = progress_bar(total=len(mine), description="evaluation", shown=shards.is_main)
     with evaluation_mode(model, device) as place, bar:
-        bar.update(len(tally.logits))
+        bar.update(tally.counted)
         with closing(segment(model, recipe, protocols, images, place)) as batches:
             for batch in batches:
                 tally.add(batch)
                 bar.update(len(batch.ids))
-                if note and len(tally.logits) % SAVE_EVERY < len(batch.ids):
-                    with atomic_file(note) as temporary:
-                        np.savez(temporary, **vars(tally))
+                if note and tally.counted % SAVE_EVERY < len(batch.ids):
+                    tally.save(note)
     whole = Tally.of_all(shards.gather(tally))
     drawn = whole.matrices[0].any(1)
     absent = tuple(n for n in absent_classes(tree) if not drawn[tree.classes.index(n) + 1])
@@ -127,42 +126,53 @@ def score(
         Result(p, matrix, tree.classes, "; ".join([*on_data, *_notes(p, recipe, whole)]), absent)
         for p, matrix in zip(protocols, whole.matrices, strict=True)
     )
-    image_map = mean_of_finite(average_precision(np.stack(whole.logits), np.stack(whole.labels)))
-    return Evaluation(results, image_map, len(whole.logits))
+    image_map = mean_of_finite(average_precision(whole.logits, whole.labels))
+    return Evaluation(results, image_map, whole.counted)
 
 
 @dataclass
 class Tally:
     """Counts of P protocols over C classes: they add up over images and survive a kill.
 
-    matrices: (P, C + 1, C + 1) int64 pixel counts, true classes in rows. logits, labels: of each
-    image counted, (C,) float32. num_exact: images whose dense CRF was summed exactly.
+    matrices: (P, C + 1, C + 1) int64 pixel counts, true classes in rows. logits, labels: (N, C)
+    float32, of all images that there will be; of the first ``counted`` they are known. Many small
+    arrays would scatter over the memory. num_exact: images whose dense CRF was summed exactly.
     """
 
     matrices: np.ndarray
-    logits: list[np.ndarray] = field(default_factory=list)
-    labels: list[np.ndarray] = field(default_factory=list)
+    logits: np.ndarray
+    labels: np.ndarray
+    counted: int = 0
     num_exact: int = 0
 
     @classmethod
-    def begin(cls, num_protocols: int, num_classes: int, note: Path | None = None) -> "Tally":
+    def begin(
+        cls, num_protocols: int, num_images: int, num_classes: int, note: Path | None = None
+    ) -> "Tally":
         """Nothing counted, or what the file ``note`` holds; ``InputError`` if that is damaged."""
+        matrices = np.zeros((num_protocols, num_classes + 1, num_classes + 1), np.int64)
+        rows = np.zeros((2, num_images, num_classes), np.float32)
+        tally = cls(matrices, *rows)
         if note is None or not note.is_file():
-            return cls(np.zeros((num_protocols, num_classes + 1, num_classes + 1), np.int64))
+            return tally
         try:
             with np.load(note) as kept:  # refuses pickles
-                images = list(kept["logits"]), list(kept["labels"])
-                return cls(kept["matrices"], *images, int(kept["num_exact"]))
+                tally.counted, tally.num_exact = len(kept["logits"]), int(kept["num_exact"])
+                tally.matrices[:] = kept["matrices"]
+                tally.logits[: tally.counted] = kept["logits"]
+                tally.labels[: tally.counted] = kept["labels"]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{note} is damaged ({error}): delete it, and begin anew") from error
+        return tally
 
     @classmethod
     def of_all(cls, parts: Sequence["Tally"]) -> "Tally":
         """What several processes counted, together."""
         return cls(
-            np.sum([part.matrices for part in parts], axis=0),
-            [row for part in parts for row in part.logits],
-            [row for part in parts for row in part.labels],
+            sum(part.matrices for part in parts),
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            sum(part.counted for part in parts),
             sum(part.num_exact for part in parts),
         )
 
@@ -172,9 +182,16 @@ class Tally:
         target = batch.masks.to(batch.predictions.device)
         for matrix, prediction in zip(self.matrices, batch.predictions, strict=True):
             matrix += confusion_matrix(prediction, target, len(matrix)).cpu().numpy()
-        self.logits += list(batch.logits.float().numpy())
-        self.labels += list(batch.labels.numpy())
+        rows = slice(self.counted, self.counted + len(batch.ids))
+        self.logits[rows], self.labels[rows] = batch.logits.float(), batch.labels
+        self.counted += len(batch.ids)
         self.num_exact += batch.exact * len(batch.ids)
+
+    def save(self, note: Path) -> None:
+        """Write down what is counted so far."""
+        known = {"logits": self.logits[: self.counted], "labels": self.labels[: self.counted]}
+        with atomic_file(note) as temporary:
+            np.savez(temporary, matrices=self.matrices, num_exact=self.num_exact, **known)
 
 
 def check_masks(tree: ImageTree, split: str) -> None:
@@ -213,6 +230,9 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
     if missing():
         with exclusive(trained.folder / ".scoring.lock", f"scores {trained.folder.name}", shards):
             _score_and_keep(trained, tree, missing(), place)
+    elif shards.is_main:  # who kept it may have been killed before it tidied up
+        for lists in _by_split(wanted):
+            _forget_notes(place(_together(lists)))
     return [_load(place(protocols)) for protocols in wanted]
 
 
@@ -224,10 +244,9 @@ def _score_and_keep(
 ) -> None:
     """Score each list of protocols and keep it at its place; those of a split share a pass."""
     shards = Shards()
-    for split in dict.fromkeys(protocols[0].split for protocols in missing):
-        lists = [protocols for protocols in missing if protocols[0].split == split]
-        together = list(dict.fromkeys(chain(*lists)))
-        tree.require_readable(split, masks=True)
+    for lists in _by_split(missing):
+        together = _together(lists)
+        tree.require_readable(together[0].split, masks=True)
         where = {"tree": tree, "device": best_device(), "notes": place(together)}
         scored = score(trained.model, trained.recipe, together, **where)
         results = dict(zip(together, scored.results, strict=True))
@@ -235,13 +254,27 @@ def _score_and_keep(
             kept = replace(scored, results=tuple(results[protocol] for protocol in protocols))
             with atomic_file(place(protocols)) as temporary:
                 temporary.write_text(kept.to_json())
-        for note in _notes_beside(place(together)) if shards.is_main else ():
-            note.unlink()
+        if shards.is_main:
+            _forget_notes(place(together))
         shards.gather(None)  # nobody may look for the files before they are there
 
 
-def _notes_beside(file: Path) -> list[Path]:
-    return [note for note in file.parent.iterdir() if note.name.startswith(f"{file.name}.")]
+def _by_split(wanted: Sequence[Sequence[Protocol]]) -> list[list[Sequence[Protocol]]]:
+    """The lists of protocols, those of one split together."""
+    splits: dict[str, list[Sequence[Protocol]]] = {}
+    for protocols in wanted:
+        splits.setdefault(protocols[0].split, []).append(protocols)
+    return list(splits.values())
+
+
+def _together(lists: Sequence[Sequence[Protocol]]) -> list[Protocol]:
+    return list(dict.fromkeys(chain(*lists)))
+
+
+def _forget_notes(file: Path) -> None:
+    for note in file.parent.glob(f"{file.name}.*"):
+        with suppress(OSError):
+            note.unlink()
 
 
 def _load(path: Path) -> Evaluation:
@@ -266,11 +299,11 @@ def _notes(protocol: Protocol, recipe: Recipe, tally: Tally) -> list[str]:
     trains = recipe.loss.segmentation and recipe.schedule.segmentation < recipe.optimizer.iterations
     if protocol.map == "decoder" and not trains:  # it is still at its random start
         notes.append("not trained by this recipe")
-    empty = sum(bool((logits <= 0).all()) for logits in tally.logits)
+    empty = int((tally.logits <= 0).all(1).sum())
     if protocol.labels == "predicted" and empty:
         notes.append(f"images without a predicted class, all background: {empty}")
     if protocol.crf != "none":
-        lattice = len(tally.logits) - tally.num_exact
+        lattice = tally.counted - tally.num_exact
         ways = {"exact sums": tally.num_exact, "pydensecrf2's lattice": lattice}
         used = [f"{way} ({count} images)" for way, count in ways.items() if count]
         notes.append(f"CRF by {', '.join(used)}")

@@ -9,6 +9,7 @@ seeds and parameters behind it), ``report.html`` and, where notebook 06 ran, ``R
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -25,7 +26,7 @@ from more_lib.runs.manifest import CHECKOUT, continued, new_manifest, save_manif
 from more_lib.runs.recording import TRAINING_AHEAD, collected, record_costs
 from more_lib.runs.report import duration, write_report, write_results
 from more_lib.system.errors import InputError
-from more_lib.system.files import data_folder, sha256, write_json
+from more_lib.system.files import atomic_file, data_folder, sha256, write_json
 from more_lib.system.locks import exclusive
 from more_lib.system.processes import cpu_seconds
 
@@ -210,6 +211,12 @@ def _run_one(step: Step, folder: Path) -> str:
         (folder / "earlier").mkdir(exist_ok=True)
         names = (f"{left.stem}-{number}{left.suffix}" for number in count(1))
         left.rename(_first_free(folder / "earlier", names))
+    with atomic_file(target) as temporary:  # papermill writes it anew after every cell
+        return _execute(step, folder, temporary)
+
+
+def _execute(step: Step, folder: Path, target: Path) -> str:
+    """Execute one notebook of a run into ``target``; how it failed in one line, or ""."""
     try:
         papermill.execute_notebook(
             _papermill_path(step.path),
@@ -222,6 +229,8 @@ def _run_one(step: Step, folder: Path) -> str:
             cwd=str(folder.resolve()),  # a stray relative path must not litter the checkout
         )
     except Exception as error:  # a cell's error has its name; the kernel was killed, the disk full
+        if not target.stat().st_size:  # it did not come to begin
+            shutil.copyfile(step.path, target)
         name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
         cell = getattr(error, "exec_count", None) or _cells_started(target)
         lines = [line.strip() for line in str(value).splitlines() if line.strip()]
@@ -231,7 +240,7 @@ def _run_one(step: Step, folder: Path) -> str:
 
 def _cells_started(notebook: Path) -> int:
     """How many code cells began to run, which is the number of the last one."""
-    cells = json.loads(notebook.read_bytes())["cells"] if notebook.is_file() else []
+    cells = json.loads(notebook.read_bytes())["cells"]
     code = [cell["metadata"].get("papermill", {}) for cell in cells if cell["cell_type"] == "code"]
     return sum(bool(timing.get("start_time")) for timing in code)
 

@@ -170,9 +170,12 @@ def test_a_pass_whose_result_could_not_be_kept_is_not_lost(trained, monkeypatch)
     with monkeypatch.context() as killed, pytest.raises(InterruptedError):
         killed.setattr(scoring.Evaluation, "to_json", Mock(side_effect=InterruptedError))
         evaluate_or_load(trained)
-    views = len(trained.model.inputs)
+    views, (note,) = len(trained.model.inputs), trained.folder.iterdir()
     assert evaluate_or_load(trained).num_images == 3
     assert len(trained.model.inputs) == views and len(list(trained.folder.iterdir())) == 1
+    note.touch()  # as by one who was killed between the result and the notes
+    evaluate_or_load(trained)
+    assert not note.exists()
 
 
 def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
