@@ -169,7 +169,7 @@ class Tally:
     def of_all(cls, parts: Sequence["Tally"]) -> "Tally":
         """What several processes counted, together."""
         return cls(
-            sum(part.matrices for part in parts),
+            np.sum([part.matrices for part in parts], axis=0),
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.labels for part in parts]),
             sum(part.counted for part in parts),
@@ -189,9 +189,14 @@ class Tally:
 
     def save(self, note: Path) -> None:
         """Write down what is counted so far."""
-        known = {"logits": self.logits[: self.counted], "labels": self.labels[: self.counted]}
         with atomic_file(note) as temporary:
-            np.savez(temporary, matrices=self.matrices, num_exact=self.num_exact, **known)
+            np.savez(
+                temporary,
+                matrices=self.matrices,
+                logits=self.logits[: self.counted],
+                labels=self.labels[: self.counted],
+                num_exact=self.num_exact,
+            )
 
 
 def check_masks(tree: ImageTree, split: str) -> None:
