@@ -234,7 +234,9 @@ def test_every_command_has_an_example_that_it_accepts(command, calls, monkeypatc
     Path("trial").mkdir()
     Path("trial/recipe.yaml").write_text("seed: 0\n")
     monkeypatch.setattr("more_lib.cli.doctor.report", lambda: "all is well")
-    monkeypatch.setattr("tests.benchmarks.speed.losses", lambda shape: "")
+    monkeypatch.setattr("more_lib.training.step_cost.bench_step", Mock())
+    monkeypatch.setattr("more_lib.training.step_cost.format_step", str)
+    monkeypatch.setattr("more_lib.runs.costs.step_rows", len)
     monkeypatch.setattr("more_lib.runs.comparison.write_comparison", Mock())
     for name in ("plan_predictions", "write_predictions"):
         monkeypatch.setattr(f"more_lib.evaluation.writing.{name}", Mock())
