@@ -1,14 +1,10 @@
 """What a training says of itself: the same numbers for TensorBoard as in its log."""
 
-import resource
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from more_lib.recipes import changed
 from more_lib.system.errors import InputError
 from more_lib.training import log, train
 from tests.training.helpers import small_recipe
@@ -38,25 +34,6 @@ def test_a_full_disk_ends_a_training_in_one_line_that_names_the_log(recipe, tmp_
     said = f"cannot write {tmp_path / 'run'}.*no space left on the disk; free some, or name another"
     with pytest.raises(InputError, match=said):
         train(recipe, tmp_path / "run")
-
-
-@pytest.mark.slow
-def test_a_full_disk_ends_a_checkpoint_in_one_line_and_leaves_no_part_of_it(recipe, tmp_path):
-    """In a process of its own, which may write files of a megabyte at most."""
-    every = changed(recipe, ["optimizer.checkpoint_every=1"])
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        said = pool.submit(complaint_of_a_training, every, tmp_path / "run").result()
-    assert said.startswith(
-        f"cannot write {tmp_path / 'run' / 'checkpoints' / 'iteration_00000001'}"
-    )
-    assert "too large" in said and list((tmp_path / "run" / "checkpoints").iterdir()) == []
-
-
-def complaint_of_a_training(recipe, folder):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
-    with pytest.raises(InputError) as error:
-        train(recipe, folder)
-    return str(error.value)
 
 
 def test_tensorboard_without_its_package_is_refused(recipe, tmp_path, monkeypatch):
