@@ -11,8 +11,6 @@ row says that it shows none of the classes. Whether such images train is for the
 say: the lists that COCO's preparation writes leave them out, as the released ones do.
 """
 
-import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -28,14 +26,13 @@ from more_lib.data.tree import ImageTree
 from more_lib.recipes.schema import Recipe
 from more_lib.recipes.validation import nearest
 from more_lib.system.devices import say
-from more_lib.system.errors import InputError
+from more_lib.system.errors import InputError, printable
 from more_lib.system.files import absolute
 
 MOST_CLASSES = 254  # mask values are bytes; 0 and 255 are taken
 ALL = "all"
 """The one split of a folder without split lists: every image of the table."""
 
-_UNWRITABLE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")  # in lists, tables and messages
 _nfc = partial(normalize, "NFC")  # macOS and others write an accent in two ways
 
 
@@ -66,9 +63,9 @@ class FolderTree(ImageTree):
         root = Path(root).expanduser()
         self.table = Path(labels).expanduser() if labels else root / "labels.csv"
         for path in map(str, (root, self.table)):
-            if _UNWRITABLE.search(path):
+            if printable(path) != path:
                 raise InputError(
-                    f"the path {_printable(path)} is no UTF-8 or has control characters: rename it"
+                    f"the path {printable(path)} is no UTF-8 or has control characters: rename it"
                 )
         self._files = _image_files(root)
         self._file_ids = {_nfc(p.name): i for i, p in self._files.items()}
@@ -166,7 +163,7 @@ def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "
     folder, labels = absolute(folder), str(absolute(labels)) if labels else ""
     tree = FolderTree(folder, labels=labels)
     if note := left_out_note(_image_folder(folder)):
-        say(_printable(note))
+        say(printable(note))
     splits = tree.splits()
     train = next((name for name in ("train", "trainval", ALL) if name in splits), None)
     if train is None:
@@ -216,7 +213,7 @@ def _image_files(root: Path) -> dict[str, Path]:
     if not paths:
         endings = ", ".join(ending[1:] for ending in IMAGE_ENDINGS)
         raise InputError(f"{folder} holds no image ({endings}): put the photographs right into it")
-    strange = [path.name for path in paths if _UNWRITABLE.search(path.name)]
+    strange = [path.name for path in paths if printable(path.name) != path.name]
     _refuse(folder, "names that are no UTF-8 or have control characters; rename", strange)
     # Masks of A.jpg and a.png would be one file on some systems, as would the two forms of an é.
     ids = [_nfc(path.stem) for path in paths]
@@ -230,12 +227,7 @@ def _refuse(where: Path, fault: str, names: Sequence[str]) -> None:
     """Raise one ``InputError`` that names what has a fault, the first ten of many."""
     if names:
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        raise InputError(f"{where}: {fault}: {', '.join(map(_printable, names[:10]))}{more}")
-
-
-def _printable(name: str) -> str:
-    text = os.fsencode(name).decode(errors="backslashreplace")  # bytes that are no UTF-8
-    return text if text.isprintable() else repr(text)[1:-1]
+        raise InputError(f"{where}: {fault}: {', '.join(map(printable, names[:10]))}{more}")
 
 
 def _repeated(names: Iterable[str]) -> set[str]:

@@ -323,8 +323,10 @@ def _seems_a_photograph(path: Path) -> bool:
     kind = _TYPES.guess_type(path.name)[0] or ""
     if ending in _UNREAD or kind.startswith("image/"):
         return True
+    if kind:  # of something else
+        return False
     try:
         with Image.open(path):
-            return not kind
+            return True
     except (*_DAMAGED, Image.DecompressionBombError):
         return False

@@ -117,7 +117,10 @@ class ImageTree(ABC):
         for split in splits:
             ids = self.ids(split)
             columns = [ids, digests(map(self.image_path, ids))]
-            columns += [["".join(str(int(y)) for y in self.labels(i)) for i in ids]] * labels
+            if labels:  # as text of 0 and 1
+                columns.append(
+                    [(self.labels(i) + ord("0")).astype("u1").tobytes().decode() for i in ids]
+                )
             columns += [digests(map(self.mask_path, ids))] if masks else []
             for row in zip(*columns, strict=True):
                 line = "\t".join((split, *row)) + "\n"
@@ -188,10 +191,11 @@ class ImageTree(ABC):
         """What is wrong with an image, or "", and whether its mask does not tell how it lies."""
         try:
             self.labels(image_id)
-            photograph, path = self.image_path(image_id), self.mask_path(image_id)
+            photograph = self.image_path(image_id)
             header = whole_header(photograph)
             require_range(photograph, header)
             if masks:
+                path = self.mask_path(image_id)
                 check_mask(path, whole_header(path), header)
         except InputError as error:
             return str(error), False

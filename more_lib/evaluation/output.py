@@ -5,7 +5,6 @@ Masks become a data set's truth by where they lie, and a prediction that is its 
 """
 
 import os
-import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from more_lib.data import tree_root
 from more_lib.data.images import image_files
 from more_lib.recipes.schema import DataRecipe
-from more_lib.system.errors import InputError
+from more_lib.system.errors import InputError, printable
 
 TABLES = ("summary.csv", "classes.csv", "skipped.csv")
 KINDS = ("masks", "overlays", "maps")
@@ -106,18 +105,12 @@ class Output:
 
 def bad_name(path: Path, output: Output) -> str:
     """What is wrong with the name of an image's file, or ""."""
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path.name):
+    if printable(path.name) != path.name:
         return "has a name that is no text in UTF-8: rename the file"
     longest = _longest(file.name for file in output.files(path.stem))
     if longest > MOST_BYTES:
         return f"has a name too long for its mask or maps ({longest} bytes): rename the file"
     return ""
-
-
-def printable(path: object) -> str:
-    """A path as text that can be printed and saved: bytes that are no UTF-8 as ``\\xff``."""
-    text = os.fsencode(str(path)).decode("utf-8", "backslashreplace")
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def _signs_of_data(folder: Path, but: str = "") -> str:

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from more_lib.data.contents import digests
-from more_lib.evaluation.output import Output, printable
+from more_lib.evaluation.output import Output
 from more_lib.evaluation.protocols import Protocol
 from more_lib.evaluation.scoring import SCORING_VERSION
 from more_lib.recipes.loading import fingerprint, training_fingerprint
 from more_lib.recipes.schema import Recipe
-from more_lib.system.errors import InputError
+from more_lib.system.errors import InputError, printable
 from more_lib.system.files import atomic_file, readable_disk_errors, sha256
 
 NAME = ".predictions.jsonl"

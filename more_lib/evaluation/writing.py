@@ -29,7 +29,7 @@ from more_lib.data.images import (
     unreadable,
 )
 from more_lib.data.table import read_labels
-from more_lib.evaluation.output import TABLES, Output, bad_name, printable
+from more_lib.evaluation.output import TABLES, Output, bad_name
 from more_lib.evaluation.overlays import plot_prediction
 from more_lib.evaluation.predict import (
     Prediction,
@@ -52,7 +52,7 @@ from more_lib.method.model import MoRe
 from more_lib.recipes.classes import mask_ids
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import best_device
-from more_lib.system.errors import InputError
+from more_lib.system.errors import InputError, printable
 from more_lib.system.files import atomic_file, sha256
 
 

@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 
 # Of the place that was named, never of the code, wherever a path is first looked at.
@@ -17,6 +18,15 @@ class InputError(ValueError):
     The message is one line: it names the file or field, says what is wrong and what to do.
     The command line prints it and exits with status 2.
     """
+
+
+def printable(path: object) -> str:
+    """A path as text that can be printed and saved: what is no UTF-8 or no letter as ``\\xff``.
+
+    A name that this changes cannot stand in lists and tables.
+    """
+    text = os.fsencode(str(path)).decode("utf-8", "backslashreplace")
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def clear_errors(command: Callable) -> Callable:

@@ -136,6 +136,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool | None, tensorboard: bool)
         run = start(accelerator, model, recipe, log)
         if checkpoint:
             run.restore(checkpoint)
+        if _energy_method(recipe, accelerator.device) == "lattice":
+            say("dense energy: by a lattice, as exact sums of so many pixels take a CPU long")
         busy = cpu_seconds()
         fit(run, dataset, recipe, folder, origin)
     busy = round(cpu_seconds() - busy, 1)  # of this process alone, and since it was resumed
@@ -262,9 +264,14 @@ def _checkpoint(folder: Path, origin: dict, asked: bool) -> dict | None:
     return checkpoint
 
 
+def _energy_method(recipe: Recipe, device: torch.device) -> str | None:
+    """How the dense energy is summed; None where it does not count."""
+    side = int(recipe.data.crop_size * recipe.energy.scale)
+    return DenseEnergyLoss.method(side, side, device) if recipe.loss.dense_energy else None
+
+
 def _record(recipe: Recipe, run: RunState, sources: dict) -> dict:
     device, settings = run.accelerator.device, recipe.optimizer
-    side = int(recipe.data.crop_size * recipe.energy.scale)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
     batches = settings.iterations * settings.accumulate * run.accelerator.num_processes
     return {
@@ -273,7 +280,7 @@ def _record(recipe: Recipe, run: RunState, sources: dict) -> dict:
         **sources,
         "seed": recipe.seed,
         "iterations": settings.iterations,
-        "dense_energy": DenseEnergyLoss.method(side, side, device),
+        "dense_energy": _energy_method(recipe, device),
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
         "seconds": round(run.seconds, 1),

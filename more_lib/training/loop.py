@@ -24,7 +24,6 @@ from more_lib.data.voc import VocImages
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
 from more_lib.recipes.schema import OptimizerRecipe, Recipe
-from more_lib.system.devices import say
 from more_lib.system.errors import InputError
 from more_lib.system.weights import save_weights
 from more_lib.training.batches import batches
@@ -66,9 +65,6 @@ def fit(run: RunState, dataset: VocImages, recipe: Recipe, folder: Path, origin:
     settings, accelerator = recipe.optimizer, run.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
     objective = Objective(recipe).to(accelerator.device)
-    side = int(recipe.data.crop_size * recipe.energy.scale)
-    if objective.energy.method(side, side, accelerator.device) == "lattice":
-        say(f"dense energy of {side}×{side} pixels: by a lattice, as exact sums take a CPU long")
     loader = iter(batches(dataset, recipe, rank, processes, run.iteration * settings.accumulate))
     started = time.perf_counter() - run.seconds
     while run.iteration < settings.iterations:

@@ -58,8 +58,7 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = MoRe.from_recipe(recipe, pretrained=False).train().to(device)
-    plain = build_backbone(recipe.backbone.name).eval().to(device)
-    plain.set_input_size(img_size=recipe.data.crop_size)
+    plain = _plain_vit(recipe).to(device)
     optimizer = AdamW(model.parameter_groups(recipe.optimizer.lr, 10.0))
     size, side, C = recipe.optimizer.batch_size, recipe.data.crop_size, len(recipe.data.classes)
     images = torch.randn(size, 3, side, side).clamp(-1.8, 2.1).to(device)
@@ -88,11 +87,15 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     )
 
 
+def _plain_vit(recipe: Recipe) -> nn.Module:
+    plain = build_backbone(recipe.backbone.name).eval()
+    plain.set_input_size(img_size=recipe.data.crop_size)
+    return plain
+
+
 def plain_forward(recipe: Recipe, repeats: int = 5) -> float:
     """CPU seconds, the median, that a CPU takes for the plain ViT on a batch of random images."""
-    plain = build_backbone(recipe.backbone.name).eval()
-    side = recipe.data.crop_size
-    plain.set_input_size(img_size=side)
+    plain, side = _plain_vit(recipe), recipe.data.crop_size
     images, times = torch.randn(recipe.optimizer.batch_size, 3, side, side), []
     with torch.no_grad():
         plain(images)

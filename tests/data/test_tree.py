@@ -119,7 +119,7 @@ def test_masks_lie_on_what_is_seen(turned, orientation, size, stored, capsys):
     told = "1 of 1 photographs of all are turned" in capsys.readouterr().out
     assert told == (not sure)
     tree.stored = not tree.stored
-    assert np.array_equal(tree.mask("a"), seen) == (sure and not tree.stored) or sure
+    assert np.array_equal(tree.mask("a"), seen) == sure  # the word of who knows better
 
 
 def test_the_way_out_of_doubt_is_named(turned, capsys):
