@@ -20,6 +20,9 @@ from more_lib.system.errors import InputError
 SCRIPTS = Path(__file__).resolve().parents[2] / "data_scripts"
 
 WIDTH, HEIGHT = 40, 30
+# How a camera stores what EXIF then notes as orientation 2, 3, ...: written out, not looked up.
+LAID_DOWN = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_90 TRANSVERSE ROTATE_270"
+LAID_DOWN = {n: Image.Transpose[name] for n, name in enumerate(LAID_DOWN.split(), 2)}
 ROWS = {"one.jpg": "red fox;cat", "two.PNG": "cat", "three.webp": "owl", "four.jpeg": ""}
 
 

@@ -10,7 +10,6 @@ from more_lib.data.folder import FolderTree
 from more_lib.data.images import (
     IMAGE_ENDINGS,
     PALETTE,
-    TURNS,
     find_images,
     image_header,
     left_out,
@@ -20,7 +19,7 @@ from more_lib.data.images import (
     unreadable,
 )
 from more_lib.recipes.classes import VOC_CLASSES
-from tests.data.helpers import HEIGHT, WIDTH, noise, refused
+from tests.data.helpers import HEIGHT, LAID_DOWN, WIDTH, noise, refused
 
 
 def test_class_ids_and_colours_are_vocs_own():
@@ -146,7 +145,7 @@ def test_the_transparent_value_of_sixteen_bits_is_white(tmp_path):
 def test_pictures_are_upright_and_their_headers_know_it(tmp_path, ending, orientation):
     seen = Image.new("RGB", (48, 32), "white")  # dark where it is left and up
     seen.paste("black", (0, 0, 16, 16))
-    back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS.get(orientation))
+    back = LAID_DOWN.get(orientation)
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{ending}"

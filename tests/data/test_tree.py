@@ -9,11 +9,11 @@ from PIL import Image
 
 from more_lib.data import validation_fingerprint
 from more_lib.data.folder import FolderTree, recipe_for_folder
-from more_lib.data.images import TURNS, mask_image
+from more_lib.data.images import mask_image
 from more_lib.data.tree import read_lines
 from more_lib.data.voc import VocTree
 from more_lib.recipes.profiles import PROFILES
-from tests.data.helpers import annotation, noise, refused
+from tests.data.helpers import LAID_DOWN, annotation, noise, refused
 
 IDS = ("one", "two")
 
@@ -93,7 +93,7 @@ def turned(tmp_path):
     def make(orientation, size, stored):
         seen = np.zeros(size[::-1], np.uint8)
         seen[2:9, 3:20] = 1
-        back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS[orientation])
+        back = LAID_DOWN[orientation]
         exif = Image.Exif()
         exif[0x0112] = orientation
         for folder in ("images", "masks"):

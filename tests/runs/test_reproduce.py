@@ -65,6 +65,7 @@ def executed(monkeypatch) -> SimpleNamespace:
         notes.names.append(Path(source).stem)
         notes.parameters.append(parameters)
         notes.seen.append(statuses(Path(target).parent))
+        assert Path(target).name != Path(source).name  # it has its name once it is whole
         shutil.copy(source, target)
         record_metrics(parameters.get("out_dir", ""), "counts", {"calls": len(notes.names)})
         record_costs(parameters.get("out_dir", ""), "time", {"seconds": 0.5})

@@ -7,12 +7,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import platformdirs
 import pytest
 
 from more_lib.system.errors import InputError
-from more_lib.system.files import absolute, atomic_file, atomic_folder, data_folder, sha256
+from more_lib.system.files import (
+    absolute,
+    atomic_file,
+    atomic_folder,
+    data_folder,
+    remove_folder,
+    sha256,
+)
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -232,3 +240,15 @@ def test_sha256_is_the_standard_one(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(tmp_path / "abc") == sha256(str(tmp_path / "abc")) == expected
+
+
+def test_a_folder_is_removed_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "state").touch()
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(shutil, "rmtree", Mock(side_effect=KeyboardInterrupt))
+        remove_folder(folder)
+    assert not folder.exists()
+    remove_folder(folder)  # which may be gone, with what was left of it
+    assert list(tmp_path.iterdir()) == []
