@@ -18,10 +18,11 @@ def main(
     seed: Annotated[int, Option(help="The same seed gives the same bytes.", min=0)] = 0,
     train: Annotated[int, Option(help="Training images.", min=1)] = 4000,
     val: Annotated[int, Option(help="Validation images.", min=1)] = 400,
+    dev: Annotated[int, Option(help="Images to choose values of recipes on.", min=1)] = 400,
     size: Annotated[int, Option(help="Side of the images in pixels.", min=96, max=4096)] = 96,
 ) -> None:
     """Make EmojiVOC (a VOC 2012 tree) unless it is already there."""
-    tree = emoji.prepare(folder, seed=seed, train=train, val=val, size=size)
+    tree = emoji.prepare(folder, seed=seed, train=train, val=val, dev=dev, size=size)
     sheet = tree.parent / f"{tree.name}-contact-sheet.png"
     print(f"data set: {tree}\ncontact sheet: {emoji.contact_sheet(tree, sheet)}")
 

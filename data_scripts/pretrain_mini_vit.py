@@ -141,7 +141,9 @@ def measure(model: ReadOut, images: Tensor, labels: Tensor, tree: VocTree | None
 
 def stage_tree(stage: Stage) -> VocTree:
     """The images of a stage; further compositions show training glyphs and backgrounds only."""
-    further = dict(folder=data_folder() / "EmojiVOC-pretraining", seed=1, train=20_000, val=1)
+    further = dict(
+        folder=data_folder() / "EmojiVOC-pretraining", seed=1, train=20_000, val=1, dev=1
+    )
     tree = emoji.prepare(**({} if stage.images == "EmojiVOC" else further))
     return VocTree(tree, emoji.EMOJI_CLASSES)
 

@@ -57,7 +57,7 @@ def test_the_best_patches_decide_the_patch_logit(pretraining):
 
 
 def test_pretraining_ships_weights_with_a_record_of_them(pretraining, tmp_path, monkeypatch):
-    tree = emoji.prepare(tmp_path / "tree", train=4, val=12)
+    tree = emoji.prepare(tmp_path / "tree", train=4, val=12, dev=1)
     monkeypatch.setattr(pretraining.emoji, "prepare", lambda *folder, **sizes: tree)
     out = tmp_path / "mini.safetensors"
     pretraining.main(backbone="mini_w48", shorter=2000, batch_size=2, seed=0, out=out)

@@ -45,7 +45,7 @@ app(sys.argv[1:])
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Six pictures to train on and two to judge by, in VOC's layout and with VOC's ids."""
-    return emoji.prepare(tmp_path_factory.mktemp("pictures") / "tree", train=6, val=2)
+    return emoji.prepare(tmp_path_factory.mktemp("pictures") / "tree", train=6, val=2, dev=1)
 
 
 def voc_shaped(pictures, folder):

@@ -20,7 +20,7 @@ SHAPES = "voc_state_dict_shapes.json"
 
 def small_recipe(folder: Path, *overrides: str, train: int = 8) -> Recipe:
     """Batches of two of an EmojiVOC tree in ``folder``, on a random backbone; no dense energy."""
-    tree = emoji.prepare(folder / "tree", train=train, val=4)
+    tree = emoji.prepare(folder / "tree", train=train, val=4, dev=1)
     weights = folder / "backbone.safetensors"
     torch.manual_seed(0)
     save_weights(mini_vit(), weights)

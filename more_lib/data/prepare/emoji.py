@@ -28,9 +28,10 @@ from more_lib.system.progress import progress_bar
 
 _ARTWORK = yaml.safe_load((resources.files(__package__) / "emoji_artwork.yaml").read_text("utf-8"))
 GLYPHS: dict[str, str] = _ARTWORK["glyphs"]
-HELD_OUT: dict[str, str] = _ARTWORK["held_out"]
+HELD_OUT: dict[str, dict[str, str]] = _ARTWORK["held_out"]  # by split
 BACKGROUNDS: dict[str, list[str]] = _ARTWORK["backgrounds"]
-FORMAT = 1  # raise it when the bytes that a seed gives change
+DEV_BACKGROUNDS: dict[str, list[str]] = _ARTWORK["dev_backgrounds"]
+FORMAT = 2  # raise it when the bytes that a seed gives change; 1 had no split dev
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,19 @@ def prepare(
     seed: int = 0,
     train: int = 4000,
     val: int = 400,
+    dev: int = 400,
     size: int = 96,
 ) -> Path:
     """Make the EmojiVOC tree unless it is there, and return its folder.
 
-    ``train`` and ``val`` count images of ``size`` x ``size`` pixels. The tree is written under a
-    temporary name and renamed when it is whole. Raises ``InputError`` when the disk is full, the
-    folder cannot be written, or it holds something else already.
+    ``train``, ``val`` and ``dev`` count images of ``size`` x ``size`` pixels: to learn from, to
+    report on, and to choose a recipe's values on. The tree is written under a temporary name and
+    renamed when it is whole. Raises ``InputError`` when the disk is full, the folder cannot be
+    written, or it holds something else already.
     """
     folder = Path(folder) if folder else tree_folder(seed)
-    wanted = {"format": FORMAT, "seed": seed, "size": size, "images": {"train": train, "val": val}}
+    images = {"train": train, "val": val, "dev": dev}
+    wanted = {"format": FORMAT, "seed": seed, "size": size, "images": images}
 
     def is_there() -> bool:
         return is_made(folder / "manifest.json", wanted, "EmojiVOC tree")
@@ -117,8 +121,8 @@ def mask_of(objects: Iterable[Pasted], size: int) -> np.ndarray:
 
 
 def split_glyphs(split: str) -> dict[str, list[Glyph]]:
-    """The artwork of one split by class: other glyphs for train and val where there are enough."""
-    codes = GLYPHS | HELD_OUT if split == "val" else GLYPHS
+    """The artwork of one split by class: other glyphs for each where there are enough."""
+    codes = GLYPHS | HELD_OUT.get(split, {})
     return {
         name: [glyph for code in codes[name].split() for glyph in _artwork(name, code)]
         for name in EMOJI_CLASSES
@@ -226,11 +230,13 @@ def _scaled(picture: Image.Image, factors: np.ndarray) -> Image.Image:
 
 
 def _background(rng: np.random.Generator, split: str, size: int) -> Image.Image:
-    """A crop of a photograph: its left three quarters for training, the rest for validation."""
-    photographs = _photographs()
+    """A crop of a photograph: for train of its left three quarters, for val of the rest; for dev of
+    photographs that neither sees."""
+    photographs = _photographs("dev" if split == "dev" else "train and val")
     source = photographs[rng.integers(len(photographs))]
     width, height = source.size
-    left, right = (0, width * 3 // 4) if split == "train" else (width * 3 // 4, width)
+    parts = {"train": (0, width * 3 // 4), "val": (width * 3 // 4, width), "dev": (0, width)}
+    left, right = parts[split]
     side = int(rng.uniform(0.4, 1.0) * min(right - left, height))
     x, y = rng.integers(left, right - side + 1), rng.integers(height - side + 1)
     crop = source.crop((int(x), int(y), int(x) + side, int(y) + side))
@@ -239,10 +245,11 @@ def _background(rng: np.random.Generator, split: str, size: int) -> Image.Image:
 
 
 @cache
-def _photographs() -> tuple[Image.Image, ...]:
+def _photographs(splits: str) -> tuple[Image.Image, ...]:
+    backgrounds = DEV_BACKGROUNDS if splits == "dev" else BACKGROUNDS
     return tuple(
         Image.open(resources.files(package) / name).convert("RGB")
-        for package, names in BACKGROUNDS.items()
+        for package, names in backgrounds.items()
         for name in names
     )
 

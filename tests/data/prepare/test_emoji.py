@@ -23,7 +23,7 @@ from more_lib.system import locks
 from more_lib.system.errors import InputError
 from tests.data.helpers import contents, refused
 
-COUNTS = {"train": 12, "val": 6}
+COUNTS = {"train": 12, "val": 6, "dev": 6}
 SIZE = 96
 VOC_IDS = {name: VOC_CLASSES.index(name) + 1 for name in emoji.EMOJI_CLASSES}
 
@@ -59,8 +59,8 @@ def test_the_same_seed_gives_the_same_bytes_and_no_image_repeats(trees):
     assert len(images) == sum(COUNTS.values())  # within a seed and across
     assert len({files[name] for files in (first, other) for name in images}) == 2 * len(images)
     tree = VocTree(trees["first"])  # the splits draw on their own
-    numbers = [[len(annotated(tree.root, name)) for name in tree.ids(split)] for split in COUNTS]
-    assert numbers[0][: COUNTS["val"]] != numbers[1]
+    train, *others = ([len(annotated(tree.root, i)) for i in tree.ids(split)] for split in COUNTS)
+    assert others[0] != others[1] and train[:6] not in others
 
 
 def test_the_manifest_vouches_for_every_file(trees):
@@ -158,28 +158,29 @@ def test_mask_by_hand():
     assert emoji.mask_of([], 6).tolist() == [[0] * 6] * 6
 
 
-def test_train_and_val_show_different_glyphs_where_a_class_has_enough():
+def test_the_splits_show_different_glyphs_where_a_class_has_enough():
     assert len(set(emoji.EMOJI_CLASSES)) == len(emoji.EMOJI_CLASSES) >= 10
     assert emoji.GLYPHS.keys() == set(emoji.EMOJI_CLASSES) <= set(VOC_CLASSES)
-    train, val = (emoji.split_glyphs(split) for split in COUNTS)
+    splits = [emoji.split_glyphs(split) for split in COUNTS]
     split_up = set()
     for name in emoji.EMOJI_CLASSES:
-        codes = [{glyph.code for glyph in glyphs[name]} for glyphs in (train, val)]
-        assert all(codes) and {glyph.name for glyph in train[name] + val[name]} == {name}
-        if len(codes[0] | codes[1]) >= 12:
-            assert not codes[0] & codes[1], name
+        codes = [{glyph.code for glyph in glyphs[name]} for glyphs in splits]
+        assert all(codes) and {glyph.name for glyphs in splits for glyph in glyphs[name]} == {name}
+        if len(set.union(*codes)) >= 12:
+            assert len(set.union(*codes)) == sum(map(len, codes)), name
             split_up.add(name)
         else:
-            assert codes[0] == codes[1], name
+            assert codes[0] == codes[1] == codes[2], name
     assert split_up == {"bird", "person"}
 
 
 def test_no_glyph_stands_for_two_classes_and_all_have_ink():
-    train, val = (emoji.split_glyphs(split) for split in COUNTS)
+    splits = [emoji.split_glyphs(split) for split in COUNTS]
     owners, pictures = {}, set()
     for name in emoji.EMOJI_CLASSES:
         styles = set()
-        for glyph in {(g.style, g.code): g for g in train[name] + val[name]}.values():
+        every = [glyph for glyphs in splits for glyph in glyphs[name]]
+        for glyph in {(g.style, g.code): g for g in every}.values():
             assert owners.setdefault(glyph.code, name) == name
             alpha = np.asarray(glyph.picture.getchannel("A"))
             assert min(alpha.shape) >= 20 and (alpha > 200).mean() > 0.15, glyph.code
@@ -190,11 +191,12 @@ def test_no_glyph_stands_for_two_classes_and_all_have_ink():
         assert styles == {"twemoji", "openmoji"}
 
 
-def test_backgrounds_of_the_splits_come_from_different_parts_of_the_photographs(monkeypatch):
+def test_no_two_splits_share_a_part_of_a_photograph(monkeypatch):
     red_then_blue = Image.new("RGB", (400, 120), (200, 0, 0))
     red_then_blue.paste((0, 0, 200), (300, 0, 400, 120))
-    monkeypatch.setattr(emoji, "_photographs", lambda: (red_then_blue,))
-    for split, channel, absent in (("train", 0, 2), ("val", 2, 0)):
+    shown = {"dev": (Image.new("RGB", (400, 120), (0, 200, 0)),)}
+    monkeypatch.setattr(emoji, "_photographs", lambda split: shown.get(split, (red_then_blue,)))
+    for split, channel, absent in (("train", 0, 2), ("val", 2, 0), ("dev", 1, 0)):
         for canvas, objects in composed(split, 10):
             background = np.asarray(canvas)[emoji.mask_of(objects, SIZE) == 0]
             # A rim fainter than the mask shows may tint a pixel a little.
@@ -204,7 +206,10 @@ def test_backgrounds_of_the_splits_come_from_different_parts_of_the_photographs(
 
 def test_the_tree_names_its_sources_and_licences(trees):
     text = (trees["first"] / "ATTRIBUTION.txt").read_text()
-    backgrounds = [Path(name).stem for names in emoji.BACKGROUNDS.values() for name in names]
+    shown = (emoji.BACKGROUNDS, emoji.DEV_BACKGROUNDS)
+    names = [name for each in shown for several in each.values() for name in several]
+    assert len(set(names)) == len(names)
+    backgrounds = [Path(name).stem for name in names]
     licences = [f"https://creativecommons.org/licenses/{kind}/4.0/" for kind in ("by", "by-sa")]
     owners = ["Twemoji", "CC BY 4.0", "OpenMoji", "CC BY-SA 4.0", "scikit-image", "scikit-learn"]
     assert [words for words in (*owners, *licences, *backgrounds) if words not in text] == []
@@ -212,11 +217,11 @@ def test_the_tree_names_its_sources_and_licences(trees):
 
 def test_by_default_it_lies_in_the_data_folder_with_its_seed_and_is_reused(monkeypatch, tmp_path):
     monkeypatch.setenv("MORE_DATA", str(tmp_path))
-    folder = emoji.prepare(seed=7, train=1, val=1)
+    folder = emoji.prepare(seed=7, train=1, val=1, dev=1)
     assert folder == emoji.tree_folder(7) and folder.parent == tmp_path and "7" in folder.name
     assert (folder / "manifest.json").is_file()
     (folder / "marker").touch()
-    assert emoji.prepare(str(folder), seed=7, train=1, val=1) == folder
+    assert emoji.prepare(str(folder), seed=7, train=1, val=1, dev=1) == folder
     assert (folder / "marker").exists()
 
 
@@ -230,7 +235,7 @@ def test_two_who_need_the_tree_make_it_once(tmp_path, monkeypatch):
         write(root, wanted)
 
     monkeypatch.setattr(emoji, "_write_tree", slowly)
-    make = partial(emoji.prepare, tmp_path / "tree", train=1, val=1)
+    make = partial(emoji.prepare, tmp_path / "tree", train=1, val=1, dev=1)
     with ThreadPoolExecutor() as pool:
         assert {made.result() for made in [pool.submit(make) for _ in range(3)]} == {
             tmp_path / "tree"
@@ -238,7 +243,7 @@ def test_two_who_need_the_tree_make_it_once(tmp_path, monkeypatch):
     assert len(written) == 1 and [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
-@pytest.mark.parametrize("option", ["seed", "train", "val", "size"])
+@pytest.mark.parametrize("option", ["seed", "train", "val", "dev", "size"])
 def test_a_tree_made_otherwise_is_refused(trees, option):
     with refused(str(trees["first"]), f"prepared with .*{option}.* remove it"):
         emoji.prepare(trees["first"], **{"seed": 3, **COUNTS, option: 97})
