@@ -66,7 +66,7 @@ def confident_relation_loss(
         scores = tokens @ patches.mT / temperature  # (B, C, N)
         total = scores.logsumexp(2, keepdim=True)
         if variant == "release":
-            total = torch.logaddexp(total, total.new_tensor(RELEASED_EPSILON).log())
+            total = torch.logaddexp(total, total.new_full((), RELEASED_EPSILON).log())
         numbers = torch.arange(1, labels.shape[1] + 1, device=mask.device)[:, None]
         pairs = (mask.flatten(1)[:, None] == numbers) & (labels[:, :, None] > 0)
         pairs = pairs.to(scores.dtype)  # (B, C, N): class, and patch that surely shows it

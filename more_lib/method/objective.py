@@ -56,6 +56,8 @@ class Objective(nn.Module):
         self.energy = DenseEnergyLoss(
             energy.weight * LATTICE_CALIBRATION, energy.sigma_rgb, energy.sigma_xy, energy.scale
         )
+        # On the device once: numbers that are copied there every time make the host wait.
+        self.register_buffer("normal", torch.tensor([IMAGENET_MEAN, IMAGENET_STD])[..., None, None])
 
     def active(self, iteration: int) -> set[str]:
         """Names of the mined terms that count at ``iteration`` (from 0).
@@ -74,7 +76,6 @@ class Objective(nn.Module):
         output: MoReOutput,
         iteration: int,
         box: Tensor | None = None,
-        pictures: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every term that counts at ``iteration``, by its recipe name, not yet weighted.
 
@@ -82,16 +83,13 @@ class Objective(nn.Module):
         best left on the CPU: there, counting them makes nobody wait. output: ``model(images)``.
         box: (B, 4) int64, the part of each image that is no padding as (left, top, right, bottom);
         the mined terms learn nothing from the rest. All of the image without it.
-        pictures: the images in [0, 1], whose edges the pixel labels follow; where they are not at
-        hand, the normalisation of ``images`` is undone.
         """
         present = labels.to(images.device, non_blocking=True)
         losses, active = image_losses(output, present, self.recipe), self.active(iteration)
         if not active:
             return losses
-        if pictures is None:
-            mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-            pictures = (images * std + mean).clamp(0, 1)
+        mean, std = self.normal
+        pictures = (images * std + mean).clamp(0, 1)  # whose edges the pixel labels follow
         padding = None if box is None else padding_mask(box, images.shape[-2:])
         tokens, features, lir = output.class_tokens, output.features, self.recipe.lir
         straight = (output.cam.detach(), output.aux_cam.detach())

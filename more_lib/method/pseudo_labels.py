@@ -66,10 +66,14 @@ class PixelAdaptiveRefinement(nn.Module):
             raise InputError(f"dilations are {tuple(dilations)}; give positive ones, as (1, 2, 4)")
         if iterations < 0:
             raise InputError(f"iterations is {iterations}; give 0 or more")
-        self.iterations = iterations
+        self.iterations, self.dilations = iterations, tuple(dilations)
         self.reach = max(dilations)
         directions = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
         self.shifts = [(d * y, d * x) for d in dilations for y, x in directions]
+        distance = torch.tensor(self.shifts, dtype=torch.float64).norm(dim=1)
+        nearness = (-(distance / (self.width * distance.std())).square()).softmax(dim=0)
+        # Moved to a device once, with the module: a copy each time would make the host wait.
+        self.register_buffer("nearness", (self.position_weight * nearness).float())
 
     @torch.no_grad()
     def forward(self, images: Tensor, maps: Tensor) -> Tensor:
@@ -81,8 +85,14 @@ class PixelAdaptiveRefinement(nn.Module):
         """
         check_shapes(images=(images, "B 3 H W"), maps=(maps, "B K h w"))
         _check_floats(images=images, maps=maps)
-        weights = self._weights(at_least_float32(images))
+        images = at_least_float32(images)
         maps = resized(at_least_float32(maps), images.shape[-2:])
+        # One neighbour at a time stays in a CPU's cache; a GPU would wait for a thousand kernels.
+        cpu = images.device.type == "cpu"
+        return self._one_by_one(images, maps) if cpu else self._by_dilation(images, maps)
+
+    def _one_by_one(self, images: Tensor, maps: Tensor) -> Tensor:
+        weights = self._weights(images)
         for _ in range(self.iterations):
             refined = torch.zeros_like(maps)
             for neighbour, weight in zip(self._neighbours(maps), weights, strict=True):
@@ -102,12 +112,29 @@ class PixelAdaptiveRefinement(nn.Module):
         for n, neighbour in enumerate(neighbours):
             likeness[:, n] = (neighbour - images).mul_(scale).square_().mean(dim=1).neg_()
         weights = likeness.softmax(dim=1).split(1, dim=1)
-        # Nearness is added as numbers: copying a tensor to the device would make the host wait.
-        distance = torch.tensor(self.shifts, dtype=torch.float64).norm(dim=1)
-        nearness = (-(distance / (self.width * distance.std())).square()).softmax(dim=0)
-        for weight, near in zip(weights, nearness.tolist(), strict=True):
-            weight += self.position_weight * near
+        for weight, near in zip(weights, self.nearness.tolist(), strict=True):
+            weight += near
         return weights
+
+    def _by_dilation(self, images: Tensor, maps: Tensor) -> Tensor:
+        """The same in few kernels: all weights at once, and the sums by dilation."""
+        near = [each.flatten(0, 1) for each in self._neighbours(images.contiguous())]
+        near = torch.stack(near, dim=1).unflatten(0, images.shape[:2])  # (B, 3, N, H, W)
+        scale = 1 / (self.width * (near.std(dim=2, keepdim=True) + 1e-8))
+        likeness = (near - images[:, :, None]).mul_(scale).square_().mean(dim=1).neg_()
+        weights = likeness.softmax(dim=1) + self.nearness.to(images)[:, None, None]
+        before, after = weights.unflatten(1, (-1, 8)).split(4, dim=2)
+        weights = torch.cat((before, torch.zeros_like(after[:, :, :1]), after), dim=2)
+        weights = weights.unflatten(2, (3, 3))[:, :, None]  # (B, dilations, 1, 3, 3, H, W)
+        for _ in range(self.iterations):
+            padded, total = F.pad(maps, [self.reach] * 4, mode="replicate"), torch.zeros_like(maps)
+            b, k, y, x = padded.stride()
+            for d, weight in zip(self.dilations, weights.unbind(1), strict=True):
+                strides, start = (b, k, d * y, d * x, y, x), (self.reach - d) * (y + x)
+                shape = (*maps.shape[:2], 3, 3, *maps.shape[2:])
+                total += (padded.as_strided(shape, strides, start) * weight).sum((2, 3))
+            maps = total
+        return maps
 
     def _neighbours(self, values: Tensor) -> list[Tensor]:
         """``values`` (B, K, H, W) moved by every shift: views of one padded copy."""

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from more_lib.data.transforms import denormalize
 from more_lib.data.voc import VocImages
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
@@ -49,6 +48,7 @@ def start(accelerator: Accelerator, model: MoRe, recipe: Recipe, log: TrainingLo
         model.parameter_groups(settings.lr, settings.head_lr_factor, settings.token_lr_factor),
         betas=settings.betas,
         weight_decay=settings.weight_decay,
+        fused=accelerator.device.type == "cuda" or None,  # a few kernels for all parameters
     )
     model.train().to(memory_format=torch.channels_last)  # convolutions are faster so
     network, optimizer = accelerator.prepare(model, optimizer)
@@ -108,11 +108,10 @@ def _losses(run: RunState, objective: Objective, batch: dict) -> dict[str, Tenso
     device = run.accelerator.device
     images = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
     box = batch["box"].to(device, non_blocking=True) if "box" in batch else None
-    output = run.network(images)
+    # One context for both: each would cast the weights anew.
     with run.accelerator.autocast():
-        losses = objective(
-            run.model, images, batch["labels"], output, run.iteration, box, denormalize(images)
-        )
+        output = run.network(images)
+        losses = objective(run.model, images, batch["labels"], output, run.iteration, box)
     weights = objective.recipe.loss
     total = sum(getattr(weights, name) * loss for name, loss in losses.items())
     return {**losses, "total": total}

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from more_lib.method.localization import resized
 from more_lib.method.pseudo_labels import (
     PixelAdaptiveRefinement,
     foreground_mask,
@@ -115,10 +116,15 @@ def test_golden_masks_and_refinement():
 )
 def test_par_equals_its_transcription(seed, settings, size, classes, grid):
     images, maps = pictures(seed, 3, size), random_maps(seed, (3, classes, *grid))
-    refined = PixelAdaptiveRefinement(*settings)(images, maps)
+    par = PixelAdaptiveRefinement(*settings)
+    refined = par(images, maps)
     assert refined.shape == (3, classes, *size) and refined.dtype == torch.float32
     expected = transcriptions.pixel_adaptive_refinement(images, maps, *settings)
     torch.testing.assert_close(refined, expected, rtol=1e-4, atol=1e-5)
+    as_on_a_gpu = par._by_dilation(
+        images.to(memory_format=torch.channels_last), resized(maps, images.shape[-2:])
+    )
+    torch.testing.assert_close(as_on_a_gpu, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("row", "column"), [(3, 2), (0, 5)])
@@ -310,7 +316,7 @@ def test_refinement_on_a_gpu_equals_the_cpu():
     images, maps = decoder_case()
     par = PixelAdaptiveRefinement()
     expected = refine_cam(par, images, maps, LABELS, 0.7, 0.25)
-    images, maps, labels = images.cuda(), maps.cuda(), LABELS.cuda()
+    images, maps, labels, par = images.cuda(), maps.cuda(), LABELS.cuda(), par.cuda()
     with nothing_waits_for_the_gpu():
         masks = [refine_cam(par, images, maps, given, 0.7, 0.25) for given in (labels, LABELS)]
     for mask in masks:
