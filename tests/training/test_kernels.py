@@ -15,7 +15,7 @@ from more_lib.training.loop import start
 from tests.training.kernels import Calls, calls_of_a_step
 
 # As counted: 1,786 in float32; bf16 adds casts of what a linear layer takes. A GPU's default AdamW
-# would add 40, a CPU's 1,650; the refinement by single neighbours 830.
+# would add 25, a CPU's 1,490; the refinement by single neighbours 827.
 KERNELS = {"fp32": 1_900, "bf16": 2_300}
 
 
