@@ -36,6 +36,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from more_lib.data import open_tree
 from more_lib.data.folder import recipe_for_folder
+from more_lib.data.prepare import emoji
 from more_lib.method.crf import dense_crf
 from more_lib.method.energy import DenseEnergyLoss
 from more_lib.method.model import MoRe
@@ -244,7 +245,7 @@ def side_by_side(parts: Parts, title: str, recipe: Recipe, seeds: int, names=abl
     parts.keep(f"{title}: all", {"minutes": (time.monotonic() - started) / 60})
 
 
-def fp16(folder: Path, device: str, small: bool) -> dict:
+def fp16(folder: Path, device: str, changes: list[str]) -> dict:
     """Whether 300 iterations of mini in fp16 stay numbers (on a CPU, in bf16)."""
     precision = "fp16" if device == "cuda" else "bf16"
     given = [
@@ -252,13 +253,13 @@ def fp16(folder: Path, device: str, small: bool) -> dict:
         "optimizer.iterations=300",
         "schedule.final_cam=300",
     ]
-    recipe = load_recipe("mini", given + SMALL * small)
+    recipe = load_recipe("mini", given + changes)
     log = train(recipe, folder / "fp16").log()
     finite = all(math.isfinite(value) for line in log for value in line.values())
     return {"precision": precision, "finite": finite, "first": log[0], "last": log[-1]}
 
 
-def processes(folder: Path) -> dict:
+def processes(folder: Path, changes: list[str]) -> dict:
     """Two processes of gloo on CPUs with two images each, and one here with the four: their logs.
 
     In float32, and nothing is drawn; a threshold may still fall otherwise for a few patches.
@@ -267,7 +268,7 @@ def processes(folder: Path) -> dict:
         optimizer.batch_size=2 optimizer.precision=fp32 optimizer.warmup_iterations=0
         lir.sampling=all lir.kernel_size=2 lir.phi=0.5"""
     every = [f"schedule.{name}=0" for name in ("segmentation", "dense_energy")]
-    recipe = load_recipe("mini", settings.split() + every)
+    recipe = load_recipe("mini", changes + settings.split() + every)
     (folder / "two.yaml").write_text(yaml.safe_dump(to_dict(recipe)))
     command = (
         f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --standalone -m more_lib"
@@ -284,13 +285,14 @@ def processes(folder: Path) -> dict:
 
 def trainings(parts: Parts, folder: Path, given: argparse.Namespace) -> None:
     """The second call."""
-    small, device = given.small, given.device
+    small, changes = given.small, []
+    if small:  # of few images
+        changes = [*SMALL, f"data.root={emoji.prepare(folder / 'tree', train=16, val=4)}"]
     parts.run("machine", machine)
-    parts.run("fp16: 300 iterations", partial(fp16, folder, device, small))
-    parts.run("processes: two of gloo, one", partial(processes, folder))
+    parts.run("fp16: 300 iterations", partial(fp16, folder, given.device, changes))
+    parts.run("processes: two of gloo, one", partial(processes, folder, changes))
     seeds, names = (1, ("more",)) if small else (3, ablation.MAIN)
-    mini = load_recipe("mini", SMALL if small else [])
-    side_by_side(parts, "mini", mini, seeds, names)
+    side_by_side(parts, "mini", load_recipe("mini", changes), seeds, names)
     found = records.study("conditions") or {"rows": []}
     parts.keep("mini: recorded on CPUs", found)
     if given.photographs:
