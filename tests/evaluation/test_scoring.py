@@ -190,11 +190,14 @@ def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
     # Two batches of val and one of train, each with its mirror image.
     assert [size[0] for size in trained.model.inputs] == [4, 2, 2]
     assert len(list(trained.folder.iterdir())) == 4
-    squares = named(trained.recipe, "cam-log", "decoder-log", "lam-log-native")
-    one, two, known = evaluate_protocols(trained, squares)
-    assert known.to_json() == found[0].to_json()
-    assert [one.results[0].protocol, two.results[0].protocol] == squares[:2]
-    assert trained.model.inputs[3:] == [(4, 3, 96, 96), (2, 3, 96, 96)]  # in a pass of their own
+    mixed = named(trained.recipe, "cam-log", "decoder-val-native", "decoder-log", "lam-log-native")
+    others = evaluate_protocols(trained, mixed)
+    assert [each.results[0].protocol for each in others] == mixed
+    assert others[3].to_json() == found[0].to_json()
+    passes = [
+        (n, 3, side, side) for side in (96, 8) for n in (4, 2)
+    ]  # squares have one of their own
+    assert trained.model.inputs[3:] == passes
     trained.model = None  # it is spared
     again = evaluate_protocols(trained, protocols[::-1])
     assert [each.to_json() for each in again] == [each.to_json() for each in found[::-1]]
