@@ -5,7 +5,7 @@ The same network gives another mIoU for each of them. That is why 72.1, 73.4, 74
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 
 import yaml
@@ -66,14 +66,20 @@ class Protocol:
         if self.size and self.labels == "predicted":
             labels += ", the decoder's where none is"
         what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}, {labels}"
-        return f"{what}, scales {self.views}, {background}, {crf}"
+        summed = self.size and self.flip and self.map == "decoder"
+        views = f"{self.views}, largest of logits + flip's" if summed else self.views
+        return f"{what}, scales {views}, {background}, {crf}"
 
     @property
     def views(self) -> str:
         """Scales and mirror images in short."""
         square = f" of {self.size}×{self.size}" if self.size else ""
-        flip = " + flip" if self.flip else ""
-        return " ".join(f"{scale:g}" for scale in self.scales) + flip + square
+        return " ".join(f"{s:g}" for s in self.scales) + self.flip * " + flip" + square
+
+    @property
+    def place(self) -> str:
+        """The split and the size in which its images are seen."""
+        return self.split + (f" at {self.size}×{self.size}" if self.size else "")
 
     @property
     def key(self) -> dict:
@@ -119,6 +125,17 @@ class NamedProtocol:
 
 _TABLE = yaml.safe_load((resources.files(__package__) / "protocols.yaml").read_text("utf-8"))
 PROTOCOLS = {name: NamedProtocol(**fields) for name, fields in _TABLE.items()}
+PROTOCOLS |= {
+    f"{name}-native": replace(
+        each,
+        published=f"none; {name} in our own way, photographs in their own size",
+        multiscale=each.multiscale or each.map == "lam",
+        scales=(),
+        square=False,
+    )
+    for name, each in PROTOCOLS.items()
+    if each.square
+}
 
 
 def named_protocols(names: Sequence[str], recipe: Recipe, split: str = "") -> dict[str, Protocol]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from more_lib.evaluation.protocols import Protocol
-from more_lib.method.localization import RECTIFIED, RawMaps, lam, min_max, resized
+from more_lib.method.localization import RECTIFIED, lam, min_max, resized
 from more_lib.method.model import MoRe
 from more_lib.system.errors import InputError
 
@@ -31,17 +31,17 @@ SHOWN_PLACES = 5  # of the decoder's grid, at least, where a class has the large
 class SquareViews(NamedTuple):
     """What a network shows of B photographs at a square of ``size`` pixels a side.
 
-    raw: by scale and whether mirrored, the maps "cam", "lam" (B, C, h, w) and "decoder"
-    (B, C + 1, h, w) on the patch grid, those of mirror images flipped back.
+    raw: by scale, the maps "cam" and "lam" (B, C, h, w) and "decoder" (B, C + 1, h, w) on the patch
+    grid, each followed by that of the mirror image, flipped back, where it was asked for.
     """
 
     size: int
-    raw: dict[tuple[float, bool], RawMaps]
+    raw: dict[float, dict[str, list[Tensor]]]
     class_logits: Tensor  # (B, C), of the square as it is
 
     def predicted(self) -> Tensor:
         """(B, C) bool, the classes that an image is taken to show."""
-        decoder = self.raw[1.0, False]["decoder"]
+        decoder = self.raw[1.0]["decoder"][0]
         winner = decoder.argmax(1).flatten(1)[:, None]  # (B, 1, N)
         numbers = torch.arange(1, decoder.shape[1], device=winner.device)[:, None]
         shown = (winner == numbers).sum(2) >= SHOWN_PLACES
@@ -52,33 +52,29 @@ class SquareViews(NamedTuple):
 def square_views(
     model: MoRe, images: Tensor, protocols: Iterable[Protocol], similarity: str
 ) -> SquareViews:
-    """Every view that the protocols ask for, each run once; they share a size.
+    """Every view that the protocols, of one size, ask for, each run once.
 
     images: (B, 3, H, W), normalised. Raises ``InputError`` where a scale leaves less than a patch.
     """
-    wanted, size = {1.0: False}, 0
+    wanted, size, raw = {1.0: False}, 0, {}
     for protocol in protocols:
         size = protocol.size
         wanted |= {s: wanted.get(s, False) or protocol.flip for s in protocol.scales}
-    images, patch, raw = resized(images, (size, size)), model.patch_size, {}
+    images, patch = resized(images, (size, size)), model.patch_size
     for scale, flip in wanted.items():
         side = int(scale * size)
-        if side < patch:
+        whole = side // patch * patch
+        if not whole:
             raise InputError(f"scale {scale:g} of {size} pixels is less than a patch of {patch}")
         views = resized(images, (side, side))
         views = torch.cat([views, views.flip(-1)]) if flip else views
-        output = model(views[..., : side // patch * patch, : side // patch * patch])
+        output = model(views[..., :whole, :whole])
         if scale == 1:
             class_logits = output.class_logits[: len(images)]
-        maps = {
-            "cam": output.cam,
-            "lam": lam(output.features, output.class_tokens, similarity),
-            "decoder": output.seg_logits,
-        }
-        for mirrored in (False, True)[: 1 + flip]:
-            part = slice(mirrored * len(images), (mirrored + 1) * len(images))
-            halves = {kind: each[part].to(images.dtype) for kind, each in maps.items()}
-            raw[scale, mirrored] = {k: m.flip(-1) if mirrored else m for k, m in halves.items()}
+        maps = {"cam": output.cam, "decoder": output.seg_logits}
+        maps["lam"] = lam(output.features, output.class_tokens, similarity)
+        seen = {kind: each.to(images.dtype).split(len(images)) for kind, each in maps.items()}
+        raw[scale] = {k: [first, *(m.flip(-1) for m in rest)] for k, (first, *rest) in seen.items()}
     return SquareViews(size, raw, class_logits)
 
 
@@ -90,22 +86,19 @@ def square_map(
     For the decoder (1 + K, H, W) with the background in front; that and LAM of a single view come
     at the photograph's ``size`` (H, W), the rest at the square's.
     """
-    decoder, single = protocol.map == "decoder", len(protocol.scales) == 1 and not protocol.flip
-    channels = [0, *classes] if decoder else [number - 1 for number in classes]
+    kind, single = protocol.map, len(protocol.scales) == 1 and not protocol.flip
+    channels = [0, *classes] if kind == "decoder" else [number - 1 for number in classes]
     if not channels:
         return views.class_logits.new_zeros(0, *size)
-    at_once = decoder or (single and protocol.map == "lam")
+    at_once = kind == "decoder" or (kind == "lam" and single)
     place = size if at_once else (views.size, views.size)
     scales = [
-        [
-            resized(views.raw[scale, mirrored][protocol.map][index, channels][None], place)
-            for mirrored in (False, True)[: 1 + protocol.flip]
-        ]
-        for scale in protocol.scales
+        [resized(m[[index]][:, channels], place) for m in views.raw[s][kind][: 1 + protocol.flip]]
+        for s in protocol.scales
     ]
-    if decoder:
+    if kind == "decoder":
         summed = [torch.stack(each).sum(0) for each in scales]
         return reduce(torch.maximum, summed)[0].softmax(0)
     total = torch.stack([reduce(torch.maximum, each) for each in scales])
-    total = total.relu() if protocol.map in RECTIFIED else total
+    total = total.relu() if kind in RECTIFIED else total
     return min_max(total.sum(0))[0]

@@ -98,7 +98,7 @@ def score(
     sizes in one batch. Masks that contradict the labels otherwise are a warning, and in each
     result's note.
     """
-    tree, (split, _) = tree or open_tree(recipe.data), _shared(protocols)
+    tree, split = tree or open_tree(recipe.data), _shared_split(protocols)
     check_masks(tree, split)
     shards = Shards()
     mine = shards.of(tree.ids(split))
@@ -220,7 +220,7 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
     """An evaluation for each list of protocols, which share a split; what is missing is scored."""
     recipe, tree, shards = trained.recipe, open_tree(trained.recipe.data), Shards()
     data = {}  # what scores depend on of each split: what a training does, and the masks
-    for split in dict.fromkeys(_shared(protocols)[0] for protocols in wanted):
+    for split in dict.fromkeys(_shared_split(protocols) for protocols in wanted):
         check_masks(tree, split)
         data[split] = tree.fingerprint((split,), masks=True)
 
@@ -267,9 +267,9 @@ def _score_and_keep(
 
 def _by_pass(wanted: Sequence[Sequence[Protocol]]) -> list[list[Sequence[Protocol]]]:
     """The lists of protocols, those of one split and size together."""
-    passes: dict[tuple[str, int], list[Sequence[Protocol]]] = {}
+    passes: dict[str, list[Sequence[Protocol]]] = {}
     for protocols in wanted:
-        passes.setdefault((protocols[0].split, protocols[0].size), []).append(protocols)
+        passes.setdefault(protocols[0].place, []).append(protocols)
     return list(passes.values())
 
 
@@ -290,14 +290,13 @@ def _load(path: Path) -> Evaluation:
         raise InputError(f"{path} is damaged: delete it and evaluate again") from error
 
 
-def _shared(protocols: Sequence[Protocol]) -> tuple[str, int]:
-    """The split and the size of protocols that are scored in one pass."""
+def _shared_split(protocols: Sequence[Protocol]) -> str:
     check_protocols(protocols)
-    shared = {(protocol.split, protocol.size) for protocol in protocols}
-    if len(shared) != 1:
-        these = ", ".join(f"{split} {size or 'native'}" for split, size in sorted(shared)) or "none"
+    places = {protocol.place for protocol in protocols}
+    if len(places) != 1:
+        these = ", ".join(sorted(places)) or "none"
         raise InputError(f"protocols of one pass share split and size, these have: {these}")
-    return shared.pop()
+    return protocols[0].split
 
 
 def _notes(protocol: Protocol, recipe: Recipe, tally: Tally) -> list[str]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,8 @@ from more_lib.system.errors import InputError
 
 _MOST_BYTES = 2**20  # of a recipe's file
 
-_ADDED = (
-    ("data", "crop"),
-    ("data", "padding"),
-    ("backbone", "depth"),
-    ("lir", "fill_up"),
-    ("masks", "picture"),
-    ("optimizer", "accumulate"),
-    ("optimizer", "token_parameters"),
-    ("optimizer", "late_terms"),
-)
+_ADDED = """data.crop data.padding backbone.depth lir.fill_up masks.picture
+optimizer.accumulate optimizer.token_parameters optimizer.late_terms""".split()
 """Fields that came after networks had been stored: at their default, which does what was done until
 then, they leave fingerprints as they were."""
 
@@ -74,7 +66,7 @@ def saved_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     profile = str(content.get("profile", "mini"))
     if profile not in PROFILES:
         raise InputError(f"{file}: profile {profile!r} is none of {', '.join(PROFILES)}")
-    older = [{section: {name: _default(section, name)}} for section, name in _ADDED]
+    older = [_parsed(f"{key}={_default(key)}") for key in _ADDED]
     try:
         recipe = _updated(PROFILES[profile], [*older, content])
     except InputError as error:
@@ -154,15 +146,16 @@ def training_values(recipe: Recipe) -> dict:
         del values["data"][name]
     for name in ("log_every", "checkpoint_every"):
         del values["optimizer"][name]
-    for section, name in _ADDED:
-        if values[section][name] == _default(section, name):
+    for key in _ADDED:
+        section, name = key.split(".")
+        if values[section][name] == _default(key):
             del values[section][name]
     return values
 
 
-def _default(section: str, name: str) -> object:
-    defaults = fields(getattr(PROFILES["mini"], section))
-    return next(field.default for field in defaults if field.name == name)
+def _default(key: str) -> object:
+    section, name = key.split(".")
+    return getattr(PROFILES["mini"], section).__dataclass_fields__[name].default
 
 
 class _Loader(yaml.SafeLoader):

@@ -56,7 +56,7 @@ def test_each_protocol_comes_with_what_it_is_and_the_published_number(recipe, ro
     assert (
         "\ncam-log-native: voc val, CAM, true image labels, scales 1 + flip, threshold 0.5, "
         "no CRF\n"
-        "  published with it: none; cam-log, but photographs in their own size\n"
+        "  published with it: none; cam-log in our own way, photographs in their own size\n"
     ) in text
     both = scoreboard(recipe, names=["cam-log", "cam-log-native"])
     maps = [line for line in both.splitlines() if line.startswith("image labels on")]

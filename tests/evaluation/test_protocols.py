@@ -90,6 +90,13 @@ def test_protocol_on_one_line():
         "voc val, LAM, predicted image labels, the decoder's where none is, scales 1 of 448×448, "
         "background 1 - largest map, CRF released"
     )
+    assert (
+        replace(square, map="decoder", flip=True)
+        .describe()
+        .endswith(
+            "scales 1 + flip of 448×448, largest of logits + flip's, no threshold, CRF released"
+        )
+    )
     names = [Result(protocol, np.eye(3), ("a", "b")).name for protocol in (fused, decoder)]
     assert names == ["LAM × CAM, predicted labels", "decoder"]
 
@@ -119,8 +126,8 @@ def test_protocols_that_make_no_mask(root, changes, message):
 def test_protocols_of_several_splits_and_sizes_and_none(root):
     recipe = recipe_with(root, "data.crop_size=8")
     for names, these in (
-        (("lam-log-native", "lam-train"), "train native, val native"),
-        (("lam-log-native", "lam-log"), "val native, val 8"),
+        (("lam-log-native", "lam-train"), "train, val"),
+        (("lam-log-native", "lam-log"), "val, val at 8×8"),
         ((), "none"),
     ):
         with pytest.raises(InputError, match=f"share split and size, these have: {these}"):

@@ -278,7 +278,7 @@ def test_bad_recipe_file_is_named(tmp_path, content, said):
 def test_what_a_training_kept_is_what_it_was_trained_with(tmp_path):
     """Also before the released values of a field, which the profile has today, were known."""
     values = to_dict(PROFILES["coco"])
-    for section, name in _ADDED:
+    for section, name in (key.split(".") for key in _ADDED):
         del values[section][name]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     kept = saved_recipe(tmp_path, ["seed=3"])
