@@ -94,8 +94,8 @@ def format_named(evaluations: Mapping[str, Evaluation]) -> str:
     table.insert(0, "protocol", list(evaluations))
     lines = [format_table(table)]
     protocols = {name: each.results[0].protocol for name, each in evaluations.items()}
-    image_maps = {protocols[name].split: each.image_map for name, each in evaluations.items()}
-    lines += [f"image labels on {split}: mAP {format_map(m)}" for split, m in image_maps.items()]
+    image_maps = {protocols[name].place: each.image_map for name, each in evaluations.items()}
+    lines += [f"image labels on {place}: mAP {format_map(m)}" for place, m in image_maps.items()]
     for name, protocol in protocols.items():
         published = f"  published with it: {PROTOCOLS[name].published}"
         lines += [f"{name}: {protocol.describe()}", published]

@@ -21,8 +21,9 @@ def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tup
     With ``data.crop`` "resized", as released for VOC: a part of the image resized to the crop,
     flip, colour jitter. With "padded", as released for COCO: jitter, the image resized by a factor
     of ``data.crop_scale`` on its sides, flip, and a crop of it, filled up with black at whatever
-    side it is too small; a second tensor, (4,) int64, is then the box (left, top, right, bottom)
-    that the image fills, right and bottom excluded, in pixels of the crop.
+    side it is too small. With ``data.padding`` "masked" a second tensor, (4,) int64, is the box
+    (left, top, right, bottom) that the image fills, right and bottom excluded, in pixels of the
+    crop; with "picture" nobody is told.
 
     All randomness is torch's global generator, which the training seeds. Values are normalised
     with ``IMAGENET_MEAN`` and ``IMAGENET_STD``, the black included.
@@ -33,7 +34,8 @@ def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tup
         crop = v2.RandomResizedCrop(data.crop_size, scale=data.crop_scale, interpolation=BICUBIC)
         return v2.Compose([crop, flip, jitter, *to_tensor])
     crop = v2.RandomCrop(data.crop_size, pad_if_needed=True, fill=0)
-    return _WithBox(v2.Compose([jitter, RandomRescale(data.crop_scale), flip, crop, *to_tensor]))
+    padded = v2.Compose([jitter, RandomRescale(data.crop_scale), flip, crop, *to_tensor])
+    return _WithBox(padded) if data.padding == "masked" else padded
 
 
 class _WithBox:
@@ -52,7 +54,10 @@ class _WithBox:
 
 
 class RandomRescale(v2.Transform):
-    """Resize by one random factor, uniform between the two of ``scale``, bicubically."""
+    """Resize by one random factor, uniform between the two of ``scale``, bilinearly.
+
+    Sides are cut to whole pixels, as released for COCO.
+    """
 
     def __init__(self, scale: tuple[float, float]) -> None:
         super().__init__()
@@ -60,10 +65,10 @@ class RandomRescale(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, list[int]]:
         factor = float(torch.empty(()).uniform_(*self.scale))
-        return {"size": [max(round(factor * s), 1) for s in v2.query_size(flat_inputs)]}
+        return {"size": [max(int(factor * s), 1) for s in v2.query_size(flat_inputs)]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return v2.functional.resize(inpt, params["size"], interpolation=BICUBIC)
+        return v2.functional.resize(inpt, params["size"])
 
 
 def evaluation_transform(size: int | None) -> v2.Compose:

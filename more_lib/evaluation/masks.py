@@ -7,6 +7,7 @@ score takes the pixel. ``segment`` makes the masks of a split so, which nobody k
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product, tee
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from more_lib.data.transforms import denormalize, evaluation_transform
 from more_lib.data.tree import ImageTree
 from more_lib.evaluation.protocols import Protocol
+from more_lib.evaluation.released import SquareViews, square_map, square_views
 from more_lib.method.crf import Method, choose_method, dense_crf_many, has_lattice, with_background
 from more_lib.method.localization import Group, MultiscaleMaps, fuse, maps_of_views, resized
 from more_lib.method.model import MoRe
@@ -103,6 +105,16 @@ def scores_of(views: ViewMaps, index: int, protocol: Protocol, classes: list[int
     return Scores(classes, values, 0.5 if protocol.threshold is None else protocol.threshold)
 
 
+def square_scores(
+    views: SquareViews, index: int, protocol: Protocol, classes: list[int], size: Sequence[int]
+) -> Scores:
+    """``scores_of`` for a protocol whose images are squares; ``size``: the photograph's (H, W)."""
+    values = square_map(views, index, protocol, classes, size)
+    if protocol.map == "decoder":
+        return Scores(classes, values[1:], values[0])
+    return Scores(classes, values, 0.5 if protocol.threshold is None else protocol.threshold)
+
+
 def whole_patches(images: Tensor, patch: int, least: int = 1) -> Tensor:
     """Images (B, 3, H, W) at the nearest whole number of patches, at least ``least`` a side."""
     return resized(images, [max(int(s / patch + 0.5), least) * patch for s in images.shape[-2:]])
@@ -156,8 +168,9 @@ def segment(
 ) -> Generator[Batch, None, None]:
     """Batches in the order of ``images``, one at a time, each with a mask for every protocol.
 
-    model: on ``device`` and in evaluation mode (``evaluation_mode``). Raises ``InputError`` for
-    unusable files, images of several sizes in one batch, and a CRF that cannot run here.
+    model: on ``device`` and in evaluation mode (``evaluation_mode``). protocols: of one size.
+    Raises ``InputError`` for unusable files, images of several sizes in one batch, and a CRF that
+    cannot run here.
     """
     size, workers, pinned = recipe.evaluation.batch_size, recipe.data.workers, device.type == "cuda"
     loader = DataLoader(images, size, num_workers=workers, collate_fn=_same_size, pin_memory=pinned)
@@ -207,10 +220,17 @@ def _scored(
     model: MoRe, recipe: Recipe, protocols: Sequence[Protocol], items: dict, device: torch.device
 ) -> Batch:
     """One batch through the network: masks, but for those that a CRF has to decide."""
-    images = items["image"].to(device, non_blocking=True)
-    views = whole_patches(images, model.patch_size)
-    maps, logits = protocol_maps(model, views, protocols, recipe.masks.lam_similarity)
-    present = {"none": torch.ones_like(logits), "predicted": logits > 0}
+    images, similarity = items["image"].to(device, non_blocking=True), recipe.masks.lam_similarity
+    size = images.shape[-2:]
+    if protocols[0].size:
+        squares = square_views(model, images, protocols, similarity)
+        logits, predicted = squares.class_logits, squares.predicted()
+        scored = partial(square_scores, squares, size=size)
+    else:
+        views = whole_patches(images, model.patch_size)
+        maps, logits = protocol_maps(model, views, protocols, similarity)
+        scored, predicted = partial(scores_of, maps), logits > 0
+    present = {"none": torch.ones_like(logits), "predicted": predicted}
     present |= {"true": items["labels"]} if "labels" in items else {}
     # The classes 1..C of each image, by whose labels they are.
     classes = {
@@ -221,9 +241,9 @@ def _scored(
     masks = images.new_zeros((len(protocols), *pixels.shape[:3]), dtype=torch.int64)
     batch = Batch(items["id"], logits.cpu(), items.get("labels"), items.get("mask"), masks)
     for (p, protocol), b in product(enumerate(protocols), range(len(images))):
-        scores = scores_of(maps, b, protocol, classes[protocol.labels][b])
+        scores = scored(b, protocol, classes[protocol.labels][b])
         if protocol.crf == "none":
-            masks[p, b] = scores.mask(masks.shape[-2:])
+            masks[p, b] = scores.mask(size)
         else:
             batch.undecided.append(((p, b), pixels[b], scores))
     return batch

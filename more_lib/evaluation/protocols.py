@@ -5,7 +5,7 @@ The same network gives another mIoU for each of them. That is why 72.1, 73.4, 74
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 
 import yaml
@@ -22,6 +22,7 @@ MAP_NAMES = {
 }
 MAPS = tuple(MAP_NAMES)
 MASK_MAPS = ("lam", "cam", "fused", "decoder")  # what masks are made of, the paper's own first
+SQUARE_MAPS = ("lam", "cam", "decoder")  # what the released scripts make of squares
 LABELS = ("true", "predicted")
 CRFS = ("none", "released")
 
@@ -35,6 +36,9 @@ class Protocol:
         is background altogether**; "none" for the decoder, which asks for neither.
     scales, flip: factors of the input's size, and whether each came with its mirror image. At
         scale 1 an image has its own size, rounded to whole patches; maps go back to the mask's.
+    size: 0, or the side of a square to which images are resized whatever their shape. The maps are
+        then made of the views, and the classes predicted, as in the released scripts, to the last
+        pixel (``evaluation.released``).
     threshold: a pixel is background where no map of a class exceeds it. None lets the background
         compete with a score of its own: for a map 1 - the largest one, which alone is much the
         same as a threshold of 0.5; the decoder has a channel for it.
@@ -50,6 +54,7 @@ class Protocol:
     flip: bool = True
     threshold: float | None
     crf: str = "none"
+    size: int = 0
 
     def describe(self) -> str:
         """The whole protocol on one line."""
@@ -58,21 +63,37 @@ class Protocol:
             background = f"threshold {self.threshold:g}"
         crf = "no CRF" if self.crf == "none" else f"CRF {self.crf}"
         labels = f"{self.labels.replace('none', 'no')} image labels"
+        if self.size and self.labels == "predicted":
+            labels += ", the decoder's where none is"
         what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}, {labels}"
-        return f"{what}, scales {self.views}, {background}, {crf}"
+        summed = self.size and self.flip and self.map == "decoder"
+        views = f"{self.views}, largest of logits + flip's" if summed else self.views
+        return f"{what}, scales {views}, {background}, {crf}"
 
     @property
     def views(self) -> str:
         """Scales and mirror images in short."""
-        return " ".join(f"{scale:g}" for scale in self.scales) + (" + flip" if self.flip else "")
+        square = f" of {self.size}×{self.size}" if self.size else ""
+        return " ".join(f"{s:g}" for s in self.scales) + self.flip * " + flip" + square
+
+    @property
+    def place(self) -> str:
+        """The split and the size in which its images are seen."""
+        return self.split + (f" at {self.size}×{self.size}" if self.size else "")
+
+    @property
+    def key(self) -> dict:
+        """What tells it from every other, fit for JSON; a size of 0 is left out, as it once was."""
+        return {k: value for k, value in asdict(self).items() if k != "size" or value}
 
 
 @dataclass(frozen=True)
 class NamedProtocol:
-    """A protocol that a published number belongs to; scales and threshold are the recipe's.
+    """A protocol that a published number belongs to; the threshold is the recipe's.
 
-    published: the number, its data set and where it stands. multiscale: the recipe's scales, each
-    with its mirror image, or the image as it is.
+    published: the number, its data set and where it stands. multiscale: several scales, each with
+    its mirror image, or the image as it is. scales: those, or () for the recipe's. square: images
+    are resized to the recipe's crop size, as in the released scripts to 448, not left in their own.
     """
 
     published: str
@@ -80,6 +101,8 @@ class NamedProtocol:
     labels: str = "true"
     split: str = "val"  # or "train": the paper's pseudo labels
     multiscale: bool = True
+    scales: Sequence[float] = ()
+    square: bool = False
     crf: str = "none"
 
     def of(self, recipe: Recipe, split: str = "") -> Protocol:
@@ -92,15 +115,27 @@ class NamedProtocol:
             split=split or (train_split if self.split == "train" else recipe.data.val_split),
             map=self.map,
             labels=self.labels,
-            scales=recipe.evaluation.scales if self.multiscale else (1.0,),
+            scales=tuple(self.scales or recipe.evaluation.scales) if self.multiscale else (1.0,),
             flip=self.multiscale,
             threshold=None if own_background else recipe.evaluation.threshold,
             crf=self.crf,
+            size=recipe.data.crop_size if self.square else 0,
         )
 
 
 _TABLE = yaml.safe_load((resources.files(__package__) / "protocols.yaml").read_text("utf-8"))
 PROTOCOLS = {name: NamedProtocol(**fields) for name, fields in _TABLE.items()}
+PROTOCOLS |= {
+    f"{name}-native": replace(
+        each,
+        published=f"none; {name} in our own way, photographs in their own size",
+        multiscale=each.multiscale or each.map == "lam",
+        scales=(),
+        square=False,
+    )
+    for name, each in PROTOCOLS.items()
+    if each.square
+}
 
 
 def named_protocols(names: Sequence[str], recipe: Recipe, split: str = "") -> dict[str, Protocol]:
@@ -135,7 +170,7 @@ def check_protocols(protocols: Sequence[Protocol]) -> None:
     """Raise ``InputError`` for a protocol that does not say how to make a mask."""
     for protocol in protocols:
         decoder = protocol.map == "decoder"
-        check_choice("map", [protocol.map], MAPS)
+        check_choice("map", [protocol.map], SQUARE_MAPS if protocol.size else MAPS)
         check_choice("labels", [protocol.labels], ("none",) if decoder else LABELS)
         check_choice("crf", [protocol.crf], CRFS)
         if protocol.threshold is not None and (decoder or protocol.crf != "none"):

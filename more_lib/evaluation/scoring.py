@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
@@ -67,7 +67,7 @@ def evaluate_or_load(trained: Trained) -> Evaluation:
 def evaluate_protocols(trained: Trained, protocols: Sequence[Protocol]) -> list[Evaluation]:
     """One evaluation for each protocol, with a single result, kept like ``evaluate_or_load``'s.
 
-    Protocols of one split share a pass. Raises what ``score`` raises.
+    Protocols of one split and size share a pass. Raises what ``score`` raises.
     """
     return _kept_or_scored(trained, [[protocol] for protocol in protocols])
 
@@ -81,7 +81,7 @@ def score(
     device: Device = None,
     notes: Path | None = None,
 ) -> Evaluation:
-    """Score protocols that share a split, in one pass over its images; no mask stays in memory.
+    """Score protocols of one split and size, in one pass over its images; no mask stays in memory.
 
     Under `accelerate launch` or `torchrun` every process must call this; each takes every n-th
     image and gets the whole result, the same to the last pixel as from one process.
@@ -93,9 +93,10 @@ def score(
         many processes, goes on from there. It must tell apart what counts otherwise. Who keeps the
         result removes them.
 
-    Raises ``InputError`` for protocols that say no mask or not one split, a split without masks,
-    unusable data, a class that image labels name and no mask shows, and images of several sizes in
-    one batch. Masks that contradict the labels otherwise are a warning, and in each result's note.
+    Raises ``InputError`` for protocols that say no mask or not one split and size, a split without
+    masks, unusable data, a class that image labels name and no mask shows, and images of several
+    sizes in one batch. Masks that contradict the labels otherwise are a warning, and in each
+    result's note.
     """
     tree, split = tree or open_tree(recipe.data), _shared_split(protocols)
     check_masks(tree, split)
@@ -224,7 +225,7 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
         data[split] = tree.fingerprint((split,), masks=True)
 
     def place(protocols: Sequence[Protocol]) -> Path:
-        described = [asdict(protocol) for protocol in protocols]
+        described = [protocol.key for protocol in protocols]
         rest = [SCORING_VERSION, recipe.masks.lam_similarity, data[protocols[0].split]]
         return trained.folder / f"evaluation-{fingerprint([described, *rest])}.json"
 
@@ -236,7 +237,7 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
         with exclusive(trained.folder / ".scoring.lock", f"scores {trained.folder.name}", shards):
             _score_and_keep(trained, tree, missing(), place)
     elif shards.is_main:  # who kept it may have been killed before it tidied up
-        for lists in _by_split(wanted):
+        for lists in _by_pass(wanted):
             _forget_notes(place(_together(lists)))
     return [_load(place(protocols)) for protocols in wanted]
 
@@ -247,9 +248,9 @@ def _score_and_keep(
     missing: Sequence[Sequence[Protocol]],
     place: Callable[[Sequence[Protocol]], Path],
 ) -> None:
-    """Score each list of protocols and keep it at its place; those of a split share a pass."""
+    """Score each list of protocols and keep it at its place; those of a split and size together."""
     shards = Shards()
-    for lists in _by_split(missing):
+    for lists in _by_pass(missing):
         together = _together(lists)
         tree.require_readable(together[0].split, masks=True)
         where = {"tree": tree, "device": best_device(), "notes": place(together)}
@@ -264,12 +265,12 @@ def _score_and_keep(
         shards.gather(None)  # nobody may look for the files before they are there
 
 
-def _by_split(wanted: Sequence[Sequence[Protocol]]) -> list[list[Sequence[Protocol]]]:
-    """The lists of protocols, those of one split together."""
-    splits: dict[str, list[Sequence[Protocol]]] = {}
+def _by_pass(wanted: Sequence[Sequence[Protocol]]) -> list[list[Sequence[Protocol]]]:
+    """The lists of protocols, those of one split and size together."""
+    passes: dict[str, list[Sequence[Protocol]]] = {}
     for protocols in wanted:
-        splits.setdefault(protocols[0].split, []).append(protocols)
-    return list(splits.values())
+        passes.setdefault(protocols[0].place, []).append(protocols)
+    return list(passes.values())
 
 
 def _together(lists: Sequence[Sequence[Protocol]]) -> list[Protocol]:
@@ -291,11 +292,11 @@ def _load(path: Path) -> Evaluation:
 
 def _shared_split(protocols: Sequence[Protocol]) -> str:
     check_protocols(protocols)
-    splits = {protocol.split for protocol in protocols}
-    if len(splits) != 1:
-        these = ", ".join(sorted(splits)) or "none"
-        raise InputError(f"protocols of one pass share a split, these have: {these}")
-    return splits.pop()
+    places = {protocol.place for protocol in protocols}
+    if len(places) != 1:
+        these = ", ".join(sorted(places)) or "none"
+        raise InputError(f"protocols of one pass share split and size, these have: {these}")
+    return protocols[0].split
 
 
 def _notes(protocol: Protocol, recipe: Recipe, tally: Tally) -> list[str]:
@@ -306,7 +307,8 @@ def _notes(protocol: Protocol, recipe: Recipe, tally: Tally) -> list[str]:
         notes.append("not trained by this recipe")
     empty = int((tally.logits <= 0).all(1).sum())
     if protocol.labels == "predicted" and empty:
-        notes.append(f"images without a predicted class, all background: {empty}")
+        become = "labelled by the decoder" if protocol.size else "all background"
+        notes.append(f"images without a predicted class, {become}: {empty}")
     if protocol.crf != "none":
         lattice = tally.counted - tally.num_exact
         ways = {"exact sums": tally.num_exact, "pydensecrf2's lattice": lattice}

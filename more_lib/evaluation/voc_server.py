@@ -10,7 +10,6 @@ import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +57,7 @@ def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) ->
         raise InputError(f"{destination} is there already: delete it, or name another")
     ids, shards = tree.ids(protocol.split), Shards()
     network = trained.record["weights_sha256"]
-    key = fingerprint([asdict(protocol), recipe.masks.lam_similarity, tree.classes, network])
+    key = fingerprint([protocol.key, recipe.masks.lam_similarity, tree.classes, network])
     unfinished = destination.with_name(f".{destination.name}.{key}.unfinished")
     files = {id: unfinished / name for id, name in _part_names(tree, ids, protocol).items()}
     missing = [image_id for image_id in shards.of(ids) if not files[image_id].is_file()]

@@ -13,6 +13,8 @@ token: the patch that stands for its window, its "centre" (paper) or its upper l
     ``kernel_size // 2`` patches away (released).
 sampling: "all" patches that are kept (paper), or "some": ``num_tokens`` an image at random, and
     filled up with a few confident foreground patches where fewer are kept (released).
+fill_up: where those are found: anywhere, or with "corner" ``kernel_size // 2`` patches away from
+    the border, and the token is that of the patch as many up and left of each (released).
 """
 
 import torch
@@ -29,7 +31,7 @@ from more_lib.system.shapes import check_shapes
 RELEASED_EPSILON = 1e-4
 
 UNCERTAIN_VARIANTS = {
-    "release": LirRecipe(),
+    "release": LirRecipe(fill_up="corner"),
     "paper": LirRecipe(form="cosine", token="centre", sampling="all"),
 }
 
@@ -106,7 +108,8 @@ def uncertain_relation_loss(
     variant = UNCERTAIN_VARIANTS[variant] if isinstance(variant, str) else variant
     chosen = uncertain_patches(mask, kernel_size, phi, variant.token)
     if variant.sampling == "some":
-        chosen = sample_patches(chosen, mask, num_tokens, generator)
+        border = kernel_size // 2 if variant.fill_up == "corner" else 0
+        chosen = sample_patches(chosen, mask, num_tokens, generator, border)
     with no_autocast(tokens):
         weight = chosen.flatten(1)[:, None].to(patches.dtype)  # (B, 1, N)
         present = labels[:, :, None].to(patches.dtype)  # (B, C, 1)
@@ -146,36 +149,47 @@ def uncertain_patches(mask: Tensor, kernel_size: int, phi: float, token: str = "
     # Whole numbers add up exactly, so a mean that equals phi is not kept, as the equation says.
     sums = F.avg_pool2d(padded[:, None], kernel_size, stride=1, divisor_override=1)[:, 0]
     kept = uncertain & (sums > phi * kernel_size**2)
-    if token == "centre" or before == 0:
-        return kept
-    tested = kept[:, before:-before, before:-before]
-    height, width = mask.shape[1:]
-    return F.pad(tested, (0, width - tested.shape[2], 0, height - tested.shape[1]))
+    return kept if token == "centre" else _corners(kept, before)
+
+
+def _corners(patches: Tensor, border: int) -> Tensor:
+    """(B, h, w) bool: ``patches`` without those of the border, moved up and left by its width."""
+    if border == 0:
+        return patches
+    inner, (height, width) = patches[:, border:-border, border:-border], patches.shape[1:]
+    return F.pad(inner, (0, width - inner.shape[2], 0, height - inner.shape[1]))
 
 
 def sample_patches(
-    kept: Tensor, mask: Tensor, num_tokens: int, generator: torch.Generator | None = None
+    kept: Tensor,
+    mask: Tensor,
+    num_tokens: int,
+    generator: torch.Generator | None = None,
+    border: int = 0,
 ) -> Tensor:
     """At most ``num_tokens`` patches an image, (B, h, w) bool, as the released code draws them.
 
     Of more kept patches, a random choice. Of fewer, all, and a quarter of what is missing (rounded
     down) from the confident foreground, or from anywhere when there is too little of it.
 
-    kept: (B, h, w) bool. mask: (B, h, w) int64, three-way. The choice is the rank of one random
-    number a patch, so nothing waits for the device. Several processes choose what one would with
-    all of their images (``processes.random_numbers``).
+    kept: (B, h, w) bool. mask: (B, h, w) int64, three-way. border: of the map, in which no patch is
+    looked for to fill up; of each that is found, the one as far up and left is taken.
+    The choice is the rank of one random number a patch, so nothing waits for the device, and no
+    patch is drawn twice. Several processes choose what one would with all of their images
+    (``processes.random_numbers``).
     """
     shape, device = mask.shape, mask.device if generator is None else generator.device
     draws = random_numbers(shape, generator, device).to(mask.device, non_blocking=True).flatten(1)
-    kept, mask = kept.flatten(1), mask.flatten(1)
+    anywhere = _corners(torch.ones_like(kept), border).flatten(1)
+    foreground = _corners((mask > 0) & (mask != IGNORE_INDEX), border).flatten(1)
+    kept = kept.flatten(1)
     num_kept = kept.sum(1, keepdim=True)
     extra = (num_tokens - num_kept).clamp(min=0) // 4
-    foreground = (mask > 0) & (mask != IGNORE_INDEX)
     foreground &= foreground.sum(1, keepdim=True) >= extra
-    rank = torch.where(kept, 2, foreground.long()) + draws
-    best = rank.topk(min(num_tokens, rank.shape[1]), dim=1).indices
+    rank = torch.where(kept, 2, foreground.long() - (~anywhere).long()) + draws
+    rank, best = rank.topk(min(num_tokens, rank.shape[1]), dim=1)
     wanted = num_kept.clamp(max=num_tokens) + extra
-    taken = torch.arange(best.shape[1], device=best.device) < wanted
+    taken = (torch.arange(best.shape[1], device=best.device) < wanted) & (rank >= 0)
     return torch.zeros_like(kept).scatter(1, best, taken).view(shape)
 
 

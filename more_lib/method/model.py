@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from more_lib.method.backbones import build_backbone, load_backbone
 from more_lib.method.gcr import GraphCategoryRepresentation
 from more_lib.method.vit import ClassTokenViT
-from more_lib.recipes.schema import Recipe
+from more_lib.recipes.schema import OptimizerRecipe, Recipe
 from more_lib.system.errors import InputError
 
 
@@ -116,18 +116,26 @@ class MoRe(nn.Module):
         features, aux_features = self.encoder.feature_maps(images)
         return self.classifier(features), self.aux_classifier(aux_features)
 
-    def parameter_groups(
-        self, lr: float, head_lr_factor: float, token_lr_factor: float = 1.0
-    ) -> list[dict]:
-        """Optimizer groups: the encoder at ``lr``, its class tokens and all that is new faster."""
-        tokens = self.encoder.class_tokens
-        known = set(map(id, self.encoder.parameters()))
-        encoder = [p for p in self.encoder.parameters() if p is not tokens]
+    def parameter_groups(self, settings: OptimizerRecipe) -> list[dict]:
+        """AdamW's groups: the encoder, its class tokens, all that is new; perhaps its registers.
+
+        A token carries its position in itself. Where these are two parameters that enter as their
+        sum, as in the released code, both have its gradient: each takes AdamW's step and decays by
+        lr * weight_decay of itself, so the sum takes two steps and decays as anything else does.
+        With ``settings.token_parameters`` 2, class and register tokens move as such sums.
+        """
+        lr, decay, parts = settings.lr, settings.weight_decay, settings.token_parameters
+        classes, registers = self.encoder.class_tokens, self.encoder.register_tokens
+        apart = [classes] if parts == 1 else [classes, registers]
+        known, alone = (set(map(id, some)) for some in (self.encoder.parameters(), apart))
+        encoder = [p for p in self.encoder.parameters() if id(p) not in alone]
         new = [p for p in self.parameters() if id(p) not in known]
+        sums = {"weight_decay": decay / parts}
         return [
-            {"params": encoder, "lr": lr},
-            {"params": [tokens], "lr": lr * token_lr_factor},
-            {"params": new, "lr": lr * head_lr_factor},
+            {"params": encoder, "lr": lr, "weight_decay": decay},
+            {"params": [classes], "lr": parts * lr * settings.token_lr_factor, **sums},
+            {"params": new, "lr": lr * settings.head_lr_factor, "weight_decay": decay},
+            *({"params": [each], "lr": parts * lr, **sums} for each in apart[1:]),
         ]
 
 

@@ -150,6 +150,8 @@ class Objective(nn.Module):
     ) -> Tensor:
         """The decoder's labels (B, H, W), refined along the image's edges."""
         masks = self.recipe.masks
+        if masks.picture == "bytes":
+            pictures = (255 * pictures).floor() / 255
         if masks.decoder_map == "lam":
             maps = lam(output.features, output.class_tokens, masks.lam_similarity)
             cam = min_max(F.interpolate(maps.float(), pictures.shape[-2:], mode="bilinear"))

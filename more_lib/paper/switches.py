@@ -13,7 +13,10 @@ from more_lib.recipes.schema import Recipe
 
 
 class Switch(NamedTuple):
-    """One row in which paper and released code differ, and the overrides from one to the other."""
+    """One row in which paper and released code differ, and the overrides from one to the other.
+
+    A row of which the recipe has the paper's side already has ``released`` and ``paper`` exchanged.
+    """
 
     topic: str
     released: str
@@ -24,9 +27,12 @@ class Switch(NamedTuple):
 def switches(recipe: Recipe) -> dict[str, Switch]:
     """Every row by a short name, as overrides of ``recipe``, which must hold the released values.
 
+    But for the rows whose way back is known: where ``recipe`` has the paper's side of one, as mini
+    has of the last two, it leads to the released side.
+
     K, as in the paper, is half of the patches of a training crop; the row of the tails keeps the
-    released K. "all" turns every row at once. Left out: the pretraining, for which a backbone must
-    be at hand, and the losses that the paper calls "also adopted", which both have.
+    released K. "all" is the paper's side of every row. Left out: the pretraining, for which a
+    backbone must be at hand, and the losses that the paper calls "also adopted", which both have.
     """
     patch = MoRe.from_recipe(recipe, pretrained=False).patch_size
     sizes = {
@@ -34,12 +40,15 @@ def switches(recipe: Recipe) -> dict[str, Switch]:
         "patches": (recipe.data.crop_size // patch) ** 2 // 2,
         "tokens": recipe.lir.num_tokens,
     }
-    rows = {}
-    for name, *texts in published("switches").itertuples(index=False):
-        topic, released, paper, overrides = (text.format(**sizes) for text in texts)
-        rows[name] = Switch(topic, released, paper, tuple(overrides.split()))
+    rows, together = {}, {}
+    for name, *texts in published("switches").fillna("").itertuples(index=False):
+        topic, released, paper, there, back = (text.format(**sizes) for text in texts)
+        rows[name] = Switch(topic, released, paper, tuple(there.split()))
+        if back and changed(recipe, rows[name].overrides) == recipe:
+            rows[name] = Switch(topic, paper, released, tuple(back.split()))
+        else:
+            together |= dict.fromkeys(rows[name].overrides)
     # The tails' released K is theirs alone: with all of them K is the paper's.
-    together = {key: key for row in rows.values() for key in row.overrides}
     del together[f"graph.num_neighbors={sizes['classes']}"]
     return rows | {"all": Switch("all of them", "released", "paper", tuple(together))}
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from more_lib.system.errors import InputError
 
 _MOST_BYTES = 2**20  # of a recipe's file
 
-_ADDED = (("data", "crop"), ("backbone", "depth"), ("optimizer", "accumulate"))
-"""Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
+_ADDED = """data.crop data.padding backbone.depth lir.fill_up masks.picture
+optimizer.accumulate optimizer.token_parameters optimizer.late_terms""".split()
+"""Fields that came after networks had been stored: at their default, which does what was done until
+then, they leave fingerprints as they were."""
 
 
 def load_recipe(
@@ -56,13 +58,20 @@ def load_recipe(
 def saved_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe that a training kept in its folder, whatever its profile, changed by overrides.
 
+    Fields that it does not name because they came later have the value that it was trained with.
     Raises what ``load_recipe`` raises.
     """
     file = Path(folder) / "recipe.yaml"
-    profile = str(_read_yaml(file).get("profile", "mini"))
+    content = _read_yaml(file)
+    profile = str(content.get("profile", "mini"))
     if profile not in PROFILES:
         raise InputError(f"{file}: profile {profile!r} is none of {', '.join(PROFILES)}")
-    return load_recipe(profile, overrides, file)
+    older = [_parsed(f"{key}={_default(key)}") for key in _ADDED]
+    try:
+        recipe = _updated(PROFILES[profile], [*older, content])
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    return changed(recipe, overrides)
 
 
 def changed(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
@@ -137,11 +146,16 @@ def training_values(recipe: Recipe) -> dict:
         del values["data"][name]
     for name in ("log_every", "checkpoint_every"):
         del values["optimizer"][name]
-    for section, name in _ADDED:
-        defaults = {field.name: field.default for field in fields(getattr(recipe, section))}
-        if values[section][name] == defaults[name]:
+    for key in _ADDED:
+        section, name = key.split(".")
+        if values[section][name] == _default(key):
             del values[section][name]
     return values
+
+
+def _default(key: str) -> object:
+    section, name = key.split(".")
+    return getattr(PROFILES["mini"], section).__dataclass_fields__[name].default
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,5 +1,8 @@
 """A recipe and its sections: what may be set, as released for VOC where a value stands here.
 
+Five came later, with our own value, so that older recipes mean what they meant: their comments
+name the released one.
+
 Each field is checked when its section is built, so a section that exists is a valid one. Where
 paper and released code differ, the field's comment gives the other value (notebook 05 §1).
 """
@@ -84,6 +87,7 @@ class DataRecipe:
     skip: tuple[Text, ...] = ()  # ids that every split leaves out, such as damaged images
     # to crop_size; COCO "padded": image rescaled, crop filled up with black
     crop: Literal["resized", "padded"] = "resized"
+    padding: Literal["masked", "picture"] = "masked"  # that black; released: part of the picture
     # Class names whose order gives the masks' ids from 1; () is the data set's own, or classes.
     numbering: Distinct = ()
     # How masks lie whose size does not tell it, of photographs that EXIF turns: as these are seen.
@@ -136,6 +140,7 @@ class LirRecipe:
     form: Literal["absolute_cosine", "cosine"] = "absolute_cosine"  # paper: cosine
     token: Literal["corner", "centre"] = "corner"  # paper: centre
     sampling: Literal["some", "all"] = "some"  # paper: all
+    fill_up: Literal["centre", "corner"] = "centre"  # token of what "some" adds; released: corner
 
 
 @section
@@ -153,6 +158,7 @@ class MasksRecipe:
     # Of the refinement's neighbours, in pixels.
     dilations: Annotated[tuple[PositiveCount, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
     refinements: Count = 10
+    picture: Literal["exact", "bytes"] = "exact"  # that it follows; released: cut to whole bytes
 
 
 @section
@@ -204,6 +210,10 @@ class OptimizerRecipe:
     log_every: PositiveCount  # iterations between lines of the log
     head_lr_factor: Factor = 10.0  # released: heads learn faster than the pretrained backbone
     token_lr_factor: Factor = 1.0  # released: class tokens, identical at first, as the backbone
+    # Of each class and register token; released: 2, itself and its position, each moved by lr.
+    token_parameters: Literal[1, 2] = 1
+    # Paper: what has not begun is left out; released: times 0, so that AdamW counts and decays.
+    late_terms: Literal["absent", "zero"] = "absent"
     betas: tuple[Beta, Beta] = (0.9, 0.999)  # released
     weight_decay: Amount = 0.01  # released, on every parameter
     warmup_ratio: Share = 1e-6  # released: share of lr that the first iteration takes

@@ -45,9 +45,8 @@ def start(accelerator: Accelerator, model: MoRe, recipe: Recipe, log: TrainingLo
     """The state before the first iteration, on the accelerator's device."""
     settings = recipe.optimizer
     optimizer = AdamW(
-        model.parameter_groups(settings.lr, settings.head_lr_factor, settings.token_lr_factor),
+        model.parameter_groups(settings),
         betas=settings.betas,
-        weight_decay=settings.weight_decay,
         fused=accelerator.device.type == "cuda" or None,  # a few kernels for all parameters
     )
     model.train().to(memory_format=torch.channels_last)  # convolutions are faster so
@@ -86,7 +85,11 @@ def fit(run: RunState, dataset: VocImages, recipe: Recipe, folder: Path, origin:
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach() / settings.accumulate
 
-        # The step of AdamW.
+        # The step of AdamW, on what has a gradient; a term times 0 would give it one, of 0.
+        if settings.late_terms == "zero":
+            for parameter in run.model.parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         run.optimizer.step()
         run.optimizer.zero_grad()
 

@@ -59,7 +59,7 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     torch.manual_seed(0)
     model = MoRe.from_recipe(recipe, pretrained=False).train().to(device)
     plain = _plain_vit(recipe).to(device)
-    optimizer = AdamW(model.parameter_groups(recipe.optimizer.lr, 10.0))
+    optimizer = AdamW(model.parameter_groups(recipe.optimizer))
     size, side, C = recipe.optimizer.batch_size, recipe.data.crop_size, len(recipe.data.classes)
     images = torch.randn(size, 3, side, side).clamp(-1.8, 2.1).to(device)
     labels = (torch.rand(size, C) < LABELS_PER_IMAGE / C).float()

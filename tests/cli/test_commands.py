@@ -91,10 +91,12 @@ def test_evaluate_lists_and_names_every_protocol(calls):
     listed = run("evaluate", "--list-protocols", "--profile", "voc").stdout
     text = " ".join(run("evaluate", "--help").stdout.split())
     for name in PROTOCOLS:
-        assert f"\n{name}\n" in f"\n{listed}" and name in text
+        assert f"\n{name}\n" in f"\n{listed}" and name.removesuffix("-native") in text
     assert listed.count("\n    published: ") == listed.count("\n    voc ") == len(PROTOCOLS)
-    paper = "LAM, predicted image labels, scales 1 0.5 0.75 1.5 + flip, background 1 - "
-    assert paper in listed and "76.4 on VOC val" in listed
+    labels = "LAM, predicted image labels"
+    paper = ", the decoder's where none is, scales 1 0.5 0.75 1.25 1.5 1.75 2 + flip of 448×448, "
+    assert labels + paper + "background 1 - " in listed and "76.4 on VOC val" in listed
+    assert labels + ", scales 1 0.5 0.75 1.5 + flip, background 1 - " in listed  # native
     assert calls == []
 
 

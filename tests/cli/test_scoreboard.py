@@ -41,25 +41,30 @@ def test_without_protocols_every_map_has_its_rows(recipe, asked, tmp_path):
 
 def test_each_protocol_comes_with_what_it_is_and_the_published_number(recipe, root, tmp_path):
     set_split(root, "named", "mistaken", split="train")
-    names = ("paper-val", "cam-log", "lam-train")
+    names = ("paper-val-native", "cam-log-native", "lam-train")
     text = scoreboard(recipe, names=names, json_file=tmp_path / "scores.json")
     head, *lines = text.splitlines()
     assert head == "dataset voc, scales 1 + flip"
     assert [" ".join(line.split()[:6]) for line in lines[:4]] == [
         "protocol map labels split threshold crf",
-        "paper-val lam predicted val - released",
-        "cam-log cam true val 0.50 none",
+        "paper-val-native lam predicted val - released",
+        "cam-log-native cam true val 0.50 none",
         "lam-train lam true train 0.50 none",
     ]
     assert "image labels on val: mAP 0.9167" in lines
     assert any(line.startswith("image labels on train: mAP") for line in lines)
     assert (
-        "\ncam-log: voc val, CAM, true image labels, scales 1 + flip, threshold 0.5, no CRF\n"
-        "  published with it: 75.0 on VOC val where the released log ends\n"
+        "\ncam-log-native: voc val, CAM, true image labels, scales 1 + flip, threshold 0.5, "
+        "no CRF\n"
+        "  published with it: none; cam-log in our own way, photographs in their own size\n"
     ) in text
+    both = scoreboard(recipe, names=["cam-log", "cam-log-native"])
+    maps = [line for line in both.splitlines() if line.startswith("image labels on")]
+    assert [line.split(": ")[0][16:] for line in maps] == ["val at 96×96", "val"]
+    assert "scales 1 + flip of 96×96, threshold 0.5" in both and "75.0 on VOC val where" in both
     saved = json.loads((tmp_path / "scores.json").read_text())
     assert tuple(saved) == names
-    again = Evaluation.from_json(json.dumps(saved["cam-log"]))
+    again = Evaluation.from_json(json.dumps(saved["cam-log-native"]))
     assert again.results[0].scores.miou == pytest.approx(0.9125)
     another = scoreboard(recipe, names=["paper-val"], split="train")
     assert "split train" in another and "images 2" in another
@@ -104,7 +109,7 @@ def test_export(recipe, root, tmp_path):
     set_split(root, "named", split="test")
     for name in ("Annotations/named.xml", "SegmentationClass/named.png"):
         (root / name).unlink()
-    line = export_masks(recipe, ["paper-val"], "test", tmp_path / "m.tgz")
+    line = export_masks(recipe, ["paper-val-native"], "test", tmp_path / "m.tgz")
     assert line.startswith("1 masks by voc test, LAM, predicted image labels, scales 1 + flip")
     assert line.endswith(f"CRF released: {tmp_path / 'm.tgz'}") and (tmp_path / "m.tgz").is_file()
     for names in ([], ["paper-val", "lam-log"]):

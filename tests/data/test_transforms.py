@@ -8,7 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from more_lib.data.transforms import denormalize, evaluation_transform, training_transform
+from more_lib.data.transforms import (
+    RandomRescale,
+    denormalize,
+    evaluation_transform,
+    training_transform,
+)
 from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.profiles import PROFILES
 
@@ -103,8 +108,6 @@ def test_training_is_random_through_torchs_generator_alone(photograph, profile):
     random.seed(1)
     np.random.seed(1)
     again, other = (seeded(transform, photograph, seed) for seed in (5, 6))
-    if profile == "coco":  # padded: the image and its box
-        assert torch.equal(once[1], again[1])
     assert torch.equal(first(once), first(again)) and not torch.equal(first(once), first(other))
     mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
     values = first(once) * std + mean  # normalised, and jitter leaves no range
@@ -131,6 +134,22 @@ def test_padded_crop_of_a_small_image_is_all_of_it_somewhere_on_black():
         places.add((left, top))
     columns, rows = ({place[axis] for place in places} for axis in (0, 1))
     assert min(columns) < 3 and max(columns) > 9 and min(rows) < 5 and max(rows) > 17
+
+
+def test_padding_that_counts_as_picture_comes_without_a_box():
+    image = Image.new("RGB", (40, 20), (255, 255, 255))
+    silent = training_transform(replace(PADDED, padding="picture"))
+    for seed in range(3):
+        seen, _ = seeded(training_transform(PADDED), image, seed)
+        assert torch.equal(seeded(silent, image, seed), seen)
+
+
+def test_rescaling_is_bilinear_and_cuts_sides_to_whole_pixels(photograph):
+    odd = photograph.crop((0, 0, 31, 29))
+    small = RandomRescale((0.5, 0.5))(odd)
+    assert small.size == (15, 14)
+    bilinear = odd.resize((15, 14), Image.Resampling.BILINEAR)
+    assert np.array_equal(np.asarray(small), np.asarray(bilinear))
 
 
 def test_padded_crop_of_a_large_image_is_a_part_of_it_at_its_scale():

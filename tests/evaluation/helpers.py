@@ -163,4 +163,4 @@ def named(recipe, *names, split=""):
 
 
 def protocols_of(recipe):
-    return [*table_protocols(recipe), *named(recipe, "paper-val", "decoder-val")]
+    return [*table_protocols(recipe), *named(recipe, "paper-val-native", "decoder-val-native")]

@@ -63,7 +63,7 @@ def wanted(root, protocol):
 @pytest.mark.parametrize("scales", ["[1.0]", "[1.0, 0.5, 2.0]"])
 def test_one_pass_makes_of_every_protocol_what_it_is_alone(root, scales):
     recipe = recipe_with(root, f"evaluation.scales={scales}")
-    names = "paper-val", "decoder-val", "decoder-log", "lam-log"
+    names = [f"{n}-native" for n in ("paper-val", "decoder-val", "decoder-log", "lam-log")]
     paper, both, log, lam = protocols = named(recipe, *names)
     true = replace(paper, labels="true")
     protocols += [true, replace(true, map="cam"), replace(both, crf="none")]
@@ -116,7 +116,7 @@ def test_lam_is_drawn_with_the_recipes_similarity(model, root, monkeypatch, simi
     assert {call.args[3] for call in spy.call_args_list} == {similarity}
 
 
-@pytest.mark.parametrize("name", ["cam-log", "decoder-log", "paper-val"])
+@pytest.mark.parametrize("name", ["cam-log-native", "decoder-log-native", "paper-val-native"])
 def test_sizes_that_differ_and_that_the_patch_does_not_divide(root, model, name):
     helpers.save_wide(root, channel=0, value=CAT, label="cat")
     set_split(root, "wide", "named")
@@ -126,7 +126,7 @@ def test_sizes_that_differ_and_that_the_patch_does_not_divide(root, model, name)
     (result,) = score(model, recipe, [protocol]).results
     assert model.inputs[0][1:] == (3, 8, 16)  # 6x14 to the nearest multiples of 4
     assert result.matrix.sum() == 6 * 14 + 64 - 1
-    if name != "paper-val":  # whose CRF is none to be computed by hand
+    if name != "paper-val-native":  # whose CRF is none to be computed by hand
         assert result.matrix.tolist() == [[42 + 31, 8, 0], [0, 42 + 24, 0], [0, 0, 0]]
     with pytest.raises(InputError, match=r"wide is 6x14 and named is 8x8.*evaluation.batch_size=1"):
         score(model, recipe_with(root), [protocol])  # in one batch
@@ -147,7 +147,7 @@ def test_model_is_left_as_it_was(model, recipe):
 @pytest.mark.gpu
 def test_gpu_gives_the_same_and_gives_the_model_back(root, model):
     recipe = recipe_with(root, *SCALES)
-    protocols = named(recipe, "paper-val", "decoder-val", "lam-log")
+    protocols = helpers.protocols_of(recipe)
     here = score(model, recipe, protocols)
     assert score(model, recipe, protocols, device="cuda").to_json() == here.to_json()
     assert next(model.parameters()).device.type == "cpu"

@@ -1,6 +1,6 @@
 """Named protocols, and what a protocol must say."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -19,34 +19,56 @@ VOC = PROFILES["voc"]
 def test_what_tells_the_published_numbers_apart():
     """The paper's own: multi-scale LAM, predicted labels, background 1 - the largest, dense CRF."""
     found = dict(zip(PROTOCOLS, named(VOC, *PROTOCOLS), strict=True))
-    paper = Protocol(
+    own = Protocol(
         dataset="voc", split="val", map="lam", labels="predicted", scales=(1.0, 0.5, 0.75, 1.5),
         flip=True, threshold=None, crf="released",
     )  # fmt: skip
-    decoder = replace(paper, map="decoder", labels="none")
-    log = replace(paper, labels="true", threshold=0.5, crf="none")
-    train, train_crf = replace(log, split="train"), replace(paper, split="train", labels="true")
+    decoder = replace(own, map="decoder", labels="none")
+    log = replace(own, labels="true", threshold=0.5, crf="none")
+    one = {"scales": (1.0,), "flip": False}
+    seven = (1.0, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0)
+    train, train_crf = replace(log, split="train"), replace(own, split="train", labels="true")
     assert found == {
-        "paper-val": paper,
-        "decoder-val": decoder,
-        "decoder-log": replace(decoder, scales=(1.0,), flip=False, crf="none"),
-        "lam-log": log,
-        "cam-log": replace(log, map="cam"),
+        "paper-val": replace(own, scales=seven, size=448),
+        "decoder-val": replace(decoder, scales=(1.0, 1.25, 1.5), size=448),
+        "decoder-log": replace(decoder, **one, crf="none", size=448),
+        "lam-log": replace(log, **one, size=448),
+        "cam-log": replace(log, map="cam", size=448),
+        "paper-val-native": own,
+        "decoder-val-native": decoder,
+        "decoder-log-native": replace(decoder, **one, crf="none"),
+        "lam-log-native": log,
+        "cam-log-native": replace(log, map="cam"),
         "lam-train": train,
         "lam-train-crf": train_crf,
         "cam-train": replace(train, map="cam"),
         "cam-train-crf": replace(train_crf, map="cam"),
     }
     assert len(set(found.values())) == len(PROTOCOLS)
-    assert log in table_protocols(VOC) and table_protocols(VOC)[-1] == found["decoder-log"]
-    numbers = "76.4 74.6 72.1 73.4 75.0 77.0 80.0 76.9 79.7".split()
+    assert log in table_protocols(VOC) and table_protocols(VOC)[-1] == found["decoder-log-native"]
+    numbers = "76.4 74.6 72.1 73.4 75.0 77.0 80.0 76.9 79.7".split() + 5 * ["none; "]
     assert all(n in each.published for n, each in zip(numbers, PROTOCOLS.values(), strict=True))
+
+
+def test_a_square_is_the_recipes_crop_and_scales_that_are_no_scripts_are_the_recipes():
+    mini = PROFILES["mini"]
+    found = dict(zip(PROTOCOLS, named(mini, *PROTOCOLS), strict=True))
+    square = {"paper-val", "decoder-val", "decoder-log", "lam-log", "cam-log"}
+    assert {name for name, each in found.items() if each.size} == square
+    assert all(found[name].size == mini.data.crop_size for name in square)
+    assert found["cam-log"].scales == mini.evaluation.scales == (1.0, 1.5)
+
+
+def test_the_key_of_a_protocol_without_a_square_is_what_it_was():
+    paper, own = named(VOC, "paper-val", "paper-val-native")
+    assert paper.key == asdict(paper) and own.key | {"size": 0} == asdict(own)
+    assert "size" not in own.key
 
 
 def test_a_protocol_follows_the_recipe():
     changes = ["data.val_split=half", "data.train_split=mine", "evaluation.threshold=0.3"]
     recipe = load_recipe("mini", [*changes, "evaluation.scales=[0.5]"])
-    found = named(recipe, "lam-log", "lam-train", "decoder-val")
+    found = named(recipe, "lam-log-native", "lam-train", "decoder-val-native")
     assert [p.split for p in found] == ["half", "mine", "half"]
     assert [p.threshold for p in found] == [0.3, 0.3, None]
     assert {p.scales for p in found} == {(0.5,)} and found[0].dataset == "emoji"
@@ -54,7 +76,7 @@ def test_a_protocol_follows_the_recipe():
 
 
 def test_protocol_on_one_line():
-    (paper,) = named(VOC, "paper-val")
+    (paper,) = named(VOC, "paper-val-native")
     fused = replace(paper, map="fused", scales=(1.0, 0.5), threshold=0.45, crf="none")
     decoder = replace(paper, map="decoder", labels="none", scales=(1.0,), flip=False, crf="mine")
     assert fused.describe() == (
@@ -62,6 +84,18 @@ def test_protocol_on_one_line():
     )
     assert decoder.describe() == (
         "voc val, decoder, no image labels, scales 1, no threshold, CRF mine"
+    )
+    square = replace(paper, scales=(1.0,), flip=False, size=448)
+    assert square.describe() == (
+        "voc val, LAM, predicted image labels, the decoder's where none is, scales 1 of 448×448, "
+        "background 1 - largest map, CRF released"
+    )
+    assert (
+        replace(square, map="decoder", flip=True)
+        .describe()
+        .endswith(
+            "scales 1 + flip of 448×448, largest of logits + flip's, no threshold, CRF released"
+        )
     )
     names = [Result(protocol, np.eye(3), ("a", "b")).name for protocol in (fused, decoder)]
     assert names == ["LAM × CAM, predicted labels", "decoder"]
@@ -77,18 +111,24 @@ def test_protocol_on_one_line():
         ({"map": "decoder"}, "labels holds predicted; choose from none"),
         ({"map": "decoder", "labels": "none", "threshold": 0.4}, "threshold is 0.4"),
         ({"scales": ()}, "scales is empty"),
+        ({"map": "fused", "size": 8}, "map holds fused; choose from lam, cam, decoder"),
+        ({"scales": (0.4,), "size": 8}, "scale 0.4 of 8 pixels is less than a patch of 4"),
         ({"split": "x"}, "x.txt"),
     ],
 )
 def test_protocols_that_make_no_mask(root, changes, message):
     recipe = recipe_with(root)
-    (protocol,) = named(recipe, "paper-val")
+    (protocol,) = named(recipe, "paper-val-native")
     with pytest.raises(InputError, match=message):
         score(ColourModel(), recipe, [replace(protocol, **changes)])
 
 
-def test_protocols_of_several_splits_and_none(root):
-    recipe = recipe_with(root)
-    for names, splits in ((("lam-log", "lam-train"), "train, val"), ((), "none")):
-        with pytest.raises(InputError, match=f"share a split, these have: {splits}"):
+def test_protocols_of_several_splits_and_sizes_and_none(root):
+    recipe = recipe_with(root, "data.crop_size=8")
+    for names, these in (
+        (("lam-log-native", "lam-train"), "train, val"),
+        (("lam-log-native", "lam-log"), "val, val at 8×8"),
+        ((), "none"),
+    ):
+        with pytest.raises(InputError, match=f"share split and size, these have: {these}"):
             score(ColourModel(), recipe, named(recipe, *names))

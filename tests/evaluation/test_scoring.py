@@ -180,7 +180,8 @@ def test_a_pass_whose_result_could_not_be_kept_is_not_lost(trained, monkeypatch)
 
 def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
     set_split(root, "named", split="train")
-    protocols = named(trained.recipe, "lam-log", "cam-log", "decoder-log", "lam-train")
+    names = "lam-log-native", "cam-log-native", "decoder-log-native", "lam-train"
+    protocols = named(trained.recipe, *names)
     found = evaluate_protocols(trained, protocols)
     assert [len(each.results) for each in found] == [1, 1, 1, 1]
     assert [each.results[0].protocol for each in found] == protocols
@@ -189,6 +190,14 @@ def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
     # Two batches of val and one of train, each with its mirror image.
     assert [size[0] for size in trained.model.inputs] == [4, 2, 2]
     assert len(list(trained.folder.iterdir())) == 4
+    mixed = named(trained.recipe, "cam-log", "decoder-val-native", "decoder-log", "lam-log-native")
+    others = evaluate_protocols(trained, mixed)
+    assert [each.results[0].protocol for each in others] == mixed
+    assert others[3].to_json() == found[0].to_json()
+    passes = [
+        (n, 3, side, side) for side in (96, 8) for n in (4, 2)
+    ]  # squares have one of their own
+    assert trained.model.inputs[3:] == passes
     trained.model = None  # it is spared
     again = evaluate_protocols(trained, protocols[::-1])
     assert [each.to_json() for each in again] == [each.to_json() for each in found[::-1]]

@@ -31,7 +31,7 @@ def trained(root):
     return trained_on(recipe_with(root, "evaluation.batch_size=1"))
 
 
-def protocol_of(trained, name="cam-log", labels="predicted", **changes):
+def protocol_of(trained, name="cam-log-native", labels="predicted", **changes):
     (protocol,) = named(trained.recipe, name, split="test")
     return replace(protocol, labels=labels, **changes)
 

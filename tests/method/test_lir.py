@@ -14,6 +14,7 @@ from more_lib.method.lir import (
     uncertain_patches,
     uncertain_relation_loss,
 )
+from more_lib.recipes.schema import LirRecipe
 from tests.method import transcriptions
 from tests.method.helpers import (
     assert_full_precision,
@@ -247,6 +248,58 @@ def test_sampling_goes_anywhere_when_foreground_is_scarce():
     draws = torch.cat([sample_patches(kept, mask, 8) for _ in range(40)])
     assert (draws.sum((1, 2)) == 2).all()
     assert (draws & (mask == 3)).sum() < 10  # 2 of 144 by chance
+
+
+@pytest.mark.parametrize(("kept_count", "foreground"), [(0, 60), (0, 1), (3, 60), (3, 0), (9, 60)])
+def test_filling_up_as_released_is_the_search_in_the_cut_map(kept_count, foreground):
+    """Literally: places in the map less three patches at each side, used as places of the map."""
+    places, allowed = torch.randperm(100, generator=torch.Generator().manual_seed(0)), set()
+    mask = torch.zeros(10, 10, dtype=torch.int64)
+    mask.view(-1)[places[:foreground]] = 2
+    mask[4, 4] = 2 * (foreground > 0)
+    kept = torch.zeros(10, 10, dtype=torch.bool)
+    kept.view(-1)[places[-kept_count:] if kept_count else []] = True
+    cut = mask[3:-3, 3:-3]
+    extra = (8 - kept_count) // 4 if kept_count < 8 else 0
+    found = [(y, x) for y in range(4) for x in range(4) if 0 < cut[y, x] < 255]
+    anywhere = [(y, x) for y in range(4) for x in range(4)]
+    allowed = {place for place in (found if len(found) >= extra else anywhere) if not kept[place]}
+    seen = set()
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        chosen = sample_patches(kept[None], mask[None], 8, generator, border=3)[0]
+        assert (chosen & kept).sum() == min(kept_count, 8)
+        filled = set(map(tuple, (chosen & ~kept).nonzero().tolist()))
+        assert len(filled) == extra and filled <= allowed
+        seen |= filled
+    assert seen == (allowed if extra else set())
+
+
+def test_where_the_cut_map_is_empty_nothing_fills_up():
+    kept, mask = sampling_case(0, size=6)
+    assert not sample_patches(kept, mask, 8, border=3).any()
+    tokens, features, _, labels = random_case(2, grid=(6, 6))
+    mask = torch.ones(len(tokens), 6, 6, dtype=torch.int64)
+    assert uncertain_relation_loss(tokens, features, mask, labels) == 0
+
+
+def test_filling_up_is_the_variants():
+    """Two confident patches in the middle: their own tokens, or those three up and left."""
+    mask = torch.zeros(1, 12, 12, dtype=torch.int64)
+    mask[0, 6, 6:8] = 1
+    features = torch.zeros(1, 2, 12, 12)
+    features[0, 1] = 1
+    features[0, :, 6, 6:8] = torch.tensor([[1.0], [0.0]])
+    tokens, labels = torch.tensor([[[1.0, 0.0]]]), torch.ones(1, 1)
+    losses = {
+        fill_up: uncertain_relation_loss(
+            tokens, features, mask, labels, variant=replace(LirRecipe(), fill_up=fill_up)
+        ).item()
+        for fill_up in ("centre", "corner")
+    }
+    assert losses == pytest.approx({"centre": 0.25, "corner": 0.5})  # 0.5 (1 - |cos| / (1 + 1))
+    released = uncertain_relation_loss(tokens, features, mask, labels)
+    assert released.item() == pytest.approx(0.5)
 
 
 def test_sampling_is_fair_and_follows_the_generator_that_the_loss_is_given():

@@ -1,10 +1,14 @@
 """The network as a whole: golden outputs, what its heads compute, gradients, optimizer groups."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from more_lib.method.backbones import mini_vit
 from more_lib.method.gcr import GraphCategoryRepresentation
@@ -162,16 +166,68 @@ def test_gradients_reach_all_that_an_output_depends_on(model, kind):
 
 
 def test_parameter_groups_hold_every_parameter_once_at_its_rate(model):
-    groups = model.parameter_groups(lr=0.5, head_lr_factor=10, token_lr_factor=4)
-    assert [group["lr"] for group in groups] == [0.5, 2.0, 5.0]
-    everything = [id(parameter) for group in groups for parameter in group["params"]]
-    assert len(everything) == len(set(everything))
-    assert set(everything) == {id(parameter) for parameter in model.parameters()}
-    encoder, tokens, _ = groups
-    assert tokens["params"][0] is model.encoder.class_tokens
-    of_encoder = {id(p) for p in (*encoder["params"], *tokens["params"])}
-    assert of_encoder == {id(p) for p in model.encoder.parameters()}
-    torch.optim.AdamW(groups)  # takes them as they are
+    settings = PROFILES["mini"].optimizer
+    settings = replace(settings, lr=0.5, head_lr_factor=10, token_lr_factor=4, weight_decay=0.1)
+    for parts, rates, decays in (
+        (1, [0.5, 2.0, 5.0], [0.1, 0.1, 0.1]),
+        (2, [0.5, 4.0, 5.0, 1.0], [0.1, 0.05, 0.1, 0.05]),
+    ):
+        groups = model.parameter_groups(replace(settings, token_parameters=parts))
+        assert [group["lr"] for group in groups] == rates
+        assert [group["weight_decay"] for group in groups] == decays
+        everything = [id(parameter) for group in groups for parameter in group["params"]]
+        assert len(everything) == len(set(everything))
+        assert set(everything) == {id(parameter) for parameter in model.parameters()}
+        encoder, tokens, _, *registers = groups
+        assert tokens["params"][0] is model.encoder.class_tokens
+        of_encoder = [p for each in (encoder, tokens, *registers) for p in each["params"]]
+        assert set(map(id, of_encoder)) == set(map(id, model.encoder.parameters()))
+    assert registers[0]["params"][0] is model.encoder.register_tokens
+
+
+class Position(nn.Module):
+    """What a token is: itself and its position, two parameters."""
+
+    def __init__(self, position: Tensor) -> None:
+        super().__init__()
+        self.position = nn.Parameter(position)
+
+    def forward(self, token: Tensor) -> Tensor:
+        return token + self.position
+
+
+def test_tokens_that_are_two_parameters_move_as_the_literal_two_do(model):
+    """AdamW under a changing rate and a weight decay that shows, forward pass and all."""
+    settings = replace(PROFILES["voc"].optimizer, lr=0.01, weight_decay=0.5)
+    ours, literal = (copy.deepcopy(model).double() for _ in range(2))
+    names = ("class_tokens", "register_tokens")
+    for name in names:
+        tokens = getattr(literal.encoder, name)
+        position = torch.randn_like(tokens)
+        tokens.data -= position
+        register_parametrization(literal.encoder, name, Position(position))
+    known = set(map(id, literal.encoder.parameters()))
+    new = [p for p in literal.parameters() if id(p) not in known]
+    plain = [
+        {"params": list(literal.encoder.parameters()), "lr": settings.lr},
+        {"params": new, "lr": settings.lr * settings.head_lr_factor},
+    ]
+    optimizers = [
+        torch.optim.AdamW(plain, weight_decay=settings.weight_decay),
+        torch.optim.AdamW(ours.parameter_groups(settings)),
+    ]
+    pixels, before = some_images().double(), ours.encoder.register_tokens.detach().clone()
+    for step in range(4):
+        for network, optimizer in zip((literal, ours), optimizers, strict=True):
+            network(pixels).class_tokens.square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.9 - 0.1 * step
+        for name in names:
+            found, wanted = (getattr(each.encoder, name) for each in (ours, literal))
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+    assert (ours.encoder.register_tokens - before).abs().mean() > 0.01
 
 
 def test_from_recipe_builds_what_the_recipe_says():

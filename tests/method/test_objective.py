@@ -117,6 +117,24 @@ def test_the_decoders_labels_come_from_cam_or_lam(recipe, step, monkeypatch):
     assert 0 <= maps[1].min() and maps[1].max() <= 1 and not maps[1].requires_grad
 
 
+def test_the_picture_of_the_refinement_is_exact_or_cut_to_bytes(recipe, step, monkeypatch):
+    given = []
+
+    def spy(par, pictures, *rest):
+        given.append(pictures)
+        return torch.zeros(len(pictures), 96, 96, dtype=torch.int64)
+
+    monkeypatch.setattr(module, "refine_cam", spy)
+    model, images, labels = step
+    pictures = torch.full((2, 3, 96, 96), 100.9 / 255)
+    for choice in ("exact", "bytes"):
+        objective = Objective(changed(recipe, [f"masks.picture={choice}"]))
+        objective(model, images, labels, model(images), 4, None, pictures)
+    exact, cut = given
+    assert torch.equal(exact, pictures)
+    assert torch.equal(cut, torch.full_like(pictures, 100) / 255)
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [

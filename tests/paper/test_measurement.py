@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from more_lib.evaluation.scoring import evaluate_or_load
+from more_lib.evaluation.protocols import named_protocols
+from more_lib.evaluation.scoring import evaluate_or_load, evaluate_protocols
 from more_lib.paper import measurement
 from more_lib.paper.ablation import condition
 from more_lib.paper.claims import verdicts
@@ -55,6 +56,9 @@ def test_scores_are_the_evaluations_and_protocols_that_need_crf_are_left_out(fou
         for k, title in enumerate(("background", *recipe.data.classes)):
             ours = found["classes"][name][title]["iou"]
             assert ours is None or ours == pytest.approx(result.scores.iou[k])
+    network = train_or_load(condition(recipe, "more"))
+    (log,) = evaluate_protocols(network, list(named_protocols(["lam-log"], recipe).values()))
+    miou = log.results[0].scores.miou
     assert found["protocols"]["lam-log"]["miou"] == pytest.approx(miou, abs=1e-4)
 
 

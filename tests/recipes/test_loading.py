@@ -16,7 +16,7 @@ from more_lib.recipes import (
     to_dict,
     training_fingerprint,
 )
-from more_lib.recipes.loading import placed
+from more_lib.recipes.loading import _ADDED, placed, saved_recipe
 from more_lib.recipes.schema import GraphRecipe, LirRecipe, LossRecipe, ScheduleRecipe
 from more_lib.system.errors import InputError
 from tests.recipes.helpers import flat, values_of
@@ -64,7 +64,8 @@ def from_mini(**sections):
 def test_recipes_are_equal_and_hash_by_their_values():
     other = replace(MINI, seed=1)
     assert {MINI, from_dict(to_dict(MINI)), other} == {MINI, other}
-    assert GraphRecipe() == PROFILES["voc"].graph and LirRecipe() == PROFILES["voc"].lir
+    assert GraphRecipe() == PROFILES["voc"].graph
+    assert LirRecipe(fill_up="corner") == PROFILES["voc"].lir
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -272,6 +273,20 @@ def test_bad_recipe_file_is_named(tmp_path, content, said):
         path.write_bytes(content)
     message = complaint(file=path)
     assert "mine.yaml" in message and said in message
+
+
+def test_what_a_training_kept_is_what_it_was_trained_with(tmp_path):
+    """Also before the released values of a field, which the profile has today, were known."""
+    values = to_dict(PROFILES["coco"])
+    for section, name in (key.split(".") for key in _ADDED):
+        del values[section][name]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    kept = saved_recipe(tmp_path, ["seed=3"])
+    assert kept == replace(from_dict(values), seed=3)
+    assert (kept.data.padding, kept.optimizer.late_terms) == ("masked", "absent")
+    (tmp_path / "recipe.yaml").write_text("profile: voc\nseed: -1\n")
+    with pytest.raises(InputError, match="recipe.yaml: seed is -1"):
+        saved_recipe(tmp_path)
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path):

@@ -2,18 +2,23 @@
 
 import shutil
 from dataclasses import replace
+from itertools import islice
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
-from more_lib.data.voc import VocTree
+from more_lib.data import open_tree
+from more_lib.data.transforms import training_transform
+from more_lib.data.voc import VocImages, VocTree
 from more_lib.method.model import MoRe
+from more_lib.method.objective import Objective
 from more_lib.recipes.loading import changed
 from more_lib.recipes.profiles import PROFILES
 from more_lib.system.weights import load_weights
 from more_lib.training import learning_rate_factor, load_trained, train
+from more_lib.training.batches import batches
 from more_lib.training.loop import DivergenceError
 from tests.method.helpers import golden
 from tests.training.helpers import assert_close_for_most, log_of, same_weights, small_recipe
@@ -85,6 +90,44 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_images(recipe, tmp_path)
     assert not (tmp_path / "run" / "record.json").exists()
     kept = MoRe.from_recipe(recipe, pretrained=False)
     load_weights(kept, tmp_path / "run" / "stopped.safetensors")
+
+
+def test_late_terms_are_left_out_or_multiplied_by_0(recipe, tmp_path):
+    """Literally: every term in every iteration, times 0 until it begins."""
+    # No relation that draws at random, for the literal loop would draw more often.
+    settings = "lir.sampling=all optimizer.weight_decay=0.1 schedule.segmentation=2"
+    recipe = changed(recipe, [*settings.split(), "schedule.confident_relation=1"])
+    torch.manual_seed(recipe.seed)
+    model = MoRe.from_recipe(recipe).train().to(memory_format=torch.channels_last)
+    never_late = {f"schedule.{n}=0" for n in ("segmentation", "dense_energy", "confident_relation")}
+    objective = Objective(changed(recipe, never_late))
+    optimizer = torch.optim.AdamW(model.parameter_groups(recipe.optimizer))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    tree = open_tree(recipe.data)
+    dataset = VocImages(tree, "train", training_transform(recipe.data))
+    for iteration, batch in enumerate(islice(batches(dataset, recipe), 3)):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * learning_rate_factor(iteration, recipe.optimizer)
+        images = batch["image"].to(memory_format=torch.channels_last)
+        output = model(images)
+        losses = objective(model, images, batch["labels"], output, iteration)
+        total = 0
+        for name, loss in losses.items():
+            begun = iteration >= getattr(recipe.schedule, name, 0)
+            total = total + float(begun) * getattr(recipe.loss, name) * loss
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def furthest(run):
+        ours, theirs = run.model.state_dict(), model.state_dict()
+        return {name: (ours[name] - theirs[name]).abs().max().item() for name in ours}
+
+    zero = train(changed(recipe, ["optimizer.late_terms=zero"]), tmp_path / "zero")
+    absent = train(recipe, tmp_path / "absent")
+    assert max(furthest(zero).values()) < 1e-6
+    # Once its bias correction is spent, AdamW's first step is longer than a fresh state's, lr.
+    assert furthest(absent)["decoder.0.weight"] > 0.1 * 10 * rates[0] * 2 / 20
 
 
 @pytest.mark.slow
