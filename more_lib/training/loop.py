@@ -49,6 +49,7 @@ def start(accelerator: Accelerator, model: MoRe, recipe: Recipe, log: TrainingLo
         model.parameter_groups(settings.lr, settings.head_lr_factor, settings.token_lr_factor),
         betas=settings.betas,
         weight_decay=settings.weight_decay,
+        fused=True,  # one pass over the weights, which on a CPU is several times as fast
     )
     model.train().to(memory_format=torch.channels_last)  # convolutions are faster so
     network, optimizer = accelerator.prepare(model, optimizer)
