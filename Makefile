@@ -12,7 +12,7 @@ PYTEST := MORE_PROGRESS=0 $(RUN) -m pytest -q
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check test reliability lab clean
+.PHONY: help reproduce check test reliability bench lab clean
 
 help:
 	@echo "make reproduce                data, training, every notebook, and a report; PROFILE=mini"
@@ -21,6 +21,7 @@ help:
 	@echo "make test                     check, tests, every notebook against its stored outputs"
 	@echo "make test FAST=1              check and the quick unit tests; a minute or two"
 	@echo "make reliability              kills, full disks, 10,000 images; half an hour on two cores"
+	@echo "make bench                    the speed ratios of RESULTS.md, to runs/speed.json; 5 minutes"
 	@echo "make lab                      JupyterLab on notebooks/"
 	@echo "make clean                    remove .venv and build leftovers; keep runs/ and data"
 	@echo "make help                     this list"
@@ -56,6 +57,11 @@ endif
 reliability: $(INSTALLED)
 	@echo "== Reliability: what kills, full disks and many images do; figures at the end"
 	@$(PYTEST) -m reliability tests/reliability
+
+bench: $(INSTALLED)
+	@echo "== Bench: steps in forwards of the plain ViT, losses and CRF against loops"
+	@mkdir -p runs
+	@$(RUN) -m more_lib bench speed --json runs/speed.json
 
 lab: $(INSTALLED)
 	@echo "== JupyterLab on notebooks/ (Ctrl-C twice stops it)"

@@ -268,14 +268,15 @@ def bench(
     lattice and all pairs stored, and what share of labels agrees; a minute. step: the parts of a
     profile's training step by the clock, in CPU time and in forwards of the plain ViT, in fp32 and
     bf16; on a CPU with --profile mini. run FOLDER: the notebooks and trainings of a run likewise.
-    compare A B: what became slower between two files that step or run wrote by --json.
+    speed: the ratios of RESULTS.md, five minutes; --json more_lib/paper/records/speed.json records
+    them. compare A B: what became slower between two files that --json wrote.
     """
     from more_lib.runs import costs
     from more_lib.runs.manifest import CHECKOUT
     from more_lib.system.files import write_json
 
     paths = files or []
-    wanted = {"losses": 0, "crf": 0, "step": 0, "run": 1, "compare": 2}
+    wanted = {"losses": 0, "crf": 0, "step": 0, "speed": 0, "run": 1, "compare": 2}
     if what not in wanted:
         raise InputError(f"bench {what!r} is unknown; there are: {', '.join(wanted)}")
     if len(paths) != wanted[what]:
@@ -297,10 +298,16 @@ def bench(
     else:
         sys.path.insert(0, str(CHECKOUT))  # before any other package that is called tests
         speed = import_module("tests.benchmarks.speed")
-        print(speed.losses(shape) if what == "losses" else speed.crf())
+        if what == "speed":
+            from more_lib.runs.speed import format_speed, measure_speed
+
+            rows = measure_speed(speed)
+            print(format_speed(rows))
+        else:
+            print(speed.losses(shape) if what == "losses" else speed.crf())
     if json:
-        if what not in ("step", "run"):
-            raise InputError(f"--json keeps what step and run measure, not {what}")
+        if what not in ("step", "run", "speed"):
+            raise InputError(f"--json keeps what step, run and speed measure, not {what}")
         write_json(rows, json)
 
 

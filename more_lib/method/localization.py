@@ -7,6 +7,7 @@ several scales, each with its mirror image, then min-max.
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from math import ceil
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ RECTIFIED = ("cam", "aux_cam")
 
 Group = tuple[tuple[float, ...], bool]  # scales, and whether the mirror images are seen too
 RawMaps = dict[str, Tensor]
+
+AT_ONCE = 2048  # patches that a CPU runs together
 
 
 class MultiscaleMaps(NamedTuple):
@@ -75,6 +78,7 @@ def multiscale_cam(
     images: Tensor,
     scales: Sequence[float],
     straight: tuple[Tensor, Tensor] | None = None,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """CAM of the last and of the auxiliary feature map, over scales and mirror images.
 
@@ -85,21 +89,57 @@ def multiscale_cam(
     training flag is left as it is, for MoRe's forward is the same either way; no gradient is kept.
     images: (B, 3, H, W) float, normalised; sides need not be multiples of the patch size.
     scales: positive factors. straight: what ``model.cams(images)`` returned, if that is known: at
-    scale 1 only the mirror image is then run. Returns (cam, aux_cam), each (B, C, H, W) in [0, 1].
+    scale 1 only the mirror image is then run. labels: (B, C) of 0 and 1; with them the maps of
+    absent classes are 0 and cost nothing (see ``present_first``).
+    Returns (cam, aux_cam), each (B, C, H, W) in [0, 1].
 
     Raises ``InputError`` without scales, for images of another shape, or for less than one patch.
     """
+    shown = None if labels is None else present_first(labels, images.device)
 
     def draw(scale: float, views: Tensor) -> RawMaps:
         if scale == 1 and straight is not None:
-            mirrored = model.cams(views[len(images) :])
-            cam, aux_cam = (torch.cat(pair) for pair in zip(straight, mirrored, strict=True))
+            mirrored = _in_parts(model.cams, views[len(images) :], model.patch_size)
+            raw = [torch.cat(pair) for pair in zip(straight, mirrored, strict=True)]
         else:
-            cam, aux_cam = model.cams(views)
-        return {"cam": cam, "aux_cam": aux_cam}
+            raw = _in_parts(model.cams, views, model.patch_size)
+        if shown is not None:
+            index = shown[1].repeat(len(views) // len(images), 1)[:, :, None, None]
+            raw = [maps.gather(1, index.expand(-1, -1, *maps.shape[2:])) for maps in raw]
+        return dict(zip(RECTIFIED, raw, strict=True))
 
     (maps,) = _over_views(model, images, [(tuple(scales), True)], draw).values()
-    return maps["cam"], maps["aux_cam"]
+    if labels is None or shown is None:
+        return maps["cam"], maps["aux_cam"]
+    present, index = (t[:, :, None, None] for t in shown)
+    every = maps["cam"].new_zeros(*labels.shape, *images.shape[-2:])
+    index = index.expand_as(maps["cam"])
+    cam, aux_cam = (every.scatter(1, index, maps[kind].mul_(present)) for kind in RECTIFIED)
+    return cam, aux_cam
+
+
+def present_first(labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Every image's classes in order, those present first: 1 or 0, and their indices (B, S) each.
+
+    labels: (B, C) of 0 and 1. S is the largest number of classes in an image if the labels are on
+    the CPU, 1 at least, else C, for the host would have to wait for their number.
+    """
+    present, index = (labels > 0).byte().sort(dim=1, descending=True, stable=True)
+    if labels.device.type == "cpu":
+        most = max(1, int(present.sum(dim=1).max()))
+        present, index = present[:, :most], index[:, :most]
+    return present.to(device, non_blocking=True), index.to(device, non_blocking=True)
+
+
+def _in_parts(cams: Callable, views: Tensor, patch: int) -> list[Tensor]:
+    """``cams(views)``, on a CPU of a few views at a time.
+
+    More patches than ``AT_ONCE`` gain nothing there, and what outgrows the caches and the pool of
+    the allocator (32 MB) costs dearly.
+    """
+    patches = len(views) * (views.shape[2] // patch) * (views.shape[3] // patch)
+    parts = ceil(patches / AT_ONCE) if views.device.type == "cpu" else 1
+    return [torch.cat(maps) for maps in zip(*map(cams, views.chunk(parts)), strict=True)]
 
 
 def multiscale_lam(

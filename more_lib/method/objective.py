@@ -93,7 +93,7 @@ class Objective(nn.Module):
         padding = None if box is None else padding_mask(box, images.shape[-2:])
         tokens, features, lir = output.class_tokens, output.features, self.recipe.lir
         straight = (output.cam.detach(), output.aux_cam.detach())
-        cams = multiscale_cam(model, images, self.recipe.masks.scales, straight)
+        cams = multiscale_cam(model, images, self.recipe.masks.scales, straight, labels)
         masks = self._patch_masks(cams, present, features.shape[-2:], iteration, padding)
 
         if "patch_token_contrast" in active:

@@ -7,6 +7,7 @@ modulo F + 1, and that common remainder tells the F + 1 vertices of a simplex ap
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from more_lib.system.shapes import check_shapes
@@ -23,65 +24,77 @@ def lattice_sum(features: Tensor, values: Tensor) -> Tensor:
     full lattice then has of its own value. Raises ``InputError`` when the shapes do not fit.
     """
     check_shapes(features=(features, "B N F"), values=(values, "B N K"))
-    dimensions, channels = features.shape[2], values.shape[2]
     with torch.no_grad():
-        vertices, weights = _simplices(_elevated(features.double()))
-        codes, steps = _encoded(vertices)
-        codes, slots = codes.flatten().unique(return_inverse=True)  # sorted
-        weights = weights.to(values.dtype)
-        # One more row, always 0, is the neighbour that does not exist.
-        lattice = values.new_zeros(len(codes) + 1, channels)
-        lattice.index_add_(0, slots, (weights[..., None] * values[:, :, None]).flatten(0, 2))
+        codes, weights, steps = _simplices(_elevated(features.double()))
+        weights = weights.to(values.dtype).flatten(1)  # (F + 1, B * N)
+        # A vertex is a bag of weighted points, in the order of its code.
+        codes, order = codes.flatten().sort()
+        codes, slots, counts = codes.unique_consecutive(return_inverse=True, return_counts=True)
+        lattice = F.embedding_bag(
+            order % weights.shape[1],
+            values.flatten(0, 1),
+            counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=weights.flatten()[order],
+        )
         for step in steps:
-            neighbours = lattice[_found(codes, codes - step)] + lattice[_found(codes, codes + step)]
-            lattice[:-1] += neighbours / 2
-        slots = slots.view(weights.shape)
-        out = torch.zeros_like(values)
-        for vertex in range(dimensions + 1):
-            out += weights[..., vertex, None] * lattice[slots[..., vertex]]
-        return out / (1 + 2.0**-dimensions)
+            above = torch.searchsorted(codes, codes + step).clamp_(max=len(codes) - 1)
+            (below,) = (codes[above] == codes + step).nonzero(as_tuple=True)
+            above = above[below]
+            down, up = lattice[above] / 2, lattice[below] / 2
+            lattice.index_add_(0, below, down)
+            lattice.index_add_(0, above, up)
+        # A point is a bag of weighted vertices.
+        slots = torch.empty_like(order).scatter_(0, order, slots).view_as(weights)
+        out = F.embedding_bag(
+            slots.T.contiguous(), lattice, mode="sum", per_sample_weights=weights.T.contiguous()
+        )
+        return out.view_as(values) / (1 + 2.0 ** -features.shape[2])
 
 
 def _elevated(features: Tensor) -> Tensor:
-    """(B, N, F + 1) on the hyperplane, at the scale where the steps have variance 1 together."""
+    """(F + 1, B, N) on the hyperplane, at the scale where the steps have variance 1 together."""
     d = features.shape[2]
     axis = torch.arange(1, d + 1, device=features.device, dtype=features.dtype)
     basis = torch.ones(d, d + 1, device=features.device, dtype=features.dtype).tril()
     basis -= torch.diag_embed(axis, 1)[:d]  # rows are 1, .., 1, -i, 0, .., 0
-    return features @ (basis / (axis * (axis + 1)).sqrt()[:, None]) * ((d + 1) * (2 / 3) ** 0.5)
+    points = features @ (basis / (axis * (axis + 1)).sqrt()[:, None])
+    return (points * ((d + 1) * (2 / 3) ** 0.5)).permute(2, 0, 1).contiguous()
 
 
-def _simplices(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Each point's F + 1 vertices (B, N, F + 1, F + 1) and barycentric weights (B, N, F + 1)."""
-    side = points.shape[2]
-    base = (points / side).round().long()  # in units of F + 1 for now
-    rank = (base - points / side).argsort(2).argsort(2)  # 0: the furthest above its base
-    # Rounding may leave the hyperplane: move the coordinates that were rounded the furthest.
-    rank += base.sum(2, keepdim=True)
+def _simplices(points: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """Each point's F + 1 vertices as codes and barycentric weights, both (F + 1, B, N).
+
+    A code is an integer of a vertex, another one in each image; a step along an axis adds the same
+    number to all of them, which comes third.
+    """
+    side = len(points)
+    base = (points / side).round()  # in units of F + 1
+    above = points / side - base
+    rank = base.sum(0).long().expand(points.shape).clone()
+    # 0: the furthest above its base. Rounding may leave the hyperplane: what was rounded the
+    # furthest moves a unit, and its rank wraps around.
+    for i in range(side):
+        for j in range(i):
+            higher = above[i] > above[j]
+            rank[j] += higher
+            rank[i] += ~higher
     wrap = (rank < 0).long() - (rank >= side).long()
-    base, rank = side * (base + wrap), rank + side * wrap
+    base, above, rank = base.long() + wrap, above - wrap, rank + side * wrap
 
-    above = torch.empty_like(points).scatter_(2, rank, (points - base) / side)  # descending
-    first = 1 - (above[..., :1] - above[..., -1:])
-    weights = torch.cat([first, (above[..., :-1] - above[..., 1:]).flip(2)], dim=2)
-    remainder = torch.arange(side, device=points.device)[:, None]
-    wraps = rank[:, :, None] >= side - remainder
-    return base[:, :, None] + remainder - side * wraps, weights
+    above = torch.empty_like(above).scatter_(0, rank, above)  # descending
+    weights = torch.cat([1 - (above[:1] - above[-1:]), (above[:-1] - above[1:]).flip(0)])
 
-
-def _encoded(vertices: Tensor) -> tuple[Tensor, list[int]]:
-    """One integer a vertex, other ones for each image, and what a step along each axis adds."""
-    side = vertices.shape[-1]
-    spare = vertices[..., :-1] - vertices.min() + side  # the last coordinate follows from the sum
-    radix = int(spare.max()) + side + 1
-    place = [radix**power for power in range(side)]
-    image = torch.arange(len(vertices), device=vertices.device)[:, None, None] * place[-1]
-    codes = sum((spare[..., axis] * place[axis] for axis in range(side - 1)), image)
-    steps = [side * place[axis] - sum(place[:-1]) for axis in range(side - 1)]
-    return codes, [*steps, -sum(place[:-1])]
-
-
-def _found(codes: Tensor, wanted: Tensor) -> Tensor:
-    """Where ``wanted`` stand in the sorted ``codes``; the row behind the last where they do not."""
-    found = torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)
-    return torch.where(codes[found] == wanted, found, len(codes))
+    # The vertex of remainder r adds r to the base, less F + 1 in the r coordinates of highest rank.
+    # A code's digits are the coordinates; the last one follows from the others.
+    low = side * (int(base.min()) - 2)
+    radix = side * (int(base.max()) + 3) - low
+    digits = [radix**power for power in range(side - 1)] + [0]
+    place = torch.tensor(digits, device=points.device)[:, None, None]
+    image = torch.arange(points.shape[1], device=points.device)[:, None]
+    code = ((side * base - low) * place).sum(0) + image * radix ** (side - 1)
+    by_rank = torch.empty_like(rank).scatter_(0, rank, place.expand_as(rank))
+    codes = [code]
+    for highest in by_rank[1:].flip(0):
+        codes.append(codes[-1] + sum(digits) - side * highest)
+    return torch.stack(codes), weights, [side * digit - sum(digits) for digit in digits]

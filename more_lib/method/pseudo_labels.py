@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from more_lib.method.crf import dense_crf as dense_crf
-from more_lib.method.localization import resized
+from more_lib.method.localization import present_first, resized
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32
@@ -158,18 +158,22 @@ def refine_cam(
     par: a ``PixelAdaptiveRefinement``. images: (B, 3, H, W) float in [0, 1]. maps: (B, C, h, w)
     float in [0, 1]. labels: (B, C) of 0 and 1; an absent class is as if it did not exist, and an
     image without any is background. Labels may stay on the CPU whatever the device of the rest:
-    then only as many channels are refined as any image has classes. On another device all C are,
-    for the host would have to wait for their number. Returns (B, H, W) int64.
+    then few channels are refined, else all C (see ``present_first``). Returns (B, H, W) int64.
 
     Raises ``InputError`` when the shapes do not fit or ``low`` exceeds ``high``.
     """
     _check_thresholds(high, low)
     check_shapes(images=(images, "B 3 H W"), maps=(maps, "B C h w"), labels=(labels, "B C"))
     _check_floats(images=images, maps=maps)
+    if maps.device.type == "cpu" and len(maps) > 1:  # each has classes of its own, and fits a cache
+        single = zip(images.split(1), maps.split(1), labels.split(1), strict=True)
+        return torch.cat([refine_cam(par, *image, high, low) for image in single])
     size = images.shape[-2:]
     half_size = [max(side // 2, 1) for side in size]
     images, maps = (at_least_float32(t) for t in (images, maps))
-    numbers, chosen = _present_first(maps, labels)
+    present, index = present_first(labels, maps.device)
+    numbers = (index + 1) * present  # 0 where the class is absent
+    chosen = maps.gather(1, index[:, :, None, None].expand(-1, -1, *maps.shape[-2:]))
     scores = resized(chosen, half_size).masked_fill(numbers[:, :, None, None] == 0, -torch.inf)
     # (B, 1 + S, h, w) each. Absent classes get probability 0, and PAR, being linear, leaves it so.
     passes = [F.pad(scores, (0, 0, 0, 0, 1, 0), value=level).softmax(1) for level in (high, low)]
@@ -179,21 +183,6 @@ def refine_cam(
     against_high, against_low = class_number.unbind(1)
     uncertain = torch.full_like(against_high, IGNORE_INDEX).masked_fill_(against_low == 0, 0)
     return torch.where(against_high > 0, against_high, uncertain)
-
-
-def _present_first(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Every image's classes in order, those present first: numbers (B, S) and maps (B, S, h, w).
-
-    A number is 1..C, or 0 where the class is absent. S is the largest number of classes in an
-    image if the labels are on the CPU, else C.
-    """
-    present, index = (labels > 0).byte().sort(dim=1, descending=True, stable=True)
-    if labels.device.type == "cpu":
-        most = max(1, int(present.sum(dim=1).max()))  # resizing wants a channel
-        present, index = present[:, :most], index[:, :most]
-    present, index = (t.to(maps.device, non_blocking=True) for t in (present, index))
-    chosen = maps.gather(1, index[:, :, None, None].expand(-1, -1, *maps.shape[-2:]))
-    return (index + 1) * present, chosen
 
 
 def _strongest_class(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from string import ascii_uppercase
 import pandas as pd
 
 from more_lib.evaluation.protocols import MAP_NAMES
+from more_lib.paper import records
 from more_lib.paper.frames import markdown
 from more_lib.paper.studies import STUDIES, compared, recorded, trial_titles
 from more_lib.paper.trials import over_seeds, with_spread
@@ -37,6 +38,7 @@ def render(record: Mapping) -> str:
         notebooks=_notebooks(notebooks),
         minutes=notebooks["seconds"].sum() / 60,
         ahead=ahead and AHEAD.format(ahead["networks"], ahead["seconds"] / 60),
+        speed=_speed(records.speed()),
         **{name: _study(name) for name in STUDIES},
     )
 
@@ -84,6 +86,30 @@ def _notebooks(entries: pd.DataFrame) -> str:
     minutes = (entries["seconds"] / 60).map("{:.1f}".format)
     links = "[" + titles + "](" + entries["name"] + ".ipynb)"
     return markdown(pd.DataFrame({"notebook": links, "minutes": minutes}))
+
+
+def _speed(record: Mapping) -> dict:
+    """A record of ``bench speed`` with its rows as "steps" and "loops"."""
+    rows, device = pd.DataFrame(record["rows"]), record["device"]
+    steps, loops = rows[rows["forwards"].notna()], rows[rows["share"].notna()]
+    memory = steps["memory_gb"].where(steps["part"].str.endswith("whole step"))
+    of_steps = {
+        "step": steps["part"],
+        "CPU s" if device["type"] == "cpu" else "s": steps["cpu_seconds"].map("{:.2f}".format),
+        "forwards of the plain ViT": steps["forwards"].map("{:.2f}".format),
+        "peak memory GB": memory.map("{:.1f}".format, na_action="ignore").fillna(""),
+    }
+    of_loops = {
+        "against plain loops": loops["part"],
+        "ours ms": (1000 * loops["seconds"]).map("{:.1f}".format),
+        "times faster": (1 / loops["share"]).map("{:.1f}".format),
+    }
+    return {
+        **record,
+        "hardware": f"{device['count']} × {device['name']}",
+        "steps": markdown(pd.DataFrame(of_steps)),
+        "loops": markdown(pd.DataFrame(of_loops)),
+    }
 
 
 def _study(name: str) -> dict[str, str]:

@@ -96,6 +96,8 @@ def _row(part: str, seconds: float, cpu_seconds: float, forward: float) -> dict:
 def _read(path: str | Path) -> dict[str, float]:
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {str(row["part"]): float(row["forwards"]) for row in rows}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        rows = rows["rows"] if isinstance(rows, dict) else rows
+        # Of a loop's time, what `bench speed` measured is a share.
+        return {str(row["part"]): float(row.get("forwards", row.get("share"))) for row in rows}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no file that `bench --json` wrote ({error})") from error

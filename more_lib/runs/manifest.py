@@ -55,7 +55,7 @@ def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[d
         "git": git_state(),
         "versions": _versions(),
         "platform": platform.platform(),
-        "device": _device(),
+        "device": device(),
         "threads": torch.get_num_threads(),
         "seeds": {"recipe": recipe.seed},
         "library_sha256": _library_sha256(),
@@ -128,7 +128,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _device() -> dict[str, str | int]:
+def device() -> dict[str, str | int]:
     import torch
 
     if torch.accelerator.is_available():

@@ -47,7 +47,7 @@ def start(accelerator: Accelerator, model: MoRe, recipe: Recipe, log: TrainingLo
     optimizer = AdamW(
         model.parameter_groups(settings),
         betas=settings.betas,
-        fused=accelerator.device.type == "cuda" or None,  # a few kernels for all parameters
+        fused=True,  # one pass over the weights: fewer kernels, and on a CPU several times as fast
     )
     model.train().to(memory_format=torch.channels_last)  # convolutions are faster so
     network, optimizer = accelerator.prepare(model, optimizer)

@@ -10,6 +10,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -18,15 +20,14 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from more_lib.method.backbones import build_backbone
-from more_lib.method.localization import multiscale_cam
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
-from more_lib.recipes.loading import changed
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import peak_memory
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
-PLAIN = "plain ViT, forward"
+PLAIN, CAM, ENERGY = "plain ViT, forward", "multi-scale CAM", "dense energy"
+ENOUGH = 60  # seconds of rounds, of which there are two at least; the first one warms up
 LABELS_PER_IMAGE = 1.555  # VOC's, which decides how many maps are refined
 
 
@@ -34,9 +35,9 @@ LABELS_PER_IMAGE = 1.555  # VOC's, which decides how many maps are refined
 class StepCost:
     """One step of a recipe in one precision.
 
-    milliseconds: by part, medians over rounds, ``PLAIN`` and "whole step" among them; parts are
-    timed one by one. cpu_milliseconds: what the process was busy for, all threads together.
-    memory_gb: peak, on a GPU of tensors alone. operations, bytes: ``operations`` and
+    milliseconds: by part, medians over rounds, ``PLAIN`` and "whole step" among them.
+    cpu_milliseconds: what the process was busy for, all threads together. memory_gb: peak, on a
+    GPU of tensors alone, else of the whole process. operations, bytes: ``operations`` and
     ``least_bytes`` of the recipe.
     """
 
@@ -52,28 +53,33 @@ class StepCost:
 def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     """Time the last iteration of a recipe, in which every term counts, on random images.
 
-    precision: "fp32" or "bf16". Runs on the GPU where there is one; on a CPU, ViT-B at 448 pixels
-    takes minutes a step.
+    precision: "fp32" or "bf16". repeats: rounds at most; no other begins after ``ENOUGH`` seconds.
+    Runs on the GPU where there is one; on a CPU, ViT-B at 448 pixels takes minutes.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = MoRe.from_recipe(recipe, pretrained=False).train().to(device)
+    model.to(memory_format=torch.channels_last)  # as in training
     plain = _plain_vit(recipe).to(device)
-    optimizer = AdamW(model.parameter_groups(recipe.optimizer))
+    plain.blocks = model.encoder.blocks  # the weights lie in memory once
+    optimizer = AdamW(model.parameter_groups(recipe.optimizer), fused=True)
     size, side, C = recipe.optimizer.batch_size, recipe.data.crop_size, len(recipe.data.classes)
     images = torch.randn(size, 3, side, side).clamp(-1.8, 2.1).to(device)
+    images = images.contiguous(memory_format=torch.channels_last)
     labels = (torch.rand(size, C) < LABELS_PER_IMAGE / C).float()
     labels[:, 0] = 1  # every image shows something
-    without_energy = changed(recipe, ["loss.dense_energy=0"])
-    objectives = [Objective(each).to(device) for each in (recipe, without_energy)]
+    objective = Objective(recipe).to(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    rounds = [
-        _one_step((plain, model), optimizer, objectives, images, labels, AUTOCAST[precision])
-        for _ in range(1 + repeats)
-    ][1:]  # the first one warms up
+    given, rounds = (objective, images, labels, AUTOCAST[precision]), []
+    started = time.perf_counter()
+    while len(rounds) < 2 or (len(rounds) <= repeats and time.perf_counter() - started < ENOUGH):
+        rounds.append(_one_step((plain, model), optimizer, *given))
     wall, cpu = (
-        {part: 1000 * statistics.median(each[part][clock] for each in rounds) for part in rounds[0]}
+        {
+            part: 1000 * statistics.median(each[part][clock] for each in rounds[1:])
+            for part in rounds[0]
+        }
         for clock in (0, 1)
     )
     return StepCost(
@@ -174,47 +180,43 @@ def format_step(costs: list[StepCost]) -> str:
 def _one_step(
     models: tuple[nn.Module, MoRe],
     optimizer: AdamW,
-    objectives: list[Objective],
+    objective: Objective,
     images: Tensor,
     labels: Tensor,
     dtype: torch.dtype | None,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, np.ndarray]:
     """Seconds, by the clock and of the CPU, of each part of the last iteration.
 
-    models: the plain ViT and MoRe's. The second objective has no dense energy.
+    models: the plain ViT and MoRe's. The step runs once, as in training; what the network takes for
+    the CAM, and the energy, are measured inside of it.
     """
-    (plain, model), (objective, without_energy) = models, objectives
-    recipe, took = objective.recipe, {}
+    (plain, model), recipe = models, objective.recipe
+    parts = ("forward", CAM, "masks and losses", ENERGY, "backward", "optimizer")
+    took = {part: np.zeros(2) for part in (PLAIN, *parts, "losses")}
     wait = torch.cuda.synchronize if images.is_cuda else lambda: None
     autocast = torch.autocast(images.device.type, dtype, enabled=dtype is not None)
 
-    def timed(part: str, function: Callable, *given: object):
-        wait()
-        started = np.array((time.perf_counter(), time.process_time()))
-        result = function(*given)
-        wait()
-        took[part] = np.array((time.perf_counter(), time.process_time())) - started
-        return result
+    def timed(part: str, function: Callable) -> Callable:
+        def run(*given: object):
+            wait()
+            started = np.array((time.perf_counter(), time.process_time()))
+            result = function(*given)
+            wait()
+            took[part] += np.array((time.perf_counter(), time.process_time())) - started
+            return result
 
+        return run
+
+    seer = SimpleNamespace(patch_size=model.patch_size, cams=timed(CAM, model.cams))
     optimizer.zero_grad()
-    timed(PLAIN, torch.no_grad()(autocast(plain)), images)
-    output = timed("forward", autocast(model), images)
-    straight = (output.cam.detach(), output.aux_cam.detach())
-    timed("cam", autocast(multiscale_cam), model, images, recipe.masks.scales, straight)
-    given = (model, images, labels, output, recipe.optimizer.iterations - 1)
-    timed("without energy", autocast(without_energy), *given)
-    losses = timed("losses", autocast(objective), *given)
+    timed(PLAIN, torch.no_grad()(autocast(plain)))(images)
+    output = timed("forward", autocast(model))(images)
+    with patch.object(objective.energy, "forward", timed(ENERGY, objective.energy.forward)):
+        losses = timed("losses", autocast(objective))(
+            seer, images, labels, output, recipe.optimizer.iterations - 1
+        )
     total = sum(getattr(recipe.loss, name) * loss for name, loss in losses.items())
-    timed("backward", total.backward)
-    timed("optimizer", optimizer.step)
-    parts = {
-        PLAIN: took[PLAIN],
-        "forward": took["forward"],
-        "multi-scale CAM": took["cam"],
-        "masks and losses": np.maximum(took["without energy"] - took["cam"], 0),
-        "dense energy": np.maximum(took["losses"] - took["without energy"], 0),
-        "backward": took["backward"],
-        "optimizer": took["optimizer"],
-        "whole step": sum(took[part] for part in ("forward", "losses", "backward", "optimizer")),
-    }
-    return {part: tuple(each.tolist()) for part, each in parts.items()}
+    timed("backward", total.backward)()
+    timed("optimizer", optimizer.step)()
+    took["masks and losses"] = took.pop("losses") - took[CAM] - took[ENERGY]
+    return took | {"whole step": sum(took[part] for part in parts)}

@@ -173,6 +173,29 @@ def test_a_cam_that_is_known_already_is_not_run_again_and_changes_nothing():
     assert model.batches == [(2, 3, 16, 24), *views[1:]]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_with_labels_absent_classes_are_zero_and_present_ones_the_same(known):
+    model, images = SmallModel(), random_images(13, 18)
+    straight = model.cams(images[..., :12, :16]) if known else None
+    every = multiscale_cam(model, images, SCALES, straight)
+    for labels in ([[0, 1, 0], [1, 0, 1]], [[0, 0, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 0]]):
+        labels = torch.tensor(labels)
+        found = multiscale_cam(model, images, SCALES, straight, labels)
+        for ours, maps in zip(found, every, strict=True):
+            assert torch.equal(ours, maps * labels[:, :, None, None])
+
+
+def test_a_cpu_runs_few_views_at_once_and_sees_the_same(monkeypatch):
+    model, images = SmallModel(), random_images()
+    expected = multiscale_cam(model, images, SCALES)
+    model.batches.clear()
+    monkeypatch.setattr("more_lib.method.localization.AT_ONCE", 30)
+    for ours, theirs in zip(multiscale_cam(model, images, SCALES), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    large, usual, small = (1, 3, 24, 36), (1, 3, 16, 24), (4, 3, 8, 12)
+    assert model.batches == [usual] * 4 + [small] + [large] * 4  # 24, 6 and 54 patches a view
+
+
 def test_a_similarity_keeps_its_order_where_it_is_negative():
     model, images = SmallModel(), random_images()
     straight, forward = multiscale_maps(model, images, (1.0,)), model.forward

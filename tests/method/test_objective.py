@@ -111,8 +111,8 @@ def test_the_decoders_labels_come_from_cam_or_lam(recipe, step, monkeypatch):
     monkeypatch.setattr(module, "refine_cam", spy)
     for choice in ("cam", "lam"):
         losses(changed(recipe, [f"masks.decoder_map={choice}"]), step, 4)
-    model, images, _ = step
-    cam, _ = module.multiscale_cam(model, images, recipe.masks.scales)
+    model, images, labels = step
+    cam, _ = module.multiscale_cam(model, images, recipe.masks.scales, labels=labels)
     torch.testing.assert_close(maps[0], cam, rtol=1e-3, atol=1e-3)
     assert maps[1].shape == cam.shape and not torch.allclose(maps[1], maps[0], atol=1e-2)
     assert 0 <= maps[1].min() and maps[1].max() <= 1 and not maps[1].requires_grad

@@ -66,6 +66,10 @@ def test_what_became_slower_is_told_in_forwards(tmp_path):
     assert second.split() == ["fp32:", "whole", "step", "5.00", "6.00", "1.20", "slower"]
     with pytest.raises(InputError, match="have no part in common"):
         costs.compare_costs(tmp_path / "a", tmp_path / "other")
+    kept = {"rows": [{"part": "loss", "share": 0.25}, {**slower[1], "share": None}]}
+    (tmp_path / "speed").write_text(json.dumps(kept))
+    loop, step = costs.compare_costs(tmp_path / "speed", tmp_path / "speed").splitlines()[1:]
+    assert loop.split() == ["loss", "0.25", "0.25", "1.00"] and "6.00" in step
     (tmp_path / "b").write_text("{}x")
     with pytest.raises(InputError, match="no file that `bench --json` wrote"):
         costs.compare_costs(tmp_path / "a", tmp_path / "b")

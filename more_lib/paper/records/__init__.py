@@ -1,7 +1,8 @@
 """What was measured on our machines and is shown where it cannot be measured again in minutes.
 
 ``mini_run.json`` is an extract of one run of the profile mini, ``runs.reading.record_of`` makes it;
-the others are studies of many trainings (``paper.studies``). ``paper.results`` shows all of them.
+``speed.json`` is what ``bench speed`` found; the others are studies of many trainings
+(``paper.studies``). ``paper.results`` shows all of them.
 """
 
 import json
@@ -11,6 +12,11 @@ from importlib import resources
 def mini_run() -> dict:
     """The record in ``mini_run.json``."""
     return json.loads((resources.files(__name__) / "mini_run.json").read_text(encoding="utf-8"))
+
+
+def speed() -> dict:
+    """What ``bench speed`` measured, in ``speed.json``."""
+    return json.loads((resources.files(__name__) / "speed.json").read_text(encoding="utf-8"))
 
 
 def study(name: str) -> dict | None:
