@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
 from textwrap import TextWrapper
 from typing import Literal
 
@@ -75,16 +77,36 @@ def packages() -> list[Row]:
 
 
 def frameworks() -> list[Row]:
-    """Whether PyTorch, torchvision and timm import, which needs versions made for each other."""
+    """Whether PyTorch imports, and torchvision was made for it; the others that depend on both."""
     names = ("torch", "torchvision", "timm", "accelerate")
     for name in names:
         try:
-            import_module(name)
-        except Exception as error:  # torchvision raises RuntimeError when torch does not match it
+            metadata.version(name)
+            if name == "torch":
+                import_module(name)
+            elif name == "torchvision":
+                _load_operators()
+        except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             cost = "without it: nothing runs; `pip install -c constraints.txt -e .` brings a fit"
-            return [Row(name, "missing", f"does not import: {reason}", cost)]
+            return [Row(name, "missing", f"cannot be used: {reason}", cost)]
     return [Row("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names))]
+
+
+def _load_operators() -> None:
+    """Raise where torchvision's compiled operators are not of this torch.
+
+    They are loaded by themselves: with ``import torchvision`` the doctor would take twice as long.
+    """
+    import torch
+
+    for item in map(Requirement, metadata.requires("torchvision") or []):
+        if item.name == "torch" and not item.specifier.contains(metadata.version("torch")):
+            raise InputError(f"it is made for torch{item.specifier}")
+    folder = Path(find_spec("torchvision").origin).parent
+    for library in folder.glob("_C*"):
+        torch.ops.load_library(library)
+    torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
 
 
 def processor() -> Row:
@@ -165,10 +187,10 @@ def data(recipe) -> Row:
 
 def weights(recipe) -> Row:
     """Whether the pretrained backbone of a profile's ``Recipe`` is on this machine."""
-    from more_lib.method.backbones import MINI_WIDTHS, backbone_file, downloaded_weights
+    from more_lib.method.weight_files import MINI_WIDTHS, backbone_file, downloaded_file
 
     name, own = recipe.backbone.name, recipe.backbone.weights
-    file = backbone_file(name, own) or downloaded_weights(name)
+    file = backbone_file(name, own) or downloaded_file(f"timm/{name}")
     if file is None:
         cost = "downloaded at first use; without network: backbone.weights=FILE.safetensors"
         return Row("weights", "missing", f"{name} is not in timm's cache", cost)
