@@ -78,33 +78,26 @@ def packages() -> list[Row]:
 
 def frameworks() -> list[Row]:
     """Whether PyTorch imports, and torchvision was made for it; the others that depend on both."""
-    names = ("torch", "torchvision", "timm", "accelerate")
-    for name in names:
+    looks = {"torch": import_module, "torchvision": _load_operators}
+    looks |= dict.fromkeys(("timm", "accelerate"), metadata.version)
+    for name, look in looks.items():
         try:
-            metadata.version(name)
-            if name == "torch":
-                import_module(name)
-            elif name == "torchvision":
-                _load_operators()
+            look(name)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             cost = "without it: nothing runs; `pip install -c constraints.txt -e .` brings a fit"
             return [Row(name, "missing", f"cannot be used: {reason}", cost)]
-    return [Row("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names))]
+    return [Row("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in looks))]
 
 
-def _load_operators() -> None:
-    """Raise where torchvision's compiled operators are not of this torch.
-
-    They are loaded by themselves: with ``import torchvision`` the doctor would take twice as long.
-    """
+def _load_operators(name: str) -> None:
+    """Raise where torchvision's operators are not of this torch; to import all takes seconds."""
     import torch
 
-    for item in map(Requirement, metadata.requires("torchvision") or []):
+    for item in map(Requirement, metadata.requires(name) or []):
         if item.name == "torch" and not item.specifier.contains(metadata.version("torch")):
             raise InputError(f"it is made for torch{item.specifier}")
-    folder = Path(find_spec("torchvision").origin).parent
-    for library in folder.glob("_C*"):
+    for library in Path(find_spec(name).origin).parent.glob("_C*"):
         torch.ops.load_library(library)
     torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
 

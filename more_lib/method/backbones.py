@@ -14,12 +14,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
-from more_lib.method.weight_files import (
-    MINI_WIDTHS,
-    backbone_file,
-    downloaded_file,
-    require_file,
-)
+from more_lib.method.weight_files import MINI_WIDTHS, backbone_file, downloaded_file, require_file
 from more_lib.system.errors import InputError
 from more_lib.system.weights import load_weights
 

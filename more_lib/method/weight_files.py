@@ -25,10 +25,9 @@ def backbone_file(name: str, weights: str = "") -> Path | None:
 
 
 def downloaded_file(repository: str, file: str | None = None) -> Path | None:
-    """What an earlier use left of a repository in the Hugging Face cache, if anything.
+    """What an earlier use left of a repository, mostly ``timm/NAME``, in the Hugging Face cache.
 
-    repository: ``timm/`` and the name, tag included, for nearly all of timm's models. file: its
-    name there, where it is none that timm looks for by itself.
+    file: its name there, where it is none that timm looks for by itself.
     """
     names = [file] if file else ["model.safetensors", "pytorch_model.bin"]
     files = (try_to_load_from_cache(repository, name) for name in names)
