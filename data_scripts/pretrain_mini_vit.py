@@ -32,10 +32,11 @@ from typer import Option
 from more_lib.data.prepare import emoji
 from more_lib.data.voc import VocImages, VocTree
 from more_lib.evaluation.metrics import average_precision, confusion_matrix, scores
-from more_lib.method.backbones import MINI_WIDTHS, build_backbone, mini_weights
+from more_lib.method.backbones import build_backbone
 from more_lib.method.localization import multiscale_cam
 from more_lib.method.losses import classification_loss
 from more_lib.method.pseudo_labels import foreground_mask
+from more_lib.method.weight_files import MINI_WIDTHS, mini_weights
 from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.system.devices import resolved_precision
 from more_lib.system.errors import InputError

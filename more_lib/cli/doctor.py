@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
 from textwrap import TextWrapper
 from typing import Literal
 
@@ -75,25 +77,41 @@ def packages() -> list[Row]:
 
 
 def frameworks() -> list[Row]:
-    """Whether PyTorch, torchvision and timm import, which needs versions made for each other."""
-    names = ("torch", "torchvision", "timm", "accelerate")
-    for name in names:
+    """Whether PyTorch imports, and torchvision was made for it; the others that depend on both."""
+    looks = {"torch": import_module, "torchvision": _load_operators}
+    looks |= dict.fromkeys(("timm", "accelerate"), metadata.version)
+    for name, look in looks.items():
         try:
-            import_module(name)
-        except Exception as error:  # torchvision raises RuntimeError when torch does not match it
+            look(name)
+        except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             cost = "without it: nothing runs; `pip install -c constraints.txt -e .` brings a fit"
-            return [Row(name, "missing", f"does not import: {reason}", cost)]
-    return [Row("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names))]
+            return [Row(name, "missing", f"cannot be used: {reason}", cost)]
+    return [Row("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in looks))]
+
+
+def _load_operators(name: str) -> None:
+    """Raise where torchvision's operators are not of this torch; to import all takes seconds."""
+    import torch
+
+    for item in map(Requirement, metadata.requires(name) or []):
+        if item.name == "torch" and not item.specifier.contains(metadata.version("torch")):
+            raise InputError(f"it is made for torch{item.specifier}")
+    for library in Path(find_spec(name).origin).parent.glob("_C*"):
+        torch.ops.load_library(library)
+    torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
 
 
 def processor() -> Row:
     """CPU threads, and whether bf16 pays off on them."""
     import torch
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for each other on a busy machine
     matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     fp32, bf16 = (min(timeit.repeat(lambda m=m: m @ m, number=1, repeat=5)) for m in matrices)
-    threads, speedup = torch.get_num_threads(), fp32 / bf16
+    torch.set_num_threads(threads)
+    speedup = fp32 / bf16
     detail = f"{threads} threads; bf16 products at {speedup:.1f}x the speed of fp32"
     cost = "bf16 is only emulated: precision auto takes fp32 here, training takes twice as long"
     return Row("CPU", "ok" if speedup >= 0.9 else "note", detail, cost)
@@ -165,10 +183,10 @@ def data(recipe) -> Row:
 
 def weights(recipe) -> Row:
     """Whether the pretrained backbone of a profile's ``Recipe`` is on this machine."""
-    from more_lib.method.backbones import MINI_WIDTHS, backbone_file, downloaded_weights
+    from more_lib.method.weight_files import MINI_WIDTHS, backbone_file, downloaded_file
 
     name, own = recipe.backbone.name, recipe.backbone.weights
-    file = backbone_file(name, own) or downloaded_weights(name)
+    file = backbone_file(name, own) or downloaded_file(f"timm/{name}")
     if file is None:
         cost = "downloaded at first use; without network: backbone.weights=FILE.safetensors"
         return Row("weights", "missing", f"{name} is not in timm's cache", cost)

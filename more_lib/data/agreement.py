@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from more_lib.data.tree import THREADS, ImageTree
 from more_lib.recipes.constants import IGNORE_INDEX
@@ -148,6 +147,8 @@ def _order(pairs: Sequence[Pair], classes: int) -> dict[int, int]:
     every = range(1, classes + 1)
     named = np.array([[number in pair.named for number in every] for pair in pairs], dtype=float)
     shown = np.array([[number in pair.shown for number in every] for pair in pairs], dtype=float)
+    from scipy.optimize import linear_sum_assignment  # slow to import, and seldom needed
+
     both = shown.T @ named
     either = shown.sum(0)[:, None] + named.sum(0) - both
     matched = zip(*linear_sum_assignment(both / either.clip(1), maximize=True), strict=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from more_lib.recipes.constants import IGNORE_INDEX
@@ -137,6 +136,8 @@ def average_precision(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) ->
 
     Raises ``InputError`` for shapes that differ, labels other than 0 and 1, non-finite scores.
     """
+    from sklearn.metrics import average_precision_score  # a second, which kept scores do not need
+
     given = (scores, labels)
     scores, labels = (torch.as_tensor(each).detach().cpu().double().numpy() for each in given)
     check_shapes(scores=(scores, "images classes"), labels=(labels, "images classes"))

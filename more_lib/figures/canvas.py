@@ -6,6 +6,7 @@ from io import BytesIO
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -37,13 +38,13 @@ class Picture(Figure):
         Photographs compress badly, so low bits go, as few as need be. A palette of the figure's own
         would be smaller still, but would bend the colours that carry meaning.
         """
-        buffer = BytesIO()
-        self.savefig(buffer, format="png")
-        pixels = np.asarray(Image.open(buffer).convert("RGB"))
+        canvas = FigureCanvasAgg(self)
+        canvas.draw()  # once, where savefig draws twice
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
         for steps in (255, 63, 31, 15):
-            coarse = np.rint(np.rint(pixels / 255 * steps) * (255 / steps)).astype(np.uint8)
-            buffer = BytesIO()
-            Image.fromarray(coarse).save(buffer, format="png", optimize=True)
+            coarse = np.rint(np.rint(np.arange(256) / 255 * steps) * (255 / steps))
+            picture = Image.fromarray(coarse.astype(np.uint8)[pixels])
+            picture.save(buffer := BytesIO(), format="png")  # zlib's best: 6 times as long for 7 %
             if buffer.tell() <= MAX_PNG:
                 break
         return buffer.getvalue()

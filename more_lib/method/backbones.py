@@ -5,29 +5,20 @@ Whatever cannot be had is an error that says what to do; random weights never st
 
 from difflib import get_close_matches
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 import timm
-from huggingface_hub import try_to_load_from_cache
 from timm.layers import Attention, HybridEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
+from more_lib.method.weight_files import MINI_WIDTHS, backbone_file, downloaded_file, require_file
 from more_lib.system.errors import InputError
-from more_lib.system.files import sha256
 from more_lib.system.weights import load_weights
 
-MINI_WIDTHS = {"mini": 192, "mini_w96": 96, "mini_w48": 48}  # what ships, and its width
 CLASSIFIERS = ("head.", "head_dist.")  # of published weights; the backbone has none
-
-
-def mini_weights(name: str = "mini") -> Path:
-    """The safetensors file that ships for a name of ``MINI_WIDTHS``; its record lies beside it."""
-    file = name.replace("mini", "mini_vit", 1) + ".safetensors"
-    return Path(str(resources.files("more_lib.method") / "weights" / file))
 
 
 def mini_vit(width: int = 192) -> VisionTransformer:
@@ -56,32 +47,12 @@ def build_backbone(name: str) -> VisionTransformer:
         raise InputError(f"backbone.name {name!r}: {error}") from error
 
 
-def backbone_file(name: str, weights: str = "") -> Path | None:
-    """The local weights file that ``load_backbone`` will read; ``None`` for timm's own download."""
-    if weights:
-        return Path(weights).expanduser()
-    return mini_weights(name) if name in MINI_WIDTHS else None
-
-
 def downloaded_weights(name: str) -> Path | None:
     """The file of a timm model that an earlier use left in the Hugging Face cache, if any."""
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config is None or not config.hf_hub_id:
         return None
-    wanted = config.hf_hub_filename
-    names = [wanted] if wanted else ["model.safetensors", "pytorch_model.bin"]
-    files = (try_to_load_from_cache(config.hf_hub_id, name) for name in names)
-    # What is no text means that nothing is known, or that the file is known not to exist.
-    return next((Path(file) for file in files if isinstance(file, str)), None)
-
-
-def backbone_identity(name: str, weights: str = "") -> str:
-    """What tells these pretrained weights from others: their file's sha256, or timm's source."""
-    file = backbone_file(name, weights)
-    if file is None:
-        return f"timm:{name}"
-    _require_file(file)
-    return sha256(file)
+    return downloaded_file(config.hf_hub_id, config.hf_hub_filename)
 
 
 def load_backbone(name: str, weights: str = "") -> VisionTransformer:
@@ -92,7 +63,7 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
     """
     file, vit = backbone_file(name, weights), build_backbone(name)
     if file is not None:
-        _require_file(file)
+        require_file(file)
         load_weights(vit, file, ignored=CLASSIFIERS)
         return vit
     check_plain(vit)  # before anything is downloaded
@@ -105,11 +76,6 @@ def load_backbone(name: str, weights: str = "") -> VisionTransformer:
             f"({type(error).__name__}: {reason}); connect to the network once, or set "
             "backbone.weights to a local safetensors file of this model"
         ) from error
-
-
-def _require_file(weights: Path) -> None:
-    if not weights.is_file():
-        raise InputError(f"backbone.weights {weights} does not exist; give a safetensors file")
 
 
 def check_plain(model: nn.Module) -> None:

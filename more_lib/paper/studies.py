@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from more_lib.evaluation.protocols import map_protocol
-from more_lib.method.backbones import MINI_WIDTHS
 from more_lib.method.model import MoRe
+from more_lib.method.weight_files import MINI_WIDTHS
 from more_lib.paper import ablation, records, switches, trials
 from more_lib.paper.trials import SCORES, Rows, with_spread
 from more_lib.recipes.loading import changed, training_fingerprint

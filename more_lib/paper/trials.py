@@ -5,6 +5,7 @@ The ablation (notebook 06), the switches between paper and released code and the
 """
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -53,8 +54,8 @@ def train_side_by_side(recipes: Sequence[Recipe]) -> int:
         return 0
     workers = len(missing) if len(missing) <= 2 * threads else threads
     print(f"training {len(missing)} networks, {workers} at once", flush=True)
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        list(pool.map(_train_and_score, missing))
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(_train_all, missing, workers).result()
     return len(missing)
 
 
@@ -111,6 +112,13 @@ def with_spread(row: Mapping | pd.Series, score: str) -> str:
         return "–"
     text = f"{factor * value:{'+' if score.endswith('_gain') else ''}.{digits}f}"
     return text if pd.isna(spread) else f"{text} ± {factor * spread:.{digits}f}"
+
+
+def _train_all(recipes: Sequence[Recipe], workers: int) -> None:
+    """In a new process, whose imports the workers share; a fork elsewhere may hang or crash."""
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers, context, _one_thread) as pool:
+        list(pool.map(_train_and_score, recipes))
 
 
 def _one_thread() -> None:

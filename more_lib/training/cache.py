@@ -19,10 +19,10 @@ from more_lib.data import open_tree
 from more_lib.data.table import training_classes
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
-from more_lib.method.backbones import backbone_identity
 from more_lib.method.energy import DenseEnergyLoss
 from more_lib.method.model import MoRe
 from more_lib.method.released import load_released
+from more_lib.method.weight_files import backbone_identity
 from more_lib.recipes.loading import (
     fingerprint,
     from_dict,

@@ -1,14 +1,18 @@
 """The doctor: finds what is there, and says what each missing part costs."""
 
 import re
+import subprocess
+import sys
 from importlib import metadata
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+import timm
 import torch
 
 from more_lib.cli import doctor
+from more_lib.method.weight_files import MINI_WIDTHS
 from more_lib.recipes import PROFILES, load_recipe
 
 VOC = PROFILES["voc"]
@@ -64,21 +68,40 @@ def test_packages_and_extras_say_when_the_library_itself_is_not_installed(monkey
     assert {row.detail for row in doctor.extras() if row.name != "git"} == {"not installed"}
 
 
-def test_frameworks_reports_versions_that_do_not_fit_each_other(monkeypatch):
+def test_frameworks_reports_a_torchvision_compiled_for_another_torch(monkeypatch, tmp_path):
     (row,) = doctor.frameworks()
     assert row.status == "ok" and metadata.version("torch") in row.detail
 
-    def import_module(name):
-        if name == "torchvision":
-            raise RuntimeError("operator torchvision::nms does not exist\nand more")
-
-    monkeypatch.setattr(doctor, "import_module", import_module)
+    compiled = tmp_path / "_C_stable.so"
+    compiled.write_bytes(b"of another torch")
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: spec)
     (row,) = doctor.frameworks()
     assert (row.name, row.status) == ("torchvision", "missing")
-    assert row.detail == "does not import: operator torchvision::nms does not exist"
+    assert row.detail.startswith("cannot be used: ") and str(compiled) in row.detail
     lines = doctor.report().splitlines()  # stops at what nothing works without
-    assert any("torchvision" in line and row.detail in line for line in lines)
+    assert ["missing", "torchvision"] in [line.split()[:2] for line in lines]
     assert "Optional" in lines and "Machine" not in lines
+
+
+def test_frameworks_reports_versions_that_do_not_fit_each_other(versions):
+    versions["torch"] = "2.6.0"
+    (row,) = doctor.frameworks()
+    assert (row.name, row.status) == ("torchvision", "missing")
+    assert row.detail.startswith("cannot be used: it is made for torch")
+    versions |= {"torch": "", "timm": None}
+    (row,) = doctor.frameworks()
+    assert (row.name, row.status) == ("timm", "missing")
+
+
+def test_the_doctor_loads_no_heavy_package_but_torch():
+    heavy = ("torchvision", "torch._dynamo", "timm", "scipy", "sklearn", "matplotlib")
+    code = (
+        "import sys; from more_lib.cli import doctor; doctor.report(); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(("bf16_seconds", "status"), [(0.5, "ok"), (4.0, "note")])
@@ -139,8 +162,12 @@ def test_data_is_missing_until_its_splits_are_there(tmp_path):
 
 def test_weights_that_timm_downloads(monkeypatch, tmp_path):
     answers = {"pytorch_model.bin": str(tmp_path / "pytorch_model.bin")}
+    for recipe in PROFILES.values():  # the doctor does not ask timm itself, which takes seconds
+        if recipe.backbone.name not in MINI_WIDTHS:
+            config = timm.get_pretrained_cfg(recipe.backbone.name)
+            assert config.hf_hub_id == f"timm/{recipe.backbone.name}" and not config.hf_hub_filename
     look_up = Mock(side_effect=lambda repository, file: answers.get(file))
-    monkeypatch.setattr("more_lib.method.backbones.try_to_load_from_cache", look_up)
+    monkeypatch.setattr("more_lib.method.weight_files.try_to_load_from_cache", look_up)
     (tmp_path / "pytorch_model.bin").write_bytes(b"1")
     assert doctor.weights(VOC).status == "ok"
     asked = [(f"timm/{VOC.backbone.name}", f) for f in ("model.safetensors", "pytorch_model.bin")]
@@ -152,7 +179,7 @@ def test_weights_that_timm_downloads(monkeypatch, tmp_path):
 
 
 def test_weights_that_ship_and_those_in_a_file_of_ones_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("more_lib.method.backbones.mini_weights", lambda name: tmp_path / name)
+    monkeypatch.setattr("more_lib.method.weight_files.mini_weights", lambda name: tmp_path / name)
     row = doctor.weights(load_recipe("mini", ["backbone.name=mini_w48"]))
     assert row.status == "missing" and "pretrain_mini_vit.py --backbone mini_w48" in row.cost
     file = tmp_path / "mine.safetensors"

@@ -12,14 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from more_lib.method.backbones import (
-    MINI_WIDTHS,
-    backbone_identity,
-    build_backbone,
-    downloaded_weights,
-    load_backbone,
-    mini_weights,
-)
+from more_lib.method.backbones import build_backbone, downloaded_weights, load_backbone
+from more_lib.method.weight_files import MINI_WIDTHS, backbone_identity, mini_weights
 from more_lib.system.files import sha256
 from tests.method.helpers import randomized, refuses
 

@@ -7,8 +7,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from more_lib.method import pretrained
-from more_lib.method.backbones import mini_vit, mini_weights
+from more_lib.method.backbones import mini_vit
 from more_lib.method.pretrained import KINDS, chart_of, here, token_chart
+from more_lib.method.weight_files import mini_weights
 from more_lib.system.weights import save_weights
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from more_lib.method.backbones import mini_weights
+from more_lib.method.weight_files import mini_weights
 from more_lib.system.files import sha256
 from tests.reliability.bad_inputs.building import (
     Build,
