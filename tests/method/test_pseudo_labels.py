@@ -246,6 +246,20 @@ def test_par_sees_half_size_images_and_probabilities_of_both_passes():
         torch.testing.assert_close(odds, (score - level).exp())
 
 
+def test_a_cpu_refines_large_images_one_by_one_to_the_same_labels(monkeypatch):
+    images, maps = decoder_case()
+    mask, seen = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25), []
+
+    def spy(image, scores):
+        seen.append(tuple(scores.shape))
+        return PAR(image, scores)
+
+    monkeypatch.setattr("more_lib.method.pseudo_labels.CACHED", 1000)
+    assert torch.equal(refine_cam(spy, images, maps, LABELS, 0.7, 0.25), mask)
+    classes = LABELS.sum(1).clamp(min=1).long().tolist()
+    assert seen == [(1, 2 * (1 + n), 16, 20) for n in classes]  # those of each image, one at least
+
+
 @pytest.mark.parametrize("noise", [1e4, torch.inf, torch.nan])
 def test_absent_classes_are_as_if_they_did_not_exist(noise):
     images, maps = decoder_case()
