@@ -299,10 +299,10 @@ def bench(
         sys.path.insert(0, str(CHECKOUT))  # before any other package that is called tests
         speed = import_module("tests.benchmarks.speed")
         if what == "speed":
-            from more_lib.runs.speed import format_speed, measure_speed
+            from more_lib.runs.speed import measure_speed
 
             rows = measure_speed(speed)
-            print(format_speed(rows))
+            print(costs.format_speed(rows["rows"]))
         else:
             print(speed.losses(shape) if what == "losses" else speed.crf())
     if json:

@@ -107,7 +107,10 @@ class _GatedEnergy(torch.autograd.Function):
         if method == "exact":
             filtered = gate * gaussian_sum(features, probabilities)
         else:
-            filtered = gate * lattice_sum(features, probabilities) / LATTICE_CALIBRATION
+            # One image after the other, for less memory.
+            images = zip(features.split(1), probabilities.split(1), strict=True)
+            sums = torch.cat([lattice_sum(*image) for image in images])
+            filtered = gate * sums / LATTICE_CALIBRATION
         ctx.save_for_backward(filtered)
         return (probabilities * filtered).sum()
 

@@ -109,6 +109,7 @@ class Objective(nn.Module):
             )
         if active.intersection(DECODED):
             pixels = self._pixel_labels(cams[0], labels, output, pictures, box)
+        del cams  # full-size maps, which the rest needs no longer
         if "segmentation" in active:
             target = _where_padded(padding, IGNORE_INDEX, pixels)
             losses["segmentation"] = segmentation_loss(output.seg_logits, target)

@@ -17,6 +17,8 @@ from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32
 from more_lib.system.shapes import check_shapes
 
+CACHED = 2**16  # pixels that a CPU refines together; larger images one by one, each its own classes
+
 
 def three_way_mask(
     maps: Tensor, labels: Tensor, high: float, low: float, ignore_index: int = IGNORE_INDEX
@@ -165,7 +167,8 @@ def refine_cam(
     _check_thresholds(high, low)
     check_shapes(images=(images, "B 3 H W"), maps=(maps, "B C h w"), labels=(labels, "B C"))
     _check_floats(images=images, maps=maps)
-    if maps.device.type == "cpu" and len(maps) > 1:  # each has classes of its own, and fits a cache
+    large = images[:, 0].numel() > CACHED
+    if maps.device.type == "cpu" and large and len(maps) > 1:
         single = zip(images.split(1), maps.split(1), labels.split(1), strict=True)
         return torch.cat([refine_cam(par, *image, high, low) for image in single])
     size = images.shape[-2:]

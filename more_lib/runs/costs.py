@@ -66,6 +66,11 @@ def format_costs(rows: Sequence[Mapping]) -> str:
     return pd.DataFrame(table).to_string(index=False)
 
 
+def format_speed(rows: Sequence[Mapping]) -> str:
+    """What ``speed.measure_speed`` found; a share is of a loop's time."""
+    return pd.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.3f}".format)
+
+
 def compare_costs(before: str | Path, after: str | Path) -> str:
     """What two files of ``bench --json`` have in common, in forwards, and what became slower.
 

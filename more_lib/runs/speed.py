@@ -49,13 +49,3 @@ def _shares(cases: Iterable[tuple[str, float, float]]) -> list[dict]:
         {"part": case, "seconds": ours, "loop_seconds": loop, "share": ours / loop}
         for case, ours, loop in cases
     ]
-
-
-def format_speed(record: dict) -> str:
-    """A line for each row: forwards of the plain ViT, or how many times faster than a loop."""
-    lines = []
-    for row in record["rows"]:
-        loop, forwards = row.get("share"), row.get("forwards", 0)
-        many = f"{1 / loop:.1f} × faster than a loop" if loop else f"{forwards:.2f} forwards"
-        lines.append(f"{row['part']:56}{1000 * row['seconds']:>10.1f} ms  {many}")
-    return "\n".join(lines)

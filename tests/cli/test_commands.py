@@ -175,10 +175,11 @@ def test_bench_times_what_is_asked_for_from_a_checkout_alone(monkeypatch, tmp_pa
     assert run("bench", "compare", "a.json", "b.json").stdout == "2 files\n"
     assert "takes 2 files or folders, not 1" in run("bench", "compare", "a.json").stderr
     assert "not crf" in run("bench", "crf", "--json", kept).stderr
-    monkeypatch.setattr("more_lib.runs.speed.measure_speed", lambda loops: loops.__name__)
-    monkeypatch.setattr("more_lib.runs.speed.format_speed", str.upper)
+    found = {"rows": "tests.benchmarks.speed"}
+    monkeypatch.setattr("more_lib.runs.speed.measure_speed", lambda loops: {"rows": loops.__name__})
+    monkeypatch.setattr("more_lib.runs.costs.format_speed", str.upper)
     assert run("bench", "speed", "--json", kept).stdout == "TESTS.BENCHMARKS.SPEED\n"
-    assert json.loads(kept.read_text()) == "tests.benchmarks.speed"
+    assert json.loads(kept.read_text()) == found
     monkeypatch.setattr("more_lib.runs.manifest.CHECKOUT", tmp_path)
     assert "from a full checkout" in run("bench", "crf").stderr
 
@@ -192,7 +193,7 @@ def test_bench_times_what_is_asked_for_from_a_checkout_alone(monkeypatch, tmp_pa
         ("train --recipe missing.yaml", "missing.yaml"),
         ("train --labels l.csv", "--data"),
         ("reproduce --profile maxi", "maxi"),
-        ("bench speed", "there are: losses, crf, step, speed, run, compare"),
+        ("bench speeds", "there are: losses, crf, step, speed, run, compare"),
         ("report a b --results", "--results takes one run"),
         ("report a --results --output x.html", "--results takes one run"),
     ],

@@ -229,27 +229,37 @@ def test_decoder_labels_by_hand():
 
 
 def test_par_sees_half_size_images_and_probabilities_of_both_passes():
-    """On a CPU one image after the other, each with the classes it has, one at least."""
     seen = []
 
     def spy(images, maps):
-        seen.append((images, maps))
+        seen.extend((images, maps))
         return maps
 
     images, maps = decoder_case()
     refine_cam(spy, images, maps, LABELS, 0.7, 0.25)
-    small = torch.cat([image for image, _ in seen])
+    small, probabilities = seen
     assert torch.equal(small, F.interpolate(images, (16, 20), mode="bilinear"))
-    classes = LABELS.sum(1).clamp(min=1).long().tolist()
-    assert [given.shape for _, given in seen] == [(1, 2 * (1 + n), 16, 20) for n in classes]
-    for half, level in enumerate((0.7, 0.25)):
-        passes = [given.chunk(2, dim=1)[half] for _, given in seen]
-        for each in passes:
-            torch.testing.assert_close(each.sum(1), torch.ones(1, 16, 20))
-        assert torch.equal(passes[3][0, 0], torch.ones(16, 20)) and not passes[3][0, 1:].any()
-        odds = passes[1][0, 1] / passes[1][0, 0]  # the only class of image 1 comes first
+    assert probabilities.shape == (4, 2 * (1 + 4), 16, 20)
+    for half, level in zip(probabilities.chunk(2, dim=1), (0.7, 0.25), strict=True):
+        torch.testing.assert_close(half.sum(1), torch.ones(4, 16, 20))
+        assert torch.equal(half[3, 0], torch.ones(16, 20)) and not half[3, 1:].any()
+        odds = half[1, 1] / half[1, 0]  # the only class of image 1 comes first
         score = F.interpolate(maps, (16, 20), mode="bilinear")[1, 1]
         torch.testing.assert_close(odds, (score - level).exp())
+
+
+def test_a_cpu_refines_large_images_one_by_one_to_the_same_labels(monkeypatch):
+    images, maps = decoder_case()
+    mask, seen = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25), []
+
+    def spy(image, scores):
+        seen.append(tuple(scores.shape))
+        return PAR(image, scores)
+
+    monkeypatch.setattr("more_lib.method.pseudo_labels.CACHED", 1000)
+    assert torch.equal(refine_cam(spy, images, maps, LABELS, 0.7, 0.25), mask)
+    classes = LABELS.sum(1).clamp(min=1).long().tolist()
+    assert seen == [(1, 2 * (1 + n), 16, 20) for n in classes]  # those of each image, one at least
 
 
 @pytest.mark.parametrize("noise", [1e4, torch.inf, torch.nan])
