@@ -5,8 +5,6 @@ pretrained ViT becomes C class tokens and a few register-like ones, and the scor
 class tokens look at the patches in the last block are kept, the raw material of attention maps.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any, NamedTuple
 
@@ -14,12 +12,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from more_lib.method.backbones import build_backbone, check_plain
 from more_lib.system.errors import InputError
-
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class ViTOutput(NamedTuple):
@@ -92,8 +87,7 @@ class ClassTokenViT(nn.Module):
 
     def feature_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Final and auxiliary patch tokens as maps (B, D, h, w), without the attention scores."""
-        with _forward_only_linear(images):
-            _, after, aux, grid = self._blocks(images)
+        _, after, aux, grid = self._blocks(images)
         after, aux = (x[:, -prod(grid) :].mT.unflatten(2, grid) for x in (after, aux))
         return after, aux
 
@@ -121,27 +115,6 @@ class ClassTokenViT(nn.Module):
             if index == self.aux_block:
                 aux = x
         return before, self.norm(x), aux, grid
-
-
-class _OneDnnLinear(TorchFunctionMode):
-    """Linear layers by oneDNN's product, a tenth faster than PyTorch's own in float32, to rounding.
-
-    It has no backward pass.
-    """
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        if func is F.linear and len(args) == 3 and not kwargs:
-            return torch.ops.mkldnn._linear_pointwise(*args, "none", [], "")
-        return func(*args, **(kwargs or {}))
-
-
-def _forward_only_linear(images: Tensor) -> AbstractContextManager:
-    """``_OneDnnLinear`` where nothing needs a gradient and float32 stays float32 on a CPU."""
-    plain = images.device.type == "cpu" and images.dtype == torch.float32
-    other = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-    return _OneDnnLinear() if plain and not other and HAS_ONEDNN else nullcontext()
 
 
 def class_attention_scores(block: Any, x: Tensor, num_classes: int, num_patches: int) -> Tensor:
