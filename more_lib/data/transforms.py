@@ -21,9 +21,8 @@ def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tup
     With ``data.crop`` "resized", as released for VOC: a part of the image resized to the crop,
     flip, colour jitter. With "padded", as released for COCO: jitter, the image resized by a factor
     of ``data.crop_scale`` on its sides, flip, and a crop of it, filled up with black at whatever
-    side it is too small. With ``data.padding`` "masked" a second tensor, (4,) int64, is the box
-    (left, top, right, bottom) that the image fills, right and bottom excluded, in pixels of the
-    crop; with "picture" nobody is told.
+    side it is too small; unless ``data.padding`` is "picture", a second tensor, (4,) int64, is the
+    box (left, top, right, bottom) that the image fills, right and bottom excluded, in its pixels.
 
     All randomness is torch's global generator, which the training seeds. Values are normalised
     with ``IMAGENET_MEAN`` and ``IMAGENET_STD``, the black included.
@@ -54,10 +53,7 @@ class _WithBox:
 
 
 class RandomRescale(v2.Transform):
-    """Resize by one random factor, uniform between the two of ``scale``, bilinearly.
-
-    Sides are cut to whole pixels, as released for COCO.
-    """
+    """Resize bilinearly by a random factor, uniform in ``scale``; sides are cut to whole pixels."""
 
     def __init__(self, scale: tuple[float, float]) -> None:
         super().__init__()

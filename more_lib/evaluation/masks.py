@@ -109,10 +109,10 @@ def square_scores(
     views: SquareViews, index: int, protocol: Protocol, classes: list[int], size: Sequence[int]
 ) -> Scores:
     """``scores_of`` for a protocol whose images are squares; ``size``: the photograph's (H, W)."""
-    values = square_map(views, index, protocol, classes, size)
+    values, least = square_map(views, index, protocol, classes, size), protocol.threshold
     if protocol.map == "decoder":
         return Scores(classes, values[1:], values[0])
-    return Scores(classes, values, 0.5 if protocol.threshold is None else protocol.threshold)
+    return Scores(classes, values, 0.5 if least is None else least)
 
 
 def whole_patches(images: Tensor, patch: int, least: int = 1) -> Tensor:
@@ -168,9 +168,8 @@ def segment(
 ) -> Generator[Batch, None, None]:
     """Batches in the order of ``images``, one at a time, each with a mask for every protocol.
 
-    model: on ``device`` and in evaluation mode (``evaluation_mode``). protocols: of one size.
-    Raises ``InputError`` for unusable files, images of several sizes in one batch, and a CRF that
-    cannot run here.
+    model: on ``device`` and in ``evaluation_mode``. protocols: of one size. Raises ``InputError``
+    for unusable files, images of several sizes in one batch, and a CRF that cannot run here.
     """
     size, workers, pinned = recipe.evaluation.batch_size, recipe.data.workers, device.type == "cuda"
     loader = DataLoader(images, size, num_workers=workers, collate_fn=_same_size, pin_memory=pinned)

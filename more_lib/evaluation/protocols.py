@@ -36,9 +36,8 @@ class Protocol:
         is background altogether**; "none" for the decoder, which asks for neither.
     scales, flip: factors of the input's size, and whether each came with its mirror image. At
         scale 1 an image has its own size, rounded to whole patches; maps go back to the mask's.
-    size: 0, or the side of a square to which images are resized whatever their shape. The maps are
-        then made of the views, and the classes predicted, as in the released scripts, to the last
-        pixel (``evaluation.released``).
+    size: 0, or the side of a square to which images are resized whatever their shape: then views
+        become maps, and classes are predicted, as released (``evaluation.released``).
     threshold: a pixel is background where no map of a class exceeds it. None lets the background
         compete with a score of its own: for a map 1 - the largest one, which alone is much the
         same as a threshold of 0.5; the decoder has a channel for it.
@@ -91,9 +90,9 @@ class Protocol:
 class NamedProtocol:
     """A protocol that a published number belongs to; the threshold is the recipe's.
 
-    published: the number, its data set and where it stands. multiscale: several scales, each with
-    its mirror image, or the image as it is. scales: those, or () for the recipe's. square: images
-    are resized to the recipe's crop size, as in the released scripts to 448, not left in their own.
+    published: the number, its data set and where it stands. multiscale: ``scales``, () being the
+    recipe's, each with its mirror image, or the image as it is. square: images are resized to the
+    recipe's crop size, as in the released scripts to 448.
     """
 
     published: str

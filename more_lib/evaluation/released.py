@@ -1,19 +1,14 @@
 """The released protocols' maps, to the last pixel: photographs as squares (notebook 06).
 
 A photograph is resized to a square, bilinearly and whatever its shape, and seen there at several
-scales, as it is and mirrored. What becomes of the raw maps of these views depends on the map:
+scales, as it is and mirrored. Of the raw maps of these views come:
 
-CAM and LAM: brought to the square; of a map and the one of the mirror image the larger, of CAM what
-    is positive; the sum over the scales, min-max. ``Scores`` bring it to the photograph's size.
-LAM of a single view: brought to the photograph's size at once, then min-max.
-Decoder: logits brought to the photograph's size, those of both mirror images added up, the largest
-    over the scales, softmax.
-
-Predicted are the classes with a positive logit at the square, and of an image without any those
-that the decoder shows.
+CAM and LAM: at the square's size, of a map and its mirror image's the larger (of CAM the positive
+    part), summed over the scales, min-max. LAM of one view: at the photograph's size, min-max.
+Decoder: logits at the photograph's size, summed over mirror images, largest over scales, softmax.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -40,25 +35,24 @@ class SquareViews(NamedTuple):
     class_logits: Tensor  # (B, C), of the square as it is
 
     def predicted(self) -> Tensor:
-        """(B, C) bool, the classes that an image is taken to show."""
+        """(B, C) bool: classes of positive logit; where there is none, those the decoder shows."""
         decoder = self.raw[1.0]["decoder"][0]
         winner = decoder.argmax(1).flatten(1)[:, None]  # (B, 1, N)
         numbers = torch.arange(1, decoder.shape[1], device=winner.device)[:, None]
         shown = (winner == numbers).sum(2) >= SHOWN_PLACES
         positive = self.class_logits > 0
-        return torch.where(positive.any(1, keepdim=True), positive, shown)
+        return positive | (shown & ~positive.any(1, keepdim=True))
 
 
 def square_views(
-    model: MoRe, images: Tensor, protocols: Iterable[Protocol], similarity: str
+    model: MoRe, images: Tensor, protocols: Sequence[Protocol], similarity: str
 ) -> SquareViews:
     """Every view that the protocols, of one size, ask for, each run once.
 
     images: (B, 3, H, W), normalised. Raises ``InputError`` where a scale leaves less than a patch.
     """
-    wanted, size, raw = {1.0: False}, 0, {}
+    wanted, size, raw = {1.0: False}, protocols[0].size, {}
     for protocol in protocols:
-        size = protocol.size
         wanted |= {s: wanted.get(s, False) or protocol.flip for s in protocol.scales}
     images, patch = resized(images, (size, size)), model.patch_size
     for scale, flip in wanted.items():
@@ -83,8 +77,7 @@ def square_map(
 ) -> Tensor:
     """(K, h, w) in [0, 1], a map of each of ``classes``, of 1..C, in one image.
 
-    For the decoder (1 + K, H, W) with the background in front; that and LAM of a single view come
-    at the photograph's ``size`` (H, W), the rest at the square's.
+    The decoder's, (1 + K, H, W), have the background in front. size: (H, W), the photograph's.
     """
     kind, single = protocol.map, len(protocol.scales) == 1 and not protocol.flip
     channels = [0, *classes] if kind == "decoder" else [number - 1 for number in classes]

@@ -172,11 +172,10 @@ def sample_patches(
     Of more kept patches, a random choice. Of fewer, all, and a quarter of what is missing (rounded
     down) from the confident foreground, or from anywhere when there is too little of it.
 
-    kept: (B, h, w) bool. mask: (B, h, w) int64, three-way. border: of the map, in which no patch is
-    looked for to fill up; of each that is found, the one as far up and left is taken.
-    The choice is the rank of one random number a patch, so nothing waits for the device, and no
-    patch is drawn twice. Several processes choose what one would with all of their images
-    (``processes.random_numbers``).
+    kept: (B, h, w) bool. mask: (B, h, w) int64, three-way. border: what is filled up is looked for
+    so far from the map's border, and taken as far up and left. The choice is the rank of one random
+    number a patch, so nothing waits for the device, and none is drawn twice. Several processes
+    choose what one would with all of their images (``processes.random_numbers``).
     """
     shape, device = mask.shape, mask.device if generator is None else generator.device
     draws = random_numbers(shape, generator, device).to(mask.device, non_blocking=True).flatten(1)

@@ -119,10 +119,9 @@ class MoRe(nn.Module):
     def parameter_groups(self, settings: OptimizerRecipe) -> list[dict]:
         """AdamW's groups: the encoder, its class tokens, all that is new; perhaps its registers.
 
-        A token carries its position in itself. Where these are two parameters that enter as their
-        sum, as in the released code, both have its gradient: each takes AdamW's step and decays by
-        lr * weight_decay of itself, so the sum takes two steps and decays as anything else does.
-        With ``settings.token_parameters`` 2, class and register tokens move as such sums.
+        With ``token_parameters`` 2, class and register tokens move as the sum of two, token and
+        position, does: both have its gradient, so each takes AdamW's step and decays by lr *
+        weight_decay of itself; the sum takes two steps and decays as anything else.
         """
         lr, decay, parts = settings.lr, settings.weight_decay, settings.token_parameters
         classes, registers = self.encoder.class_tokens, self.encoder.register_tokens

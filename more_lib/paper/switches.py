@@ -13,10 +13,7 @@ from more_lib.recipes.schema import Recipe
 
 
 class Switch(NamedTuple):
-    """One row in which paper and released code differ, and the overrides from one to the other.
-
-    A row of which the recipe has the paper's side already has ``released`` and ``paper`` exchanged.
-    """
+    """One row in which paper and released code differ, and the overrides from one to the other."""
 
     topic: str
     released: str
@@ -27,9 +24,7 @@ class Switch(NamedTuple):
 def switches(recipe: Recipe) -> dict[str, Switch]:
     """Every row by a short name, as overrides of ``recipe``, which must hold the released values.
 
-    But for the rows whose way back is known: where ``recipe`` has the paper's side of one, as mini
-    has of the last two, it leads to the released side.
-
+    A row whose paper's side it has, as mini has of the last two, leads back, its texts exchanged.
     K, as in the paper, is half of the patches of a training crop; the row of the tails keeps the
     released K. "all" is the paper's side of every row. Left out: the pretraining, for which a
     backbone must be at hand, and the losses that the paper calls "also adopted", which both have.

@@ -24,8 +24,7 @@ _MOST_BYTES = 2**20  # of a recipe's file
 
 _ADDED = """data.crop data.padding backbone.depth lir.fill_up masks.picture
 optimizer.accumulate optimizer.token_parameters optimizer.late_terms""".split()
-"""Fields that came after networks had been stored: at their default, which does what was done until
-then, they leave fingerprints as they were."""
+"""Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
 
 def load_recipe(

@@ -1,10 +1,8 @@
 """A recipe and its sections: what may be set, as released for VOC where a value stands here.
 
-Five came later, with our own value, so that older recipes mean what they meant: their comments
-name the released one.
-
 Each field is checked when its section is built, so a section that exists is a valid one. Where
-paper and released code differ, the field's comment gives the other value (notebook 05 §1).
+paper and released code differ, the field's comment gives the other value (notebook 05 §1). Fields
+that came later have the value of the time before, so that older recipes mean what they meant.
 """
 
 from collections.abc import Callable
