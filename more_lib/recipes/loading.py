@@ -22,7 +22,13 @@ from more_lib.system.errors import InputError
 
 _MOST_BYTES = 2**20  # of a recipe's file
 
-_ADDED = (("data", "crop"), ("backbone", "depth"), ("optimizer", "accumulate"))
+_ADDED = (
+    ("data", "crop"),
+    ("backbone", "depth"),
+    ("backbone", "token_start"),
+    ("loss", "token_readout"),
+    ("optimizer", "accumulate"),
+)
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
 
