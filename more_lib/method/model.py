@@ -13,6 +13,7 @@ from more_lib.method.gcr import GraphCategoryRepresentation
 from more_lib.method.vit import ClassTokenViT
 from more_lib.recipes.schema import OptimizerRecipe, Recipe
 from more_lib.system.errors import InputError
+from more_lib.system.precision import at_least_float32, no_autocast
 
 
 class MoReOutput(NamedTuple):
@@ -23,6 +24,7 @@ class MoReOutput(NamedTuple):
     seg_logits: Tensor  # (B, C + 1, h, w), from the decoder; channel 0 is the background
     features: Tensor  # (B, D, h, w), the patch tokens as a map
     class_tokens: Tensor  # (B, C, D), after the graph where there is one
+    token_logits: Tensor  # (B, C), what the class tokens say is in the image
     attention_scores: Tensor  # (B, C, h, w), raw class-patch attention of the last block
     cam: Tensor  # (B, C, h, w), no ReLU
     aux_cam: Tensor  # (B, C, h, w), no ReLU
@@ -45,7 +47,9 @@ class MoRe(nn.Module):
     """The network: class-token ViT, classifiers on its two feature maps, graph, LargeFOV decoder.
 
     ``encoder`` carries C class tokens; the decoder gets ``decoder_width`` channels inside. Without
-    a ``graph`` the class tokens stay as the encoder gives them.
+    a ``graph`` the class tokens stay as the encoder gives them. ``token_classifier``, one linear
+    layer for all of them, reads out whether a token's class is in the image; without it, the mean
+    over a token's channels is its logit.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class MoRe(nn.Module):
         encoder: ClassTokenViT,
         decoder_width: int = 512,
         graph: GraphCategoryRepresentation | None = None,
+        token_classifier: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         dim, num_classes = encoder.embed_dim, encoder.num_classes
@@ -61,6 +66,7 @@ class MoRe(nn.Module):
         self.aux_classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
         self.decoder = LargeFOV(dim, num_classes + 1, decoder_width)
         self.graph = graph
+        self.token_classifier = token_classifier
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, pretrained: bool = True) -> "MoRe":
@@ -76,12 +82,15 @@ class MoRe(nn.Module):
             raise InputError(f"backbone.depth is {spec.depth}, but there are {len(blocks)} blocks")
         if spec.depth and len(blocks):
             vit.blocks = blocks[: spec.depth]  # the first ones; the last norm is kept
-        encoder = ClassTokenViT(vit, num_classes, spec.num_registers, spec.aux_layer)
+        start = spec.token_start
+        encoder = ClassTokenViT(vit, num_classes, spec.num_registers, spec.aux_layer, start)
         _require_patches(recipe, encoder.patch_size)
         model = cls(encoder, spec.decoder_width)
         # Last, so that under one seed the heads begin alike with a graph and without.
         if recipe.graph.use:
             model.graph = GraphCategoryRepresentation(encoder.embed_dim, variant=recipe.graph)
+        if recipe.loss.token_readout == "linear":
+            model.token_classifier = nn.Linear(encoder.embed_dim, 1)
         return model
 
     @property
@@ -106,6 +115,7 @@ class MoRe(nn.Module):
             seg_logits=self.decoder(features),
             features=features,
             class_tokens=tokens,
+            token_logits=self.read_out(tokens),
             attention_scores=encoded.attention_scores,
             cam=self.classifier(features),
             aux_cam=self.aux_classifier(aux_features),
@@ -115,6 +125,14 @@ class MoRe(nn.Module):
         """Class activation maps (B, C, h, w) of both classifiers, no ReLU, and nothing else."""
         features, aux_features = self.encoder.feature_maps(images)
         return self.classifier(features), self.aux_classifier(aux_features)
+
+    def read_out(self, class_tokens: Tensor) -> Tensor:
+        """Image-level logits (B, C) of class tokens (B, C, D), float32 at least (notebook 01)."""
+        with no_autocast(class_tokens):
+            tokens = at_least_float32(class_tokens)
+            if self.token_classifier is None:
+                return tokens.mean(dim=2)
+            return self.token_classifier(tokens).squeeze(2)
 
     def parameter_groups(self, settings: OptimizerRecipe) -> list[dict]:
         """AdamW's groups: the encoder, its class tokens, all that is new; perhaps its registers.

@@ -24,7 +24,6 @@ from more_lib.method.losses import (
     classification_loss,
     patch_token_contrast_loss,
     segmentation_loss,
-    token_classification_loss,
     token_discrepancy_loss,
 )
 from more_lib.method.model import MoRe, MoReOutput
@@ -170,7 +169,7 @@ def image_losses(output: MoReOutput, labels: Tensor, recipe: Recipe) -> dict[str
     if loss.aux_classification > 0:
         losses["aux_classification"] = classification_loss(output.aux_logits, labels)
     if loss.token_classification > 0:
-        losses["token_classification"] = token_classification_loss(tokens, labels)
+        losses["token_classification"] = classification_loss(output.token_logits, labels)
     if loss.token_discrepancy > 0:
         losses["token_discrepancy"] = token_discrepancy_loss(tokens, None, loss.token_temperature)
     return losses

@@ -6,7 +6,7 @@ class tokens look at the patches in the last block are kept, the raw material of
 """
 
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from more_lib.method.backbones import build_backbone, check_plain
 from more_lib.system.errors import InputError
+
+DIRECTION_LENGTH = 0.5  # of a class direction, as a share of the token that it is added to
 
 
 class ViTOutput(NamedTuple):
@@ -36,6 +38,10 @@ class ClassTokenViT(nn.Module):
     ``num_classes + num_registers`` times; the registers get position embeddings of their own, while
     **the class tokens all start identical**. The auxiliary feature map leaves block ``aux_layer``.
 
+    With ``token_start`` "apart" each class token gets a direction of its own before that block,
+    half as long as the token is there: one given to the first block is washed out by what all of
+    them read from the same patches (notebook 04 §7).
+
     Raises ``InputError`` for a model of another kind or one without a class token.
     """
 
@@ -45,6 +51,7 @@ class ClassTokenViT(nn.Module):
         num_classes: int,
         num_registers: int = 4,
         aux_layer: int = -3,
+        token_start: Literal["identical", "apart"] = "identical",
     ) -> None:
         super().__init__()
         vit = build_backbone(backbone) if isinstance(backbone, str) else backbone
@@ -68,6 +75,10 @@ class ClassTokenViT(nn.Module):
         self.other_tokens = nn.Parameter(other_tokens) if other_tokens.shape[1] else None
         self.patch_position = nn.Parameter(patch_position)
         self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
+        self.class_directions = None
+        if token_start == "apart":
+            directions = torch.randn(num_classes, self.embed_dim)
+            self.class_directions = nn.Parameter(F.normalize(directions, dim=1))
 
     def forward(self, images: Tensor) -> ViTOutput:
         """``images`` (B, 3, H, W) float, normalised; H and W multiples of the patch.
@@ -111,10 +122,21 @@ class ClassTokenViT(nn.Module):
         prefix = torch.cat([t for t in own if t is not None], 1).expand(len(images), -1, -1)
         x = self.norm_pre(torch.cat((prefix.to(patches.dtype), patches), 1))
         for index, block in enumerate(self.blocks):
+            if index == self.aux_block:
+                x = self._turned(x)
             before, x = x, block(x)
             if index == self.aux_block:
                 aux = x
         return before, self.norm(x), aux, grid
+
+    def _turned(self, x: Tensor) -> Tensor:
+        """A sequence (B, L, D) with each class token moved in its own direction, if it has one."""
+        if self.class_directions is None:
+            return x
+        tokens, rest = x.split([self.num_classes, x.shape[1] - self.num_classes], 1)
+        length = DIRECTION_LENGTH * tokens.detach().norm(dim=2, keepdim=True)
+        steps = length * F.normalize(self.class_directions, dim=1)
+        return torch.cat([tokens + steps.to(x.dtype), rest], 1)
 
 
 def class_attention_scores(block: Any, x: Tensor, num_classes: int, num_patches: int) -> Tensor:

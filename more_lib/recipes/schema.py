@@ -107,6 +107,8 @@ class BackboneRecipe:
 
     name: Name  # a timm model name, or a shipped one: "mini", "mini_w96", "mini_w48"
     weights: Place = ""  # "" is what ships with the package or timm's own; else a file
+    # released: all class tokens begin alike; ours: each gets a direction of its own in late blocks
+    token_start: Literal["identical", "apart"] = "identical"
     num_registers: Few = 4  # released: extra tokens beside the class tokens
     depth: Count = 0  # ours: keep only the first so many of its blocks; 0 keeps all
     aux_layer: Whole = -3  # released: the block whose output feeds the auxiliary classifier
@@ -175,7 +177,8 @@ class LossRecipe:
 
     classification: Amount = 1.0  # released: on the last feature map's logits
     aux_classification: Amount = 1.0  # released, not in the paper: on the auxiliary map's logits
-    token_classification: Amount = 0.0  # released without; on class tokens' means
+    token_classification: Amount = 0.0  # released without; on what class tokens are read out as
+    token_readout: Literal["mean", "linear"] = "mean"  # paper: mean; ours: one layer for all tokens
     token_discrepancy: Amount = 1.0  # released: class tokens apart from each other
     token_temperature: Positive = 0.07  # released: of the token discrepancy's softmax
     confident_relation: Amount = 0.2  # alpha; COCO 0.1 in the script, 0.05 in the published log

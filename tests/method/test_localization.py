@@ -48,7 +48,8 @@ class SmallModel(nn.Module):
         )
         attention = torch.einsum("bdhw,bcd->bchw", features, tokens).tanh() - 0.3
         logits = cam.amax((2, 3)), aux_cam.amax((2, 3)), seg_logits
-        return MoReOutput(*logits, features, tokens, attention, cam, aux_cam)
+        named = tokens.mean(2)
+        return MoReOutput(*logits, features, tokens, named, attention, cam, aux_cam)
 
 
 def random_images(height=16, width=24) -> Tensor:

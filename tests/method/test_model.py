@@ -89,7 +89,7 @@ def test_every_output_has_the_promised_shape_at_another_non_square_size(model):
         "seg_logits": (3, CLASSES + 1, 3, 5),
         "features": (3, DIM, 3, 5),
         "class_tokens": (3, CLASSES, DIM),
-        **dict.fromkeys(("class_logits", "aux_logits"), per_class),
+        **dict.fromkeys(("class_logits", "aux_logits", "token_logits"), per_class),
         **dict.fromkeys(("attention_scores", "cam", "aux_cam"), maps),
     }
 
@@ -299,3 +299,38 @@ def test_from_recipe_starts_from_the_backbones_weights(tmp_path):
     assert torch.equal(encoder.class_tokens[:, -1:], start)
     absent = load_recipe("mini", [f"backbone.weights={tmp_path}/absent.safetensors"])
     refuses("absent.safetensors", MoRe.from_recipe, absent)  # never random ones instead
+
+
+def test_class_tokens_are_read_out_by_one_layer_for_all_or_by_their_means(model):
+    tokens = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 0.0, -3.0]]])
+    assert model.read_out(tokens).tolist() == [[2.0, -1.0]]
+    model.token_classifier = nn.Linear(3, 1)
+    model.token_classifier.weight.data = torch.tensor([[1.0, 0.0, 2.0]])
+    model.token_classifier.bias.data = torch.tensor([0.5])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        large = torch.tensor([[[256.0, 0.0, 0.5]]], dtype=torch.bfloat16)
+        exact = model.read_out(large).tolist()
+    assert model.read_out(tokens).tolist() == [[7.5, -5.5]]
+    assert exact == [[257.5]]  # none of bf16's numbers
+
+
+def test_a_recipe_with_a_linear_read_out_gets_one_that_learns_and_leaves_the_rest_as_it_was():
+    def built(read_out: str) -> MoRe:
+        torch.manual_seed(3)
+        settings = [f"loss.token_readout={read_out}"]
+        return MoRe.from_recipe(load_recipe("mini", settings), pretrained=False)
+
+    linear, mean = built("linear"), built("mean")
+    assert mean.token_classifier is None
+    assert set(linear.state_dict()) - set(mean.state_dict()) == {
+        "token_classifier.weight",
+        "token_classifier.bias",
+    }
+    for name, value in mean.state_dict().items():
+        assert torch.equal(linear.state_dict()[name], value), name
+    logits = linear(torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
+    moved = reached(linear, logits.token_logits.square().sum())
+    assert {"token_classifier.weight", "encoder.class_tokens"} < moved
+    assert "classifier.weight" not in moved
+    heads = linear.parameter_groups(load_recipe("mini").optimizer)[2]["params"]
+    assert any(parameter is linear.token_classifier.weight for parameter in heads)

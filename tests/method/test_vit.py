@@ -292,3 +292,36 @@ def test_what_cannot_be_wrapped_or_cut_into_patches_is_refused():
     for size in ((33, 48), (32, 44), (0, 48)):
         message = "{}x{} .*8x8".format(*size)
         refuses(message, small_encoder(), torch.zeros(1, 3, *size))
+
+
+def test_tokens_that_start_apart_get_their_directions_before_the_auxiliary_block():
+    torch.manual_seed(0)
+    plain, apart = small_encoder(aux_layer=-2), small_encoder(aux_layer=-2, token_start="apart")
+    missing = apart.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == ["class_directions"] and apart.class_directions.shape == (CLASSES, 24)
+    images, entering = random_images(32, 48), []
+    hooks = [e.blocks[1].register_forward_pre_hook(lambda _, x: entering.extend(x)) for e in
+             (plain, apart)]  # fmt: skip
+    with torch.no_grad():
+        equal, parted = plain(images), apart(images)
+    for hook in hooks:
+        hook.remove()
+    before, after = entering
+    assert torch.equal(before[:, CLASSES:], after[:, CLASSES:])  # registers and patches stay
+    for c in range(CLASSES):  # half as long as the token, along the class's own direction
+        token, direction = before[:, c], apart.class_directions[c].detach()
+        assert_close(after[:, c], token + 0.5 * token.norm(dim=1, keepdim=True)
+                     * direction / direction.norm())  # fmt: skip
+    assert_close(equal.class_tokens, equal.class_tokens[:, :1].expand(-1, CLASSES, -1))
+    spread = parted.class_tokens - parted.class_tokens.mean(1, keepdim=True)
+    assert (spread.norm(dim=2) > 0.05 * parted.class_tokens.norm(dim=2)).all()
+
+
+def test_directions_learn_and_their_length_does_not_count():
+    encoder, images = small_encoder(token_start="apart"), random_images(32, 48)
+    encoder(images).class_tokens.square().sum().backward()
+    assert (encoder.class_directions.grad.norm(dim=1) > 0).all()
+    with torch.no_grad():
+        before = encoder(images).class_tokens
+        encoder.class_directions *= 7
+        assert_close(encoder(images).class_tokens, before)
