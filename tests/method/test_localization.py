@@ -37,7 +37,7 @@ class SmallModel(nn.Module):
         output = self(images)
         return output.cam, output.aux_cam
 
-    def forward(self, images):
+    def forward(self, images, with_decoder=True):
         assert images.shape[2] % PATCH == 0 and images.shape[3] % PATCH == 0
         self.batches.append(tuple(images.shape))
         features = F.conv2d(images, self.stem.to(images.dtype), stride=PATCH)
