@@ -261,21 +261,24 @@ def bench(
     profile: give.Profile = "voc",
     changes: give.Changes = None,
     json: give.StudyFile = None,
+    full: give.FullScaling = False,
 ) -> None:
     """Time losses, dense CRF or a training step, or say where the minutes of a run go.
 
     losses: each against loops, at VOC's and COCO's sizes; minutes on a CPU. crf: exact sums, the
     lattice and all pairs stored, and what share of labels agrees; a minute. step: the parts of a
     profile's training step by the clock, in CPU time and in forwards of the plain ViT, in fp32 and
-    bf16; on a CPU with --profile mini. run FOLDER: the notebooks and trainings of a run likewise.
-    compare A B: what became slower between two files that step or run wrote by --json.
+    bf16; on a CPU with --profile mini. scaling: how time and memory of train, evaluate, predict and
+    the CRF grow with images, classes and side; a minute or two, hours with --full. run FOLDER: the
+    notebooks and trainings of a run likewise. compare A B: what became slower between two files
+    that step or run wrote by --json.
     """
     from more_lib.runs import costs
     from more_lib.runs.manifest import CHECKOUT
     from more_lib.system.files import write_json
 
     paths = files or []
-    wanted = {"losses": 0, "crf": 0, "step": 0, "run": 1, "compare": 2}
+    wanted = {"losses": 0, "crf": 0, "step": 0, "scaling": 0, "run": 1, "compare": 2}
     if what not in wanted:
         raise InputError(f"bench {what!r} is unknown; there are: {', '.join(wanted)}")
     if len(paths) != wanted[what]:
@@ -296,11 +299,14 @@ def bench(
         raise InputError("bench compares with the loops in tests/: run it from a full checkout")
     else:
         sys.path.insert(0, str(CHECKOUT))  # before any other package that is called tests
-        speed = import_module("tests.benchmarks.speed")
-        print(speed.losses(shape) if what == "losses" else speed.crf())
+        speed = import_module(f"tests.benchmarks.{'scaling' if what == 'scaling' else 'speed'}")
+        if what == "scaling":
+            rows = speed.scaling(full)
+        else:
+            print(speed.losses(shape) if what == "losses" else speed.crf())
     if json:
-        if what not in ("step", "run"):
-            raise InputError(f"--json keeps what step and run measure, not {what}")
+        if what not in ("step", "run", "scaling"):
+            raise InputError(f"--json keeps what step, run and scaling measure, not {what}")
         write_json(rows, json)
 
 

@@ -243,3 +243,13 @@ def test_from_recipe_starts_from_the_backbones_weights(tmp_path):
     assert torch.equal(encoder.class_tokens[:, -1:], start)
     absent = load_recipe("mini", [f"backbone.weights={tmp_path}/absent.safetensors"])
     refuses("absent.safetensors", MoRe.from_recipe, absent)  # never random ones instead
+
+
+@torch.no_grad()
+def test_without_decoder_all_else_is_the_same():
+    recipe = load_recipe("mini", ["data.classes=[cat, dog]", "backbone.name=mini_w48"])
+    model, pixels = MoRe.from_recipe(recipe, pretrained=False), drawn(1, 3, 32, 32)
+    whole, part = model(pixels)._asdict(), model(pixels, with_decoder=False)._asdict()
+    assert part.pop("seg_logits").shape == (1, 0, 4, 4)
+    del whole["seg_logits"]
+    assert all(torch.equal(part[name], values) for name, values in whole.items())
