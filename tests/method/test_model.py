@@ -248,7 +248,7 @@ def test_from_recipe_starts_from_the_backbones_weights(tmp_path):
 @torch.no_grad()
 def test_without_decoder_all_else_is_the_same():
     recipe = load_recipe("mini", ["data.classes=[cat, dog]", "backbone.name=mini_w48"])
-    model, pixels = MoRe.from_recipe(recipe, pretrained=False), drawn(1, 3, 32, 32)
+    model, pixels = MoRe.from_recipe(recipe, pretrained=False), drawn(1, 3, 32, 32).float()
     whole, part = model(pixels)._asdict(), model(pixels, with_decoder=False)._asdict()
     assert part.pop("seg_logits").shape == (1, 0, 4, 4)
     del whole["seg_logits"]
