@@ -261,22 +261,25 @@ def bench(
     profile: give.Profile = "voc",
     changes: give.Changes = None,
     json: give.StudyFile = None,
+    full: give.FullScaling = False,
 ) -> None:
     """Time losses, dense CRF or a training step, or say where the minutes of a run go.
 
     losses: each against loops, at VOC's and COCO's sizes; minutes on a CPU. crf: exact sums, the
     lattice and all pairs stored, and what share of labels agrees; a minute. step: the parts of a
     profile's training step by the clock, in CPU time and in forwards of the plain ViT, in fp32 and
-    bf16; on a CPU with --profile mini. run FOLDER: the notebooks and trainings of a run likewise.
-    speed: the ratios of RESULTS.md, five minutes; --json more_lib/paper/records/speed.json records
-    them. compare A B: what became slower between two files that --json wrote.
+    bf16; on a CPU with --profile mini. speed: the ratios of RESULTS.md, five minutes; --json
+    more_lib/paper/records/speed.json records them. scaling: how time and memory of train, evaluate,
+    predict and the CRF grow with images, classes and side; a minute or two, hours with --full. run
+    FOLDER: the notebooks and trainings of a run, as step. compare A B: what became slower between
+    two files that --json wrote.
     """
     from more_lib.runs import costs
     from more_lib.runs.manifest import CHECKOUT
     from more_lib.system.files import write_json
 
     paths = files or []
-    wanted = {"losses": 0, "crf": 0, "step": 0, "speed": 0, "run": 1, "compare": 2}
+    wanted = {"losses": 0, "crf": 0, "step": 0, "speed": 0, "scaling": 0, "run": 1, "compare": 2}
     if what not in wanted:
         raise InputError(f"bench {what!r} is unknown; there are: {', '.join(wanted)}")
     if len(paths) != wanted[what]:
@@ -297,17 +300,20 @@ def bench(
         raise InputError("bench compares with the loops in tests/: run it from a full checkout")
     else:
         sys.path.insert(0, str(CHECKOUT))  # before any other package that is called tests
-        speed = import_module("tests.benchmarks.speed")
-        if what == "speed":
+        module = "scaling" if what == "scaling" else "speed"
+        loops = import_module(f"tests.benchmarks.{module}")
+        if what == "scaling":
+            rows = loops.scaling(full)
+        elif what == "speed":
             from more_lib.runs.speed import measure_speed
 
-            rows = measure_speed(speed)
+            rows = measure_speed(loops)
             print(costs.format_speed(rows["rows"]))
         else:
-            print(speed.losses(shape) if what == "losses" else speed.crf())
+            print(loops.losses(shape) if what == "losses" else loops.crf())
     if json:
-        if what not in ("step", "run", "speed"):
-            raise InputError(f"--json keeps what step, run and speed measure, not {what}")
+        if what not in ("step", "run", "speed", "scaling"):
+            raise InputError(f"--json keeps what step, run, speed and scaling measure, not {what}")
         write_json(rows, json)
 
 

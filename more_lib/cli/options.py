@@ -73,8 +73,9 @@ StudyName = Annotated[str, Argument(metavar="NAME", help="conditions, variants o
 Seeds = Annotated[int, Option(metavar="N", min=1, help="Trainings of each, from the seed on.")]
 TrainedOnly = Annotated[bool, Option("--trained-only", help="Score what is trained; train none.")]
 StudyFile = Annotated[Path | None, File(help="Save every row and its protocol.")]
-_TIMED = "What to time: losses, crf, step, speed, run or compare."
+_TIMED = "What to time: losses, crf, step, speed, scaling, run or compare."
 Timed = Annotated[str, Argument(metavar="WHAT", help=_TIMED)]
 _COMPARED = "A run's folder, or two files to compare."
 Compared = Annotated[list[Path] | None, Argument(metavar="[PATHS]", help=_COMPARED)]
 Shape = Annotated[str, Name(help="Losses: sizes of voc, coco, or all.")]
+FullScaling = Annotated[bool, Option("--full", help="scaling: up to 10,000 images, 1,024 pixels.")]

@@ -8,8 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product, tee
-from typing import TypeAlias
+from itertools import chain, tee
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,12 @@ from more_lib.data.tree import ImageTree
 from more_lib.evaluation.protocols import Protocol
 from more_lib.evaluation.released import SquareViews, square_map, square_views
 from more_lib.method.crf import Method, choose_method, dense_crf_many, has_lattice, with_background
-from more_lib.method.localization import Group, MultiscaleMaps, fuse, maps_of_views, resized
+from more_lib.method.localization import Group, Views, fuse, resized, views_of
 from more_lib.method.model import MoRe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 
-ViewMaps: TypeAlias = dict[Group, MultiscaleMaps]
+FUSED = {"fused": ("lam", "cam")}  # maps that are made of others
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,40 +68,60 @@ class Scores:
         return Scores(self.classes, probabilities[1:], probabilities[0])
 
 
-def protocol_maps(
+def protocol_views(
     model: MoRe, images: Tensor, protocols: Iterable[Protocol], similarity: str
-) -> tuple[ViewMaps, Tensor]:
-    """The maps of all protocols by (scales, flip), each view run once, and image logits (B, C).
+) -> tuple[Views, Tensor]:
+    """What all protocols need of the network, each view run once, and image logits (B, C).
 
     images: (B, 3, H, W) normalised, whole patches.
     """
+    protocols = list(protocols)
     groups = list(dict.fromkeys((protocol.scales, protocol.flip) for protocol in protocols))
     if not any(1 in scales for scales, _ in groups):
         groups.append(((1.0,), False))  # the logits are those of the images as they are
-    maps = maps_of_views(model, images, groups, similarity)
-    logits = maps[groups[0]].class_logits
-    assert logits is not None
-    return maps, logits
+    kinds = dict.fromkeys(kind for each in protocols for kind in FUSED.get(each.map, (each.map,)))
+    views = views_of(model, images, groups, similarity, list(kinds))
+    assert views.class_logits is not None
+    return views, views.class_logits
 
 
-def scores_of(views: ViewMaps, index: int, protocol: Protocol, classes: list[int]) -> Scores:
-    """What a protocol lets compete for the pixels of one image of a batch, at the maps' size.
+class ImageMaps:
+    """The maps of one image of a batch at its size: each is drawn once, of few classes.
 
-    views: of ``protocol_maps``. index: the image's. classes: the numbers 1..C that are looked for;
-    the decoder's probabilities are then those among them and the background.
+    views: of ``protocol_views``. index: the image's. classes: the numbers 1..C that any protocol
+    looks for. Upsampling the maps of all C would cost more than a small network.
     """
-    maps = views[protocol.scales, protocol.flip]
+
+    def __init__(self, views: Views, index: int, classes: Iterable[int]) -> None:
+        self.views, self.image, self.classes = views, slice(index, index + 1), sorted(set(classes))
+        self._drawn: dict[tuple[Group, str], Tensor] = {}
+
+    def of(self, protocol: Protocol, kind: str, classes: Sequence[int]) -> Tensor:
+        """(K, H, W) in [0, 1] of a protocol's views; for the decoder, 0 is the background."""
+        group, decoder = (protocol.scales, protocol.flip), kind == "decoder"
+        if not classes:
+            return torch.zeros(0, *self.views.size, device=self.views.raw[group[0][0]][kind].device)
+        if (group, kind) not in self._drawn:
+            channels = slice(None) if decoder else [number - 1 for number in self.classes]
+            self._drawn[group, kind] = self.views.merged(group, kind, self.image, channels)[0]
+        drawn = self._drawn[group, kind]
+        return drawn[list(classes) if decoder else [self.classes.index(n) for n in classes]]
+
+
+def scores_of(maps: ImageMaps, protocol: Protocol, classes: list[int]) -> Scores:
+    """What a protocol lets compete for the pixels of one image, at the maps' size.
+
+    classes: the numbers 1..C that are looked for; the decoder's probabilities are then those among
+    them and the background.
+    """
     if protocol.map == "decoder":
-        shares = maps.decoder[index, [0, *classes]]
+        shares = maps.of(protocol, "decoder", [0, *classes])
         shares = shares / shares.sum(0).clamp(min=1e-5)
         return Scores(classes, shares[1:], shares[0])
-    chosen = (index, [number - 1 for number in classes])
-    if protocol.map == "fused":
-        values = fuse(maps.lam[chosen], maps.cam[chosen])
-    else:
-        values = getattr(maps, protocol.map)[chosen]
+    values = [maps.of(protocol, kind, classes) for kind in FUSED.get(protocol.map, (protocol.map,))]
+    scores = fuse(*values) if protocol.map in FUSED and classes else values[0]
     # Without a threshold the background has 1 - the largest map, which that exceeds from 0.5 on.
-    return Scores(classes, values, 0.5 if protocol.threshold is None else protocol.threshold)
+    return Scores(classes, scores, 0.5 if protocol.threshold is None else protocol.threshold)
 
 
 def square_scores(
@@ -220,15 +239,13 @@ def _scored(
 ) -> Batch:
     """One batch through the network: masks, but for those that a CRF has to decide."""
     images, similarity = items["image"].to(device, non_blocking=True), recipe.masks.lam_similarity
-    size = images.shape[-2:]
     if protocols[0].size:
         squares = square_views(model, images, protocols, similarity)
         logits, predicted = squares.class_logits, squares.predicted()
-        scored = partial(square_scores, squares, size=size)
     else:
-        views = whole_patches(images, model.patch_size)
-        maps, logits = protocol_maps(model, views, protocols, similarity)
-        scored, predicted = partial(scores_of, maps), logits > 0
+        inputs = whole_patches(images, model.patch_size)
+        views, logits = protocol_views(model, inputs, protocols, similarity)
+        predicted = logits > 0
     present = {"none": torch.ones_like(logits), "predicted": predicted}
     present |= {"true": items["labels"]} if "labels" in items else {}
     # The classes 1..C of each image, by whose labels they are.
@@ -239,12 +256,18 @@ def _scored(
     pixels = (denormalize(images) * 255).round().byte().permute(0, 2, 3, 1)
     masks = images.new_zeros((len(protocols), *pixels.shape[:3]), dtype=torch.int64)
     batch = Batch(items["id"], logits.cpu(), items.get("labels"), items.get("mask"), masks)
-    for (p, protocol), b in product(enumerate(protocols), range(len(images))):
-        scores = scored(b, protocol, classes[protocol.labels][b])
-        if protocol.crf == "none":
-            masks[p, b] = scores.mask(size)
+    for b in range(len(images)):
+        if protocols[0].size:
+            scored = partial(square_scores, squares, b, size=images.shape[-2:])
         else:
-            batch.undecided.append(((p, b), pixels[b], scores))
+            wanted = {p.labels: classes[p.labels][b] for p in protocols if p.map != "decoder"}
+            scored = partial(scores_of, ImageMaps(views, b, chain(*wanted.values())))
+        for p, protocol in enumerate(protocols):
+            scores = scored(protocol, classes[protocol.labels][b])
+            if protocol.crf == "none":
+                masks[p, b] = scores.mask(masks.shape[-2:])
+            else:
+                batch.undecided.append(((p, b), pixels[b], scores))
     return batch
 
 

@@ -71,7 +71,8 @@ def _shaped(names: Names, size: tuple[int, int], title: str) -> tuple[Picture, n
     title = title if len(title) <= most else f"{title[: most - 1]}…"
     figure = new_figure((columns * width + 1.1, rows * height + 0.5), _plain(title))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in panels:
+    for ax in panels:  # without ticks, which take long to lay out though nobody sees them
+        ax.set(xticks=[], yticks=[])
         ax.axis("off")
     for ax, name in zip(panels, names, strict=False):
         ax.set_title(_plain(name), fontsize=10)

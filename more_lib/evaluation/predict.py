@@ -12,7 +12,7 @@ from PIL import Image
 
 from more_lib.data.images import read_image
 from more_lib.data.transforms import evaluation_transform
-from more_lib.evaluation.masks import protocol_maps, scores_of, whole_patches
+from more_lib.evaluation.masks import ImageMaps, protocol_views, scores_of, whole_patches
 from more_lib.evaluation.protocols import MASK_MAPS, Protocol, map_protocol
 from more_lib.method.crf import dense_crf
 from more_lib.method.model import MoRe
@@ -150,13 +150,13 @@ def _predict(
     # The smallest scale must leave a patch of a small or narrow image, so that is enlarged.
     least = math.ceil(1 / min(1, *protocol.scales))
     tensor = evaluation_transform(None)(seen)[None].to(next(model.parameters()).device)
-    views = whole_patches(tensor, model.patch_size, least)
-    maps, (logits,) = protocol_maps(model, views, [protocol], recipe.masks.lam_similarity)
+    inputs = whole_patches(tensor, model.patch_size, least)
+    views, (logits,) = protocol_views(model, inputs, [protocol], recipe.masks.lam_similarity)
     every = protocol.map == "decoder" and numbers is None
     if numbers is None:
         numbers = [n for n, logit in enumerate(logits.tolist(), 1) if every or logit > 0]
     asked = tuple(names[number - 1] for number in numbers)
-    scores = scores_of(maps, 0, protocol, numbers)
+    scores = scores_of(ImageMaps(views, 0, numbers), protocol, numbers)
     shown = scores.values
     if protocol.crf != "none" and numbers:
         probabilities = scores.probabilities(seen.size[::-1])

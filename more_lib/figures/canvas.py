@@ -38,9 +38,7 @@ class Picture(Figure):
         Photographs compress badly, so low bits go, as few as need be. A palette of the figure's own
         would be smaller still, but would bend the colours that carry meaning.
         """
-        canvas = FigureCanvasAgg(self)
-        canvas.draw()  # once, where savefig draws twice
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        pixels = self.pixels()
         for steps in (255, 63, 31, 15):
             coarse = np.rint(np.rint(np.arange(256) / 255 * steps) * (255 / steps))
             picture = Image.fromarray(coarse.astype(np.uint8)[pixels])
@@ -48,6 +46,12 @@ class Picture(Figure):
             if buffer.tell() <= MAX_PNG:
                 break
         return buffer.getvalue()
+
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8: what ``savefig`` would write, which lays a figure out twice."""
+        canvas = FigureCanvasAgg(self)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3]
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
         return {"image/png": self.png()}

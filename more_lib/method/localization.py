@@ -6,6 +6,7 @@ several scales, each with its mirror image, then min-max.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import ceil
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from more_lib.system.shapes import check_shapes
 # The zero of a CAM says that a patch speaks neither for nor against a class: what is below is
 # dropped. The zero of a similarity means nothing: LAM and attention keep their sign.
 RECTIFIED = ("cam", "aux_cam")
+KINDS = ("cam", "aux_cam", "lam", "attention", "decoder")  # of maps
 
 Group = tuple[tuple[float, ...], bool]  # scales, and whether the mirror images are seen too
 RawMaps = dict[str, Tensor]
@@ -147,16 +149,11 @@ def multiscale_lam(
 ) -> Tensor:
     """LAM over scales and mirror images, made like ``multiscale_cam``, but what is negative stays.
 
-    model: ``model(images)`` returns ``features`` (B, D, h, w) and ``class_tokens`` (B, C, D).
-    Returns (B, C, H, W) in [0, 1]; raises what ``multiscale_cam`` raises (notebook 01).
+    model: as for ``views_of``. Returns (B, C, H, W) in [0, 1]; raises what ``multiscale_cam``
+    raises (notebook 01).
     """
-
-    def draw(_: float, views: Tensor) -> RawMaps:
-        output = model(views)
-        return {"lam": lam(output.features, output.class_tokens, similarity)}
-
-    (maps,) = _over_views(model, images, [(tuple(scales), True)], draw).values()
-    return maps["lam"]
+    group = (tuple(scales), True)
+    return views_of(model, images, [group], similarity, ["lam"]).merged(group, "lam")
 
 
 def multiscale_maps(
@@ -170,55 +167,117 @@ def multiscale_maps(
 def maps_of_views(
     model: Any, images: Tensor, groups: Sequence[Group], similarity: str = "dot"
 ) -> dict[Group, MultiscaleMaps]:
-    """Every map the model can draw, for each group of views (notebook 06).
+    """Every map the model can draw, for each group of views, and of every class (notebook 06).
 
-    A view is the images at one scale, straight or mirrored. Each is run once for all groups, with
-    the mirror images in the same batch where a group of that scale wants them.
+    All else is as for ``views_of``. ``class_logits`` are the same for every group, None when no
+    group has scale 1.
+    """
+    views = views_of(model, images, groups, similarity)
+    each = {g: {kind: views.merged(g, kind) for kind in KINDS} for g in groups}
+    return {g: MultiscaleMaps(**maps, class_logits=views.class_logits) for g, maps in each.items()}
+
+
+def views_of(
+    model: Any,
+    images: Tensor,
+    groups: Sequence[Group],
+    similarity: str = "dot",
+    kinds: Sequence[str] = KINDS,
+) -> "Views":
+    """What the model draws of every view that some groups need, each run once (notebook 06).
+
+    A view is the images at one scale, straight or mirrored. The mirror images are in the same batch
+    where a group of that scale wants them.
 
     model: ``model(images)`` returns raw ``cam``, ``aux_cam`` and ``attention_scores`` (B, C, h, w),
     ``features`` (B, D, h, w), ``class_tokens`` (B, C, D), ``seg_logits`` (B, C + 1, h, w) and
-    ``class_logits`` (B, C). The CAMs are made like ``multiscale_cam``, which also says what is
-    raised, LAM and attention like ``multiscale_lam``; ``decoder`` is the mean over the group's
-    views of the softmax of the upsampled logits. ``class_logits`` are the same for every group,
-    None when no group has scale 1.
+    ``class_logits`` (B, C). It is told ``with_decoder=False`` where nobody asks for that. kinds: of
+    ``KINDS``, what is to be drawn. The CAMs are made like ``multiscale_cam``, which also says what
+    is raised, LAM and attention like ``multiscale_lam``; ``decoder`` is the mean over the group's
+    views of the softmax of the upsampled logits.
     """
-    class_logits = None
+    class_logits, options = None, {} if "decoder" in kinds else {"with_decoder": False}
 
     def draw(scale: float, views: Tensor) -> RawMaps:
         nonlocal class_logits
-        output = model(views)
-        if scale == 1:
+        output = model(views, **options)
+        if scale == 1 and class_logits is None:
             class_logits = output.class_logits[: len(images)].to(images.dtype)
-        return {
-            "cam": output.cam,
-            "aux_cam": output.aux_cam,
-            "lam": lam(output.features, output.class_tokens, similarity),
-            "attention": output.attention_scores,
-            "decoder": output.seg_logits,
-        }
+        raw = {"attention": output.attention_scores, "decoder": output.seg_logits}
+        raw |= {"cam": output.cam, "aux_cam": output.aux_cam}
+        if "lam" in kinds:
+            raw["lam"] = lam(output.features, output.class_tokens, similarity)
+        return {kind: raw[kind] for kind in kinds}
 
-    every = _over_views(model, images, groups, draw)
-    return {g: MultiscaleMaps(**maps, class_logits=class_logits) for g, maps in every.items()}
+    views = _run_views(model, images, groups, draw)
+    return replace(views, class_logits=class_logits)
 
 
-@torch.no_grad()
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Raw maps of B images: small until they are ``merged``, of the classes that somebody needs.
+
+    raw: by scale and kind (B or 2B, K, h, w), straight and then mirrored. size: the images', to
+    which maps are brought. class_logits: (B, C) of the images as they are, if scale 1 was run.
+    """
+
+    raw: dict[float, RawMaps]
+    images: int
+    size: tuple[int, int]
+    dtype: torch.dtype
+    class_logits: Tensor | None = None
+
+    @torch.no_grad()
+    def merged(
+        self,
+        group: Group,
+        kind: str,
+        image: slice = slice(None),
+        classes: slice | Sequence[int] = slice(None),
+    ) -> Tensor:
+        """The maps (B, K, H, W) of one kind over a group's views, of some images and channels.
+
+        A scale's map is the larger of straight and mirrored one, of probabilities the mean.
+        """
+        (scales, flip), total = group, torch.zeros((), dtype=self.dtype)
+        for scale in scales:
+            seen = [
+                resized(view[image][:, classes].to(self.dtype), self.size)
+                for view in self.raw[scale][kind].split(self.images)[: 1 + flip]
+            ]
+            seen = [maps.softmax(1) for maps in seen] if kind == "decoder" else seen
+            seen = [seen[0], *(maps.flip(-1) for maps in seen[1:])]
+            merged = sum(seen) / len(seen) if kind == "decoder" else reduce(torch.maximum, seen)
+            total = total + (merged.relu() if kind in RECTIFIED else merged)
+        return total / len(scales) if kind == "decoder" else min_max(total)
+
+
 def _over_views(
     model: Any, images: Tensor, groups: Sequence[Group], draw: Callable[[float, Tensor], RawMaps]
 ) -> dict[Group, RawMaps]:
-    """The maps (B, K, H, W) of every group, by kind, gathered from the raw ones of each view.
+    """The maps (B, K, H, W) of every group, by kind, of all that ``draw`` gives."""
+    views = _run_views(model, images, groups, draw)
+    kinds = {kind for raw in views.raw.values() for kind in raw}
+    return {group: {kind: views.merged(group, kind) for kind in kinds} for group in groups}
+
+
+@torch.no_grad()
+def _run_views(
+    model: Any, images: Tensor, groups: Sequence[Group], draw: Callable[[float, Tensor], RawMaps]
+) -> Views:
+    """The raw maps of every view.
 
     draw(scale, views): raw maps (B or 2B, K, h, w) by kind. The views are the images at a scale of
     any group, and behind them their mirror images, where a group of that scale wants them. They are
     cut to whole patches after the flip, at right and bottom, where a patch convolution drops the
-    rest. A scale's map is the larger of straight and mirrored one, of probabilities the mean.
+    rest.
     """
     check_shapes(images=(images, "B 3 H W"))
     if not images.is_floating_point():
         raise InputError(f"images are {images.dtype}; give floats, normalised")
     if not all(scales for scales, _ in groups):
         raise InputError("scales is empty; give at least one, for instance (1.0,)")
-    size, patch = images.shape[-2:], model.patch_size
-    sums: dict[Group, RawMaps] = {group: {} for group in groups}
+    size, patch, raw = images.shape[-2:], model.patch_size, {}
     for scale in dict.fromkeys(scale for scales, _ in groups for scale in scales):
         height, width = (int(scale * side) for side in size)
         if min(height, width) < patch:
@@ -229,21 +288,8 @@ def _over_views(
         views = F.interpolate(images, (height, width), mode="bilinear")
         if any(flip for scales, flip in groups if scale in scales):
             views = torch.cat([views, views.flip(-1)])
-        views = views[..., : height // patch * patch, : width // patch * patch]
-        for kind, maps in draw(scale, views).items():
-            maps = resized(maps.to(images.dtype), size)
-            maps = maps.softmax(1) if kind == "decoder" else maps
-            straight, *mirrored = maps.split(len(images))
-            for (scales, flip), total in sums.items():
-                seen = [straight, *(m.flip(-1) for m in mirrored if flip)]
-                merged = sum(seen) / len(seen) if kind == "decoder" else reduce(torch.maximum, seen)
-                merged = merged.relu() if kind in RECTIFIED else merged
-                for _ in range(scales.count(scale)):
-                    total[kind] = total.get(kind, 0) + merged
-    return {
-        group: {k: m / len(group[0]) if k == "decoder" else min_max(m) for k, m in total.items()}
-        for group, total in sums.items()
-    }
+        raw[scale] = draw(scale, views[..., : height // patch * patch, : width // patch * patch])
+    return Views(raw, len(images), (size[0], size[1]), images.dtype)
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:

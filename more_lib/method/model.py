@@ -98,10 +98,13 @@ class MoRe(nn.Module):
         """Side of a patch in pixels; image sides must be multiples of it."""
         return self.encoder.patch_size
 
-    def forward(self, images: Tensor, with_gcr: bool = True) -> MoReOutput:
+    def forward(
+        self, images: Tensor, with_gcr: bool = True, with_decoder: bool = True
+    ) -> MoReOutput:
         """``images`` (B, 3, H, W), normalised; raises ``InputError`` if the patch does not fit.
 
-        ``with_gcr=False`` leaves the graph out and gives the class tokens as they enter it.
+        ``with_gcr=False`` leaves the graph out and gives the class tokens as they enter it,
+        ``with_decoder=False`` the decoder, and ``seg_logits`` without channels.
         """
         encoded = self.encoder(images)
         tokens = encoded.class_tokens
@@ -112,7 +115,7 @@ class MoRe(nn.Module):
         return MoReOutput(
             class_logits=image_logits(features, self.classifier),
             aux_logits=image_logits(aux_features, self.aux_classifier),
-            seg_logits=self.decoder(features),
+            seg_logits=self.decoder(features) if with_decoder else features[:, :0],
             features=features,
             class_tokens=tokens,
             token_logits=self.read_out(tokens),

@@ -193,7 +193,7 @@ def test_bench_times_what_is_asked_for_from_a_checkout_alone(monkeypatch, tmp_pa
         ("train --recipe missing.yaml", "missing.yaml"),
         ("train --labels l.csv", "--data"),
         ("reproduce --profile maxi", "maxi"),
-        ("bench speeds", "there are: losses, crf, step, speed, run, compare"),
+        ("bench speeds", "there are: losses, crf, step, speed, scaling, run, compare"),
         ("report a b --results", "--results takes one run"),
         ("report a --results --output x.html", "--results takes one run"),
     ],

@@ -42,7 +42,7 @@ class ColourModel(nn.Module):
         self.frozen = nn.BatchNorm2d(1).eval()
         self.inputs = []
 
-    def forward(self, images):
+    def forward(self, images, with_decoder=True):
         assert not self.training and not torch.is_grad_enabled()
         assert images.shape[2] % PATCH == 0 and images.shape[3] % PATCH == 0
         self.inputs.append(tuple(images.shape))
@@ -63,7 +63,7 @@ class ColourModel(nn.Module):
 class PhotoModel(ColourModel):
     """Red is cat and green is dog, in every map, the background 0.4 to the decoder."""
 
-    def forward(self, images):
+    def forward(self, images, with_decoder=True):
         output = super().forward(images)
         decoder = torch.cat([torch.full_like(output.cam[:, :1], 0.4), output.cam], 1)
         tokens = torch.eye(2, 3).expand(len(images), -1, -1)

@@ -15,7 +15,7 @@ from more_lib.evaluation.metrics import average_precision, confusion_matrix
 from more_lib.evaluation.protocols import table_protocols
 from more_lib.evaluation.scoring import evaluate, score
 from more_lib.method.crf import dense_crf, with_background
-from more_lib.method.localization import fuse, maps_of_views, multiscale_maps
+from more_lib.method.localization import fuse, multiscale_maps, views_of
 from more_lib.method.pseudo_labels import foreground_mask
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
@@ -110,8 +110,8 @@ def test_every_view_is_run_once(root):
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 def test_lam_is_drawn_with_the_recipes_similarity(model, root, monkeypatch, similarity):
-    spy = Mock(wraps=maps_of_views)
-    monkeypatch.setattr("more_lib.evaluation.masks.maps_of_views", spy)
+    spy = Mock(wraps=views_of)
+    monkeypatch.setattr("more_lib.evaluation.masks.views_of", spy)
     evaluate(model, recipe_with(root, f"masks.lam_similarity={similarity}"), maps=["lam"])
     assert {call.args[3] for call in spy.call_args_list} == {similarity}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from more_lib.evaluation import writing
 from more_lib.evaluation.output import Output
 from more_lib.evaluation.resume import NAME, read_record
 from more_lib.evaluation.writing import plan_predictions, write_predictions
+from more_lib.figures.canvas import Picture
 from more_lib.system.errors import InputError
 from tests.evaluation.helpers import GREEN, GREY, PhotoModel, picture
 
@@ -23,7 +23,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def bare_overlays(monkeypatch):
-    monkeypatch.setattr(writing, "plot_prediction", lambda *_: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(writing, "plot_prediction", lambda *_: Picture(figsize=(1, 1)))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,6 +16,7 @@ from more_lib.data.images import PALETTE
 from more_lib.evaluation import writing
 from more_lib.evaluation.predict import predict
 from more_lib.evaluation.writing import Output, plan_predictions
+from more_lib.figures.canvas import Picture
 from more_lib.recipes.loading import load_recipe
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
@@ -25,7 +25,7 @@ from tests.evaluation.helpers import CAT, DOG, picture
 
 @pytest.fixture(autouse=True)
 def bare_overlays(monkeypatch):
-    figure = Figure(figsize=(1, 1))
+    figure = Picture(figsize=(1, 1))
     monkeypatch.setattr(writing, "plot_prediction", lambda *_: figure)
 
 

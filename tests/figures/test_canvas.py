@@ -107,3 +107,11 @@ def test_outline_runs_along_the_edges_of_what_is_chosen():
     edges = {tuple(map(tuple, line)) for line in ax.collections[0].get_segments()}
     across = {((x, y), (x + 3, y)) for x in (2.5, 5.5) for y in (-0.5, 1.5)}  # patches of 3 x 2
     assert edges == across | {((x, -0.5), (x, 1.5)) for x in (2.5, 8.5)}
+
+
+def test_pixels_are_what_savefig_writes():
+    figure, (ax,) = canvas.new_panels(["a name"], "a title")
+    canvas.draw_overlay(ax, np.full((4, 6, 3), 90, np.uint8), np.arange(6.0).reshape(2, 3))
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert np.array_equal(figure.pixels(), np.asarray(Image.open(file).convert("RGB")))

@@ -12,6 +12,7 @@ from more_lib.method.localization import (
     multiscale_cam,
     multiscale_lam,
     multiscale_maps,
+    views_of,
 )
 from more_lib.method.model import MoReOutput
 from tests.method.helpers import drawn, refuses
@@ -37,7 +38,7 @@ class SmallModel(nn.Module):
         output = self(images)
         return output.cam, output.aux_cam
 
-    def forward(self, images):
+    def forward(self, images, with_decoder=True):
         assert images.shape[2] % PATCH == 0 and images.shape[3] % PATCH == 0
         self.batches.append(tuple(images.shape))
         features = F.conv2d(images, self.stem.to(images.dtype), stride=PATCH)
@@ -274,3 +275,23 @@ def test_class_logits_are_those_of_the_straight_images_at_scale_1():
     for maps in maps_of_views(model, images, GROUPS).values():
         torch.testing.assert_close(maps.class_logits, expected)
     assert multiscale_maps(model, images, (0.5,)).class_logits is None
+
+
+@pytest.mark.parametrize("kind", ["cam", "aux_cam", "lam", "attention"])
+def test_some_classes_of_one_image_are_drawn_as_with_all_the_others(kind):
+    model, images, group = SmallModel(), random_images(18, 25), ((1.0, 0.5, 1.5), True)
+    every = getattr(maps_of_views(model, images, [group])[group], kind)
+    views = views_of(model, images, [group], kinds=[kind])
+    assert {tuple(raw) for raw in views.raw.values()} == {(kind,)}
+    some = views.merged(group, kind, slice(1, 2), [2, 0])
+    torch.testing.assert_close(some, every[1:2, [2, 0]], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kinds", "wanted"), [(["lam", "cam"], False), (["lam", "decoder"], True)])
+def test_the_decoder_is_run_only_where_it_is_asked_for(kinds, wanted):
+    class Told(SmallModel):
+        def forward(self, images, with_decoder=True):
+            assert with_decoder == wanted
+            return super().forward(images)
+
+    views_of(Told(), random_images(), [((1.0,), True)], kinds=kinds)

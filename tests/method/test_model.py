@@ -334,3 +334,13 @@ def test_a_recipe_with_a_linear_read_out_gets_one_that_learns_and_leaves_the_res
     assert "classifier.weight" not in moved
     heads = linear.parameter_groups(load_recipe("mini").optimizer)[2]["params"]
     assert any(parameter is linear.token_classifier.weight for parameter in heads)
+
+
+@torch.no_grad()
+def test_without_decoder_all_else_is_the_same():
+    recipe = load_recipe("mini", ["data.classes=[cat, dog]", "backbone.name=mini_w48"])
+    model, pixels = MoRe.from_recipe(recipe, pretrained=False), drawn(1, 3, 32, 32).float()
+    whole, part = model(pixels)._asdict(), model(pixels, with_decoder=False)._asdict()
+    assert part.pop("seg_logits").shape == (1, 0, 4, 4)
+    del whole["seg_logits"]
+    assert all(torch.equal(part[name], values) for name, values in whole.items())

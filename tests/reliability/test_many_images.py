@@ -120,5 +120,5 @@ class _Saved:
     def __init__(self, image: Image.Image) -> None:
         self.image = image
 
-    def savefig(self, file: Path, format: str) -> None:
-        self.image.save(file, format)
+    def pixels(self) -> np.ndarray:
+        return np.asarray(self.image)

@@ -1,0 +1,37 @@
+"""Exponents of known growth, and a leak that is told from none."""
+
+import pytest
+
+from tests.benchmarks import scaling
+
+
+def test_exponents_of_known_growth():
+    sizes = [10, 20, 40, 80]
+    assert scaling.exponent(sizes, [3.0 * n**2 for n in sizes]) == pytest.approx(2)
+    assert scaling.exponent(sizes, [5.0, 5.0, 4.0, 8.0]) == pytest.approx(1)  # the larger half
+    assert scaling.exponent(sizes, [0, 0, 0, 0]) != scaling.exponent(sizes, [0, 0, 0, 0])  # nan
+
+
+@pytest.mark.slow
+def test_a_pass_without_a_leak_and_with_one(monkeypatch, capsys):
+    kept = []
+
+    def leaking(images, classes, side):
+        kept.extend(bytes(2**20) * 1 for _ in range(images))
+        [bytearray(b"x" * 2**21) for _ in range(images)]
+
+    def thrifty(images, classes, side):
+        [sum(range(10**5)) for _ in range(images)]
+
+    monkeypatch.setattr(scaling, "QUICK", {"images": (10, 40)})
+    monkeypatch.setattr(scaling, "ACTIVITIES", {"train": leaking, "evaluate": thrifty})
+    bounds = {(name, "images"): (1.0, 0.0) for name in ("train", "evaluate")}
+    monkeypatch.setattr(scaling, "BOUNDS", bounds)
+    leak, none = scaling.scaling()
+    assert leak["memory_exponent"] == pytest.approx(2, abs=0.4)  # megabytes an image
+    assert abs(none["memory_exponent"]) < 0.05 and none["time_exponent"] == pytest.approx(
+        1, abs=0.3
+    )
+    said = capsys.readouterr().out
+    assert "train    images" in said and ">" in said.splitlines()[0]
+    assert ">" not in said.splitlines()[1]
