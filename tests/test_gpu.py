@@ -71,7 +71,8 @@ def test_maps_losses_and_gradients_are_those_of_a_cpu_in_float64(device):
     output, losses, gradient = step(network(device=device), images.to(device), labels)
     for name, values in output._asdict().items():
         ours, theirs = values.double().cpu(), getattr(expected[0], name)
-        assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max(), name
+        # A token's mean over its channels is 0 behind a fresh norm.
+        assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max() + 1e-6, name
     assert losses.keys() == expected[1].keys() >= set(MINED)
     for name, loss in losses.items():
         theirs = expected[1][name].item()

@@ -269,10 +269,9 @@ def bench(
     lattice and all pairs stored, and what share of labels agrees; a minute. step: the parts of a
     profile's training step by the clock, in CPU time and in forwards of the plain ViT, in fp32 and
     bf16; on a CPU with --profile mini. speed: the ratios of RESULTS.md, five minutes; --json
-    more_lib/paper/records/speed.json records them. scaling: how time and memory of train, evaluate,
-    predict and the CRF grow with images, classes and side; a minute or two, hours with --full. run
-    FOLDER: the notebooks and trainings of a run, as step. compare A B: what became slower between
-    two files that --json wrote.
+    more_lib/paper/records/speed.json records them. scaling: how costs grow with images, classes and
+    side; a minute or two, hours with --full. run FOLDER: the notebooks and trainings of a run, as
+    step. compare A B: what became slower between two files that --json wrote.
     """
     from more_lib.runs import costs
     from more_lib.runs.manifest import CHECKOUT

@@ -200,8 +200,8 @@ class Decoding(ColourModel):
         super().__init__()
         self.places = places
 
-    def forward(self, images):
-        output = super().forward(images)
+    def forward(self, images, **options):
+        output = super().forward(images, **options)
         logits = torch.zeros_like(output.seg_logits).flatten(2)  # (B, 3, N)
         logits[:, 0] = 1
         logits[:, 1, : self.places] = logits[:, 2, self.places : self.places + 5] = 2

@@ -125,7 +125,7 @@ def test_late_terms_are_left_out_or_multiplied_by_0(recipe, tmp_path):
 
     zero = train(changed(recipe, ["optimizer.late_terms=zero"]), tmp_path / "zero")
     absent = train(recipe, tmp_path / "absent")
-    assert max(furthest(zero).values()) < 1e-6
+    assert max(furthest(zero).values()) < 5e-6  # AdamW, fused there, rounds otherwise
     # Once its bias correction is spent, AdamW's first step is longer than a fresh state's, lr.
     assert furthest(absent)["decoder.0.weight"] > 0.1 * 10 * rates[0] * 2 / 20
 
