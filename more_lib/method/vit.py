@@ -40,7 +40,7 @@ class ClassTokenViT(nn.Module):
 
     With ``token_start`` "apart" each class token gets a direction of its own before that block,
     half as long as the token is there: one given to the first block is washed out by what all of
-    them read from the same patches (notebook 04 §7).
+    them read from the same patches (notebook 04 §5).
 
     Raises ``InputError`` for a model of another kind or one without a class token.
     """
