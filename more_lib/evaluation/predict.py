@@ -58,8 +58,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """A ``Prediction`` for each image file, computed when it is asked for: one is in memory.
 
-    The default is the way in which the released code makes its masks, CRF aside: LAM, predicted
-    classes, scales and threshold of the recipe. An image without a predicted class is background
+    The default is the protocol paper-val-native without its CRF: LAM, predicted classes, scales and
+    threshold of the recipe. An image without a predicted class is background
     altogether. The network sees images in their own size, up to ``MOST_CROPS``; masks have it.
 
     model: runs where it is. recipe: the one that it was trained by. map: one of ``MASK_MAPS``.
