@@ -23,7 +23,7 @@ def record():
     run["ablation"][0] |= {"miou": 0.256, "precision": 0.351, "recall": 0.523}
     run["ablation"][0] |= {"confusion_ratio": 5.85}
     for name, miou in (("paper-val", 0.5501), ("decoder-log", 0.4077)):
-        run["protocols"][name]["miou"] = miou
+        run["protocols"][name] |= {"miou": miou, "scales": f"those of {name}"}
     run["notebooks"][6]["seconds"] = 108.0
     return run
 
@@ -51,8 +51,8 @@ def test_a_run_of_one_seed_whose_protocols_are_each_spelled_once(record):
     assert lam == [lam[0], "LAM", "1", "25.7", "35.1", "52.3", "–", "41.6"]
     assert cam[1:3] == ["CAM", "1"] and cam[-1] == ""  # the paper's number is LAM's
     by_name = {row[0]: row[1:] for row in rows(page, "MoRe by protocol")}
-    assert by_name["`paper-val`"] == ["LAM", "predicted", "1 1.5 + flip", "dense", "55.01"]
-    assert by_name["`decoder-log`"] == ["decoder", "none", "1", "none", "40.77"]
+    assert by_name["`paper-val`"] == ["LAM", "predicted", "those of paper-val", "dense", "55.01"]
+    assert by_name["`decoder-log`"] == ["decoder", "none", "those of decoder-log", "none", "40.77"]
     link = "[06 Evaluation](06_evaluation.ipynb)"
     assert [link, "1.8"] in rows(page, "Minutes") and "trained 3 networks in 8.7" in page
     _, first, second, *_ = rows(page, "The paper's claims")
