@@ -69,8 +69,12 @@ def _shaped(names: Names, size: tuple[int, int], title: str) -> tuple[Picture, n
     height = width * min(max(size[1] / size[0], 0.4), 1.5) + 0.3
     most = int(7 * (columns * width + 1.1))  # letters that fit: file names can be long
     title = title if len(title) <= most else f"{title[: most - 1]}…"
-    figure = new_figure((columns * width + 1.1, rows * height + 0.5), _plain(title))
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    whole = columns * width + 1.1, rows * height + 0.5
+    figure = new_figure(whole, _plain(title))
+    figure.set_layout_engine("none")  # sizes are known, and finding them takes as long as drawing
+    edges = {"left": 0.1 / whole[0], "right": 1 - 0.1 / whole[0], "bottom": 0.1 / whole[1]}
+    edges |= {"top": 1 - 0.6 / whole[1], "wspace": 0.04, "hspace": 0.3 / height}
+    panels = figure.subplots(rows, columns, squeeze=False, gridspec_kw=edges).ravel()
     for ax in panels:  # without ticks, which take long to lay out though nobody sees them
         ax.set(xticks=[], yticks=[])
         ax.axis("off")
