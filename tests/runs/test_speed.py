@@ -1,5 +1,6 @@
 """The record of speed: whose ratios, on what, and how they are told."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ def test_a_record_holds_steps_in_forwards_and_hot_paths_as_shares_of_loops(monke
     times = {PLAIN: 10.0, "whole step": 120.0}
     cost = StepCost("fp32", "CPU", times, times, 3.25, 1e9, 1e9)
     monkeypatch.setattr(speed, "bench_step", lambda recipe, precision: cost)
+    monkeypatch.setattr(speed, "ProcessPoolExecutor", lambda n, _: ThreadPoolExecutor(n))
     crf = [{"size": (2, 3), "exact": 0.5, "stored": 2.0}, {"size": (9, 9), "lattice": 1.0}]
     loops = SimpleNamespace(time_losses=lambda shape: [("PAR", 0.1, 0.8)], time_crf=lambda: crf)
     record = speed.measure_speed(loops)
