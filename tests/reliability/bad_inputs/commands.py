@@ -225,7 +225,7 @@ CASES = [
         None,
         "--trained-only",
     ),
-    case("an unknown bench", "bench speed", None, "'speed'", "losses, crf, step"),
+    case("an unknown bench", "bench speeds", None, "'speeds'", "losses, crf, step"),
     case("an unknown shape", "bench losses --shape huge", None, "huge", "voc"),
     # report
     case("report, no such run", "report absent", None, "absent", "runs/"),
