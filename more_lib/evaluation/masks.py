@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from more_lib.data.transforms import denormalize, evaluation_transform
 from more_lib.data.tree import ImageTree
 from more_lib.evaluation.protocols import Protocol
-from more_lib.evaluation.released import SquareViews, square_map, square_views
+from more_lib.evaluation.released import predicted_classes, square_map, square_views
 from more_lib.method.crf import Method, choose_method, dense_crf_many, has_lattice, with_background
 from more_lib.method.localization import Group, Views, fuse, resized, views_of
 from more_lib.method.model import MoRe
@@ -125,7 +125,7 @@ def scores_of(maps: ImageMaps, protocol: Protocol, classes: list[int]) -> Scores
 
 
 def square_scores(
-    views: SquareViews, index: int, protocol: Protocol, classes: list[int], size: Sequence[int]
+    views: Views, index: int, protocol: Protocol, classes: list[int], size: Sequence[int]
 ) -> Scores:
     """``scores_of`` for a protocol whose images are squares; ``size``: the photograph's (H, W)."""
     values, least = square_map(views, index, protocol, classes, size), protocol.threshold
@@ -240,8 +240,8 @@ def _scored(
     """One batch through the network: masks, but for those that a CRF has to decide."""
     images, similarity = items["image"].to(device, non_blocking=True), recipe.masks.lam_similarity
     if protocols[0].size:
-        squares = square_views(model, images, protocols, similarity)
-        logits, predicted = squares.class_logits, squares.predicted()
+        views, logits = square_views(model, images, protocols, similarity)
+        predicted = predicted_classes(views, logits)
     else:
         inputs = whole_patches(images, model.patch_size)
         views, logits = protocol_views(model, inputs, protocols, similarity)
@@ -258,7 +258,7 @@ def _scored(
     batch = Batch(items["id"], logits.cpu(), items.get("labels"), items.get("mask"), masks)
     for b in range(len(images)):
         if protocols[0].size:
-            scored = partial(square_scores, squares, b, size=images.shape[-2:])
+            scored = partial(square_scores, views, b, size=images.shape[-2:])
         else:
             wanted = {p.labels: classes[p.labels][b] for p in protocols if p.map != "decoder"}
             scored = partial(scores_of, ImageMaps(views, b, chain(*wanted.values())))

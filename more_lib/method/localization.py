@@ -110,13 +110,15 @@ def multiscale_cam(
             raw = [maps.gather(1, index.expand(-1, -1, *maps.shape[2:])) for maps in raw]
         return dict(zip(RECTIFIED, raw, strict=True))
 
-    (maps,) = _over_views(model, images, [(tuple(scales), True)], draw).values()
+    group = (tuple(scales), True)
+    views = _run_views(model, images, [group], draw)
+    cam, aux_cam = (views.merged(group, kind) for kind in RECTIFIED)
     if labels is None or shown is None:
-        return maps["cam"], maps["aux_cam"]
+        return cam, aux_cam
     present, index = (t[:, :, None, None] for t in shown)
-    every = maps["cam"].new_zeros(*labels.shape, *images.shape[-2:])
-    index = index.expand_as(maps["cam"])
-    cam, aux_cam = (every.scatter(1, index, maps[kind].mul_(present)) for kind in RECTIFIED)
+    every = cam.new_zeros(*labels.shape, *images.shape[-2:])
+    index = index.expand_as(cam)
+    cam, aux_cam = (every.scatter(1, index, maps.mul_(present)) for maps in (cam, aux_cam))
     return cam, aux_cam
 
 
@@ -159,22 +161,14 @@ def multiscale_lam(
 def multiscale_maps(
     model: Any, images: Tensor, scales: Sequence[float], similarity: str = "dot", flip: bool = True
 ) -> MultiscaleMaps:
-    """``maps_of_views`` of one group: every map over ``scales``, mirrored too with ``flip``."""
-    group = (tuple(scales), flip)
-    return maps_of_views(model, images, [group], similarity)[group]
+    """Every map the model can draw, of every class, over ``scales``, mirrored too with ``flip``.
 
-
-def maps_of_views(
-    model: Any, images: Tensor, groups: Sequence[Group], similarity: str = "dot"
-) -> dict[Group, MultiscaleMaps]:
-    """Every map the model can draw, for each group of views, and of every class (notebook 06).
-
-    All else is as for ``views_of``. ``class_logits`` are the same for every group, None when no
-    group has scale 1.
+    All else is as for ``views_of``; ``class_logits`` are None without scale 1 (notebook 01).
     """
-    views = views_of(model, images, groups, similarity)
-    each = {g: {kind: views.merged(g, kind) for kind in KINDS} for g in groups}
-    return {g: MultiscaleMaps(**maps, class_logits=views.class_logits) for g, maps in each.items()}
+    group = (tuple(scales), flip)
+    views = views_of(model, images, [group], similarity)
+    maps = {kind: views.merged(group, kind) for kind in KINDS}
+    return MultiscaleMaps(**maps, class_logits=views.class_logits)
 
 
 def views_of(
@@ -250,15 +244,6 @@ class Views:
             merged = sum(seen) / len(seen) if kind == "decoder" else reduce(torch.maximum, seen)
             total = total + (merged.relu() if kind in RECTIFIED else merged)
         return total / len(scales) if kind == "decoder" else min_max(total)
-
-
-def _over_views(
-    model: Any, images: Tensor, groups: Sequence[Group], draw: Callable[[float, Tensor], RawMaps]
-) -> dict[Group, RawMaps]:
-    """The maps (B, K, H, W) of every group, by kind, of all that ``draw`` gives."""
-    views = _run_views(model, images, groups, draw)
-    kinds = {kind for raw in views.raw.values() for kind in raw}
-    return {group: {kind: views.merged(group, kind) for kind in kinds} for group in groups}
 
 
 @torch.no_grad()

@@ -112,7 +112,7 @@ def test_protocol_on_one_line():
         ({"map": "decoder", "labels": "none", "threshold": 0.4}, "threshold is 0.4"),
         ({"scales": ()}, "scales is empty"),
         ({"map": "fused", "size": 8}, "map holds fused; choose from lam, cam, decoder"),
-        ({"scales": (0.4,), "size": 8}, "scale 0.4 of 8 pixels is less than a patch of 4"),
+        ({"scales": (0.4,), "size": 8}, "scale 0.4 makes the images 3x3, less than one patch of 4"),
         ({"split": "x"}, "x.txt"),
     ],
 )

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from more_lib.method.localization import (
+    KINDS,
     fuse,
     lam,
-    maps_of_views,
     min_max,
     multiscale_cam,
     multiscale_lam,
@@ -257,30 +257,28 @@ GROUPS = [(SCALES, True), ((1.0,), False), ((1.5, 0.5), False), ((0.5,), True)]
 
 def test_groups_of_views_share_what_is_run_and_equal_each_alone():
     model, images = SmallModel(), random_images(13, 18)
-    together = maps_of_views(model, images, GROUPS, "cosine")
+    together = views_of(model, images, GROUPS, "cosine")
     assert model.batches == [(4, 3, 12, 16), (4, 3, 4, 8), (4, 3, 16, 24)]  # each scale once
-    assert list(together) == GROUPS
-    for (scales, flip), maps in together.items():
-        alone = multiscale_maps(model, images, scales, "cosine", flip)
-        for ours, expected in zip(maps[:5], alone[:5], strict=True):
-            torch.testing.assert_close(ours, expected)
+    for group in GROUPS:
+        alone = multiscale_maps(model, images, group[0], "cosine", group[1])
+        for kind in KINDS:
+            torch.testing.assert_close(together.merged(group, kind), getattr(alone, kind))
     model.batches.clear()
-    maps_of_views(model, images, [((1.0, 0.5), False), ((0.5,), True)])
+    views_of(model, images, [((1.0, 0.5), False), ((0.5,), True)])
     assert model.batches == [(2, 3, 12, 16), (4, 3, 4, 8)]  # mirrored where a group asks for it
 
 
 def test_class_logits_are_those_of_the_straight_images_at_scale_1():
     model, images = SmallModel(), random_images()
     expected = model(images).class_logits
-    for maps in maps_of_views(model, images, GROUPS).values():
-        torch.testing.assert_close(maps.class_logits, expected)
+    torch.testing.assert_close(views_of(model, images, GROUPS).class_logits, expected)
     assert multiscale_maps(model, images, (0.5,)).class_logits is None
 
 
 @pytest.mark.parametrize("kind", ["cam", "aux_cam", "lam", "attention"])
 def test_some_classes_of_one_image_are_drawn_as_with_all_the_others(kind):
     model, images, group = SmallModel(), random_images(18, 25), ((1.0, 0.5, 1.5), True)
-    every = getattr(maps_of_views(model, images, [group])[group], kind)
+    every = getattr(multiscale_maps(model, images, group[0]), kind)
     views = views_of(model, images, [group], kinds=[kind])
     assert {tuple(raw) for raw in views.raw.values()} == {(kind,)}
     some = views.merged(group, kind, slice(1, 2), [2, 0])
