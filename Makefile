@@ -21,7 +21,7 @@ help:
 	@echo "make test                     check, tests, every notebook against its stored outputs"
 	@echo "make test FAST=1              check and the quick unit tests; a minute or two"
 	@echo "make reliability              kills, full disks, 10,000 images; half an hour on two cores"
-	@echo "make bench                    the speed ratios of RESULTS.md, to runs/speed.json; 5 minutes"
+	@echo "make bench                    the speed ratios of RESULTS.md, to runs/speed.json; 2 minutes"
 	@echo "make lab                      JupyterLab on notebooks/"
 	@echo "make clean                    remove .venv and build leftovers; keep runs/ and data"
 	@echo "make help                     this list"

@@ -268,10 +268,10 @@ def bench(
     losses: each against loops, at VOC's and COCO's sizes; minutes on a CPU. crf: exact sums, the
     lattice and all pairs stored, and what share of labels agrees; a minute. step: the parts of a
     profile's training step by the clock, in CPU time and in forwards of the plain ViT, in fp32 and
-    bf16; on a CPU with --profile mini. speed: the ratios of RESULTS.md, five minutes; --json
+    bf16; on a CPU with --profile mini. speed: the ratios of RESULTS.md, two minutes; --json
     more_lib/paper/records/speed.json records them. scaling: how costs grow with images, classes and
     side; a minute or two, hours with --full. run FOLDER: the notebooks and trainings of a run, as
-    step. compare A B: what became slower between two files that --json wrote.
+    step. compare A B: what became slower between two files of step, run or speed.
     """
     from more_lib.runs import costs
     from more_lib.runs.manifest import CHECKOUT
@@ -283,6 +283,8 @@ def bench(
         raise InputError(f"bench {what!r} is unknown; there are: {', '.join(wanted)}")
     if len(paths) != wanted[what]:
         raise InputError(f"bench {what} takes {wanted[what]} files or folders, not {len(paths)}")
+    if json and what not in ("step", "run", "speed", "scaling"):
+        raise InputError(f"--json keeps what step, run, speed and scaling measure, not {what}")
     if what == "compare":
         print(costs.compare_costs(*paths))
     elif what == "run":
@@ -311,8 +313,6 @@ def bench(
         else:
             print(loops.losses(shape) if what == "losses" else loops.crf())
     if json:
-        if what not in ("step", "run", "speed", "scaling"):
-            raise InputError(f"--json keeps what step, run, speed and scaling measure, not {what}")
         write_json(rows, json)
 
 

@@ -57,7 +57,6 @@ class MoRe(nn.Module):
         encoder: ClassTokenViT,
         decoder_width: int = 512,
         graph: GraphCategoryRepresentation | None = None,
-        token_classifier: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         dim, num_classes = encoder.embed_dim, encoder.num_classes
@@ -66,7 +65,7 @@ class MoRe(nn.Module):
         self.aux_classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
         self.decoder = LargeFOV(dim, num_classes + 1, decoder_width)
         self.graph = graph
-        self.token_classifier = token_classifier
+        self.token_classifier: nn.Linear | None = None
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, pretrained: bool = True) -> "MoRe":
