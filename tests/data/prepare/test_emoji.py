@@ -204,6 +204,14 @@ def test_no_two_splits_share_a_part_of_a_photograph(monkeypatch):
             assert np.median(background[:, absent]) == 0
 
 
+def test_dev_has_photographs_of_its_own():
+    own, others = (
+        {each.tobytes() for each in emoji._photographs(splits)}
+        for splits in ("dev", "train and val")
+    )
+    assert len(own) == 4 and len(others) == 8 and not own & others
+
+
 def test_the_tree_names_its_sources_and_licences(trees):
     text = (trees["first"] / "ATTRIBUTION.txt").read_text()
     shown = (emoji.BACKGROUNDS, emoji.DEV_BACKGROUNDS)
