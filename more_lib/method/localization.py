@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from more_lib.system.errors import InputError
+from more_lib.system.precision import at_least_float32, no_autocast
 from more_lib.system.shapes import check_shapes
 
 # The zero of a CAM says that a patch speaks neither for nor against a class: what is below is
@@ -73,6 +74,31 @@ def fuse(lam: Tensor, cam: Tensor) -> Tensor:
     lam, cam: (B, C, h, w), both in [0, 1]. Returns the same shape.
     """
     return min_max(lam * cam)
+
+
+def patch_affinity(features: Tensor, temperature: float) -> Tensor:
+    """How much each patch has in common with the others, (B, N, N) float32; rows sum to 1.
+
+    The softmax of the patches' cosine similarity over ``temperature``, as ``spread`` takes it.
+    features: (B, D, h, w). Raises ``InputError`` for another shape and a temperature not above 0.
+    """
+    check_shapes(features=(features, "B D h w"))
+    if not temperature > 0:
+        raise InputError(f"temperature is {temperature}; it must be positive")
+    with no_autocast(features):
+        patches = F.normalize(at_least_float32(features).flatten(2), dim=1)
+        return (patches.mT @ patches / temperature).softmax(2)
+
+
+def spread(maps: Tensor, affinity: Tensor) -> Tensor:
+    """Maps (B, C, h, w) where each patch gathers what the patches like it have (notebook 04).
+
+    affinity: (B, N, N) with N = h * w; rows are the patches that gather, and not normalised here.
+    Returns the same shape. Raises ``InputError`` when the shapes do not fit.
+    """
+    patches = maps.flatten(2)
+    check_shapes(maps=(patches, "B C N"), affinity=(affinity, "B N N"))
+    return torch.einsum("bij,bcj->bci", affinity, patches).view_as(maps)
 
 
 def multiscale_cam(

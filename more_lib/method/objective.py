@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from more_lib.method.energy import LATTICE_CALIBRATION, DenseEnergyLoss
 from more_lib.method.lir import confident_relation_loss, uncertain_relation_loss
-from more_lib.method.localization import lam, min_max, multiscale_cam
+from more_lib.method.localization import (
+    lam,
+    min_max,
+    multiscale_cam,
+    patch_affinity,
+    resized,
+    spread,
+)
 from more_lib.method.losses import (
     classification_loss,
     patch_token_contrast_loss,
@@ -149,16 +156,23 @@ class Objective(nn.Module):
         self, cam: Tensor, labels: Tensor, output: MoReOutput, pictures: Tensor, box: Tensor | None
     ) -> Tensor:
         """The decoder's labels (B, H, W), refined along the image's edges."""
-        masks = self.recipe.masks
+        masks, size = self.recipe.masks, pictures.shape[-2:]
         if masks.picture == "bytes":
             pictures = (255 * pictures).floor() / 255
-        if masks.decoder_map == "lam":
+        taught = cam
+        if masks.decoder_map != "cam":
             maps = lam(output.features, output.class_tokens, masks.lam_similarity)
-            cam = min_max(F.interpolate(maps.float(), pictures.shape[-2:], mode="bilinear"))
+            taught = min_max(resized(maps.float(), size))
+        if masks.decoder_map == "both":
+            taught = (taught + cam) / 2
+        if masks.spread:
+            patches = resized(taught, output.features.shape[-2:])
+            patches = spread(patches, patch_affinity(output.features, masks.spread))
+            taught = min_max(resized(patches, size))
         if box is not None:
             # Beyond its border a padded image goes on as its border, as it would without padding.
-            pictures, cam = _extended(pictures, box), _extended(cam, box)
-        return refine_cam(self.refinement, pictures, cam, labels, *masks.decoder)
+            pictures, taught = _extended(pictures, box), _extended(taught, box)
+        return refine_cam(self.refinement, pictures, taught, labels, *masks.decoder)
 
 
 def image_losses(output: MoReOutput, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:

@@ -132,7 +132,7 @@ class LirRecipe:
     """LIR's two relations (notebook 04), as released for VOC; ``lir`` explains the switches."""
 
     temperature: Positive = 0.5  # of the confident relation; COCO 0.1
-    confident: Literal["release", "paper"] = "release"  # paper: cosine, pairs' mean, trains patches
+    confident: Literal["release", "paper", "signed"] = "release"  # paper: cosine, pairs' mean, trains patches
     kernel_size: Side = 6  # d of the uncertain relation, in patches
     # An uncertain patch is kept when its kernel's mean exceeds phi.
     phi: Annotated[Decimal, Field(ge=0, le=2)] = 1.2
@@ -153,7 +153,9 @@ class MasksRecipe:
     final: Thresholds = (0.6, 0.35)  # final CAM, for both, from schedule.final_cam on
     contrast: Thresholds = (0.7, 0.25)  # auxiliary CAM, for the patch-token contrast
     decoder: Thresholds = (0.7, 0.25)  # background scores, for the segmentation loss
-    decoder_map: Literal["cam", "lam"] = "cam"  # refined into the decoder's labels; paper: lam
+    # Refined into the decoder's labels; paper: lam; ours: the mean of both.
+    decoder_map: Literal["cam", "lam", "both"] = "cam"
+    spread: Amount = 0.0  # ours: temperature at which that map is spread to similar patches; 0: not
     lam_similarity: Literal["dot", "cosine"] = "dot"  # of LAM, wherever it is drawn; paper: cosine
     # Of the refinement's neighbours, in pixels.
     dilations: Annotated[tuple[PositiveCount, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
