@@ -107,8 +107,9 @@ def evaluate(
     """Score a trained model's maps against pixel masks.
 
     Prints a row for each map (CAM, LAM, their product, the decoder) and labels (true or
-    predicted), or for each --protocol, always with the protocol it was measured by; with --export
-    (--protocol paper-val --split test --export masks.tgz) nothing is scored. A run that was killed
+    predicted), or for each --protocol, always with the protocol it was measured by, and how well
+    classifier (image mAP) and class tokens (token mAP) name the classes; with --export (--protocol
+    paper-val --split test --export masks.tgz) nothing is scored. A run that was killed
     goes on where it was. With --checkpoint or --released, --data is scored whatever the network was
     trained on: its classes are found by name. On several GPUs: `accelerate launch -m more_lib
     evaluate ...`. For the authors' own network give --released FILE --profile voc.

@@ -9,7 +9,7 @@ import pandas as pd
 from more_lib.data import open_tree, without_bad
 from more_lib.data.agreement import contradictions, read_both
 from more_lib.evaluation.protocols import PROTOCOLS, named_protocols
-from more_lib.evaluation.results import Evaluation, format_map, format_table, rows
+from more_lib.evaluation.results import Evaluation, format_table, rows
 from more_lib.evaluation.scoring import check_masks, evaluate_or_load, evaluate_protocols
 from more_lib.evaluation.voc_server import export_voc
 from more_lib.recipes.schema import Recipe
@@ -63,9 +63,7 @@ def scoreboard(
         text = format_named(by_name)
     else:
         evaluation = evaluate_or_load(trained)
-        image_map = format_map(evaluation.image_map)
-        text = f"{format_table(rows(evaluation))}\nimage labels: mAP {image_map}"
-        content = evaluation.to_json()
+        text, content = format_table(rows(evaluation)), evaluation.to_json()
     if json_file and is_main_process():
         with atomic_file(json_file) as temporary:
             temporary.write_text(content)
@@ -94,8 +92,6 @@ def format_named(evaluations: Mapping[str, Evaluation]) -> str:
     table.insert(0, "protocol", list(evaluations))
     lines = [format_table(table)]
     protocols = {name: each.results[0].protocol for name, each in evaluations.items()}
-    image_maps = {protocols[name].place: each.image_map for name, each in evaluations.items()}
-    lines += [f"image labels on {place}: mAP {format_map(m)}" for place, m in image_maps.items()]
     for name, protocol in protocols.items():
         published = f"  published with it: {PROTOCOLS[name].published}"
         lines += [f"{name}: {protocol.describe()}", published]

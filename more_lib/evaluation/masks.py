@@ -143,14 +143,16 @@ def whole_patches(images: Tensor, patch: int, least: int = 1) -> Tensor:
 class Batch:
     """Some images of a split and what was made of them.
 
-    logits: (B, C) image-level, on the CPU. labels: (B, C) of 0 and 1, masks: (B, H, W) int64, each
-    None unless it was read. predictions: for each protocol (B, H, W), together (P, B, H, W) int64,
-    0 background and 1..C, at the images' size. exact: whether a CRF was at work, by exact sums.
-    undecided: what awaits the CRF: the place (p, b) of a mask, (H, W, 3) uint8 pixels, scores.
+    logits, token_logits: (B, C), what classifier and class tokens say of an image, on the CPU.
+    labels: (B, C) of 0 and 1, masks: (B, H, W) int64, each None unless it was read. predictions:
+    for each protocol (B, H, W), together (P, B, H, W) int64, 0 background and 1..C, at the images'
+    size. exact: whether a CRF was at work, by exact sums. undecided: what awaits the CRF: the place
+    (p, b) of a mask, (H, W, 3) uint8 pixels, scores.
     """
 
     ids: list[str]
     logits: Tensor
+    token_logits: Tensor
     labels: Tensor | None
     masks: Tensor | None
     predictions: Tensor
@@ -255,7 +257,9 @@ def _scored(
     }
     pixels = (denormalize(images) * 255).round().byte().permute(0, 2, 3, 1)
     masks = images.new_zeros((len(protocols), *pixels.shape[:3]), dtype=torch.int64)
-    batch = Batch(items["id"], logits.cpu(), items.get("labels"), items.get("mask"), masks)
+    assert views.token_logits is not None
+    named = logits.cpu(), views.token_logits.cpu()
+    batch = Batch(items["id"], *named, items.get("labels"), items.get("mask"), masks)
     for b in range(len(images)):
         if protocols[0].size:
             scored = partial(square_scores, views, b, size=images.shape[-2:])

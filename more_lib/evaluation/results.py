@@ -12,7 +12,7 @@ from more_lib.evaluation.metrics import Scores, scores
 from more_lib.evaluation.protocols import MAP_NAMES, Protocol
 from more_lib.system.errors import InputError
 
-PER_CENT = ("miou", "precision", "recall")
+PER_CENT = ("image_map", "token_map", "miou", "precision", "recall")
 DIGITS = {**dict.fromkeys(PER_CENT, 4), "confusion_ratio": 2}
 SETTINGS = ("map", "labels", "dataset", "split", "scales", "threshold", "crf")
 
@@ -50,10 +50,13 @@ class Evaluation:
 
     image_map: mean average precision of the image-level logits over the classes that an image has,
         in [0, 1]; nan if no image has any.
+    token_map: that of the class tokens' logits: LAM of tokens that do not know their class says
+        little about attention. None also where the recipe does not train their read-out.
     """
 
     results: tuple[Result, ...]
     image_map: float
+    token_map: float | None
     num_images: int
 
     def result(self, map: str, labels: str = "true") -> Result:
@@ -79,8 +82,9 @@ class Evaluation:
             }
             for result in self.results
         ]
-        head = {"num_images": self.num_images, "image_map": _finite(self.image_map)}
-        return json.dumps(head | {"results": results}, indent=1, allow_nan=False) + "\n"
+        named = {"image_map": _finite(self.image_map), "token_map": self.token_map}
+        content = {"num_images": self.num_images, **named, "results": results}
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":
@@ -95,7 +99,8 @@ class Evaluation:
                 classes, absent = tuple(entry["classes"]), tuple(entry["absent"])
                 results.append(Result(protocol, matrix, classes, entry["note"], absent))
             image_map = float(np.array(content["image_map"], dtype=float))  # null becomes nan
-            return cls(tuple(results), image_map, int(content["num_images"]))
+            token_map = content["token_map"] and float(content["token_map"])
+            return cls(tuple(results), image_map, token_map, int(content["num_images"]))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"this is no evaluation in JSON ({error}); evaluate again") from error
 
@@ -103,17 +108,19 @@ class Evaluation:
 def rows(evaluation: Evaluation) -> pd.DataFrame:
     """A row for each result, protocol and scores together, for reports and ``format_table``.
 
+    ``image_map`` and ``token_map`` are the evaluation's, and the same in each of its rows.
     Scores are means as in ``Scores.summary``: shares rounded to four decimals (``PER_CENT`` names
     them) and the confusion ratio to two; None or NaN where there is no mean or no threshold.
     """
-    table = []
+    table, named = [], {name: getattr(evaluation, name) for name in ("image_map", "token_map")}
     for result in evaluation.results:
         summary = result.scores.summary()
         hidden = summary["classes_without_hits"]
         left_out = f"classes without hits, not in the confusion ratio: {hidden}" if hidden else ""
         row = {name: getattr(result.protocol, name) for name in SETTINGS}
         row |= {"scales": result.protocol.views, "images": evaluation.num_images}
-        row |= {k: mean and round(mean, DIGITS[k]) for k, mean in summary.items() if k in DIGITS}
+        means = named | {name: mean for name, mean in summary.items() if name in DIGITS}
+        row |= {name: mean and round(mean, DIGITS[name]) for name, mean in means.items()}
         table.append(row | {"note": "; ".join(filter(None, (result.note, left_out)))})
     return pd.DataFrame(table)
 
@@ -127,14 +134,13 @@ def format_table(frame: pd.DataFrame) -> str:
     if frame.empty:
         return "no results"
     texts = frame.apply(lambda column: column.map(partial(_text, column.name)))
-    shared = [name for name in texts.loc[:, :"images"] if texts[name].nunique() == 1]
+    shared = [name for name in texts.loc[:, :"token_map"] if texts[name].nunique() == 1]
     columns = []
     for name, column in texts.drop(columns=[*shared, "note"]).items():
-        title = str(name).replace("miou", "mIoU").replace("_", " ")
-        cells = [f"{title} %" if name in PER_CENT else title, *column]
+        cells = [_title(str(name)), *column]
         align = str.rjust if name in DIGITS else str.ljust
         columns.append([align(cell, max(len(each) for each in cells)) for cell in cells])
-    head = ", ".join(f"{name} {texts[name].iloc[0]}" for name in shared)
+    head = ", ".join(f"{_title(name)} {texts[name].iloc[0]}" for name in shared)
     lines = ["  ".join(cells) for cells in zip(*columns, strict=True)]
     each = [note.split("; ") if note else [] for note in texts["note"]]
     common = [part for part in each[0] if len(each) > 1 and all(part in own for own in each)]
@@ -145,18 +151,18 @@ def format_table(frame: pd.DataFrame) -> str:
     return "\n".join([head, *lines, *notes])
 
 
-def format_map(image_map: float) -> str:
-    """``Evaluation.image_map`` as text, "-" without one."""
-    return "-" if np.isnan(image_map) else f"{image_map:.4f}"
-
-
 def _finite(values: ArrayLike) -> list[float | None] | float | None:
     return np.where(np.isfinite(values), values, np.array(None)).tolist()
 
 
+def _title(name: str) -> str:
+    title = name.replace("miou", "mIoU").replace("_map", " mAP").replace("_", " ")
+    return f"{title} %" if name in PER_CENT else title
+
+
 def _text(name: str, value: object) -> str:
     if value is None or value != value:  # nan is not equal to itself
-        return "-"
+        return "–"
     if isinstance(value, float):
         return f"{100 * value:.2f}" if name in PER_CENT else f"{value:.2f}"
     return str(value)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import isnan
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,7 +31,7 @@ from more_lib.system.processes import Shards
 from more_lib.system.progress import progress_bar
 from more_lib.training.cache import Trained
 
-SCORING_VERSION = 4
+SCORING_VERSION = 5  # since then with token mAP, which older files and notes lack
 """Part of the key of every kept evaluation: raise it when the same protocol gives other numbers."""
 
 SAVE_EVERY = 100  # images between two notes of how far a pass has got
@@ -127,21 +128,25 @@ def score(
         Result(p, matrix, tree.classes, "; ".join([*on_data, *_notes(p, recipe, whole)]), absent)
         for p, matrix in zip(protocols, whole.matrices, strict=True)
     )
-    image_map = mean_of_finite(average_precision(whole.logits, whole.labels))
-    return Evaluation(results, image_map, whole.counted)
+    image_map, token_map = mean_of_finite(average_precision(whole.logits, whole.labels)), None
+    if recipe.loss.token_classification and not isnan(image_map):  # nan: no image has a class
+        token_map = mean_of_finite(average_precision(whole.token_logits, whole.labels))
+    return Evaluation(results, image_map, token_map, whole.counted)
 
 
 @dataclass
 class Tally:
     """Counts of P protocols over C classes: they add up over images and survive a kill.
 
-    matrices: (P, C + 1, C + 1) int64 pixel counts, true classes in rows. logits, labels: (N, C)
-    float32, of all images that there will be; of the first ``counted`` they are known. Many small
-    arrays would scatter over the memory. num_exact: images whose dense CRF was summed exactly.
+    matrices: (P, C + 1, C + 1) int64 pixel counts, true classes in rows. logits, token_logits,
+    labels: (N, C) float32, of all images that there will be; of the first ``counted`` they are
+    known. Many small arrays would scatter over the memory. num_exact: images whose dense CRF was
+    summed exactly.
     """
 
     matrices: np.ndarray
     logits: np.ndarray
+    token_logits: np.ndarray
     labels: np.ndarray
     counted: int = 0
     num_exact: int = 0
@@ -152,7 +157,7 @@ class Tally:
     ) -> "Tally":
         """Nothing counted, or what the file ``note`` holds; ``InputError`` if that is damaged."""
         matrices = np.zeros((num_protocols, num_classes + 1, num_classes + 1), np.int64)
-        rows = np.zeros((2, num_images, num_classes), np.float32)
+        rows = np.zeros((3, num_images, num_classes), np.float32)
         tally = cls(matrices, *rows)
         if note is None or not note.is_file():
             return tally
@@ -160,8 +165,8 @@ class Tally:
             with np.load(note) as kept:  # refuses pickles
                 tally.counted, tally.num_exact = len(kept["logits"]), int(kept["num_exact"])
                 tally.matrices[:] = kept["matrices"]
-                tally.logits[: tally.counted] = kept["logits"]
-                tally.labels[: tally.counted] = kept["labels"]
+                for name in ("logits", "token_logits", "labels"):
+                    getattr(tally, name)[: tally.counted] = kept[name]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{note} is damaged ({error}): delete it, and begin anew") from error
         return tally
@@ -172,6 +177,7 @@ class Tally:
         return cls(
             np.sum([part.matrices for part in parts], axis=0),
             np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.token_logits for part in parts]),
             np.concatenate([part.labels for part in parts]),
             sum(part.counted for part in parts),
             sum(part.num_exact for part in parts),
@@ -185,6 +191,7 @@ class Tally:
             matrix += confusion_matrix(prediction, target, len(matrix)).cpu().numpy()
         rows = slice(self.counted, self.counted + len(batch.ids))
         self.logits[rows], self.labels[rows] = batch.logits.float(), batch.labels
+        self.token_logits[rows] = batch.token_logits.float()
         self.counted += len(batch.ids)
         self.num_exact += batch.exact * len(batch.ids)
 
@@ -195,6 +202,7 @@ class Tally:
                 temporary,
                 matrices=self.matrices,
                 logits=self.logits[: self.counted],
+                token_logits=self.token_logits[: self.counted],
                 labels=self.labels[: self.counted],
                 num_exact=self.num_exact,
             )

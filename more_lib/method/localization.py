@@ -210,19 +210,20 @@ def views_of(
     where a group of that scale wants them.
 
     model: ``model(images)`` returns raw ``cam``, ``aux_cam`` and ``attention_scores`` (B, C, h, w),
-    ``features`` (B, D, h, w), ``class_tokens`` (B, C, D), ``seg_logits`` (B, C + 1, h, w) and
-    ``class_logits`` (B, C). It is told ``with_decoder=False`` where nobody asks for that. kinds: of
-    ``KINDS``, what is to be drawn. The CAMs are made like ``multiscale_cam``, which also says what
-    is raised, LAM and attention like ``multiscale_lam``; ``decoder`` is the mean over the group's
-    views of the softmax of the upsampled logits.
+    ``features`` (B, D, h, w), ``class_tokens`` (B, C, D), ``seg_logits`` (B, C + 1, h, w),
+    ``class_logits`` and ``token_logits`` (B, C). It is told ``with_decoder=False`` where nobody
+    asks for that. kinds: of ``KINDS``, what is to be drawn. The CAMs are made like
+    ``multiscale_cam``, which also says what is raised, LAM and attention like ``multiscale_lam``;
+    ``decoder`` is the mean over the group's views of the softmax of the upsampled logits.
     """
-    class_logits, options = None, {} if "decoder" in kinds else {"with_decoder": False}
+    logits: dict[str, Tensor] = {}
+    options = {} if "decoder" in kinds else {"with_decoder": False}
 
     def draw(scale: float, views: Tensor) -> RawMaps:
-        nonlocal class_logits
         output = model(views, **options)
-        if scale == 1 and class_logits is None:
-            class_logits = output.class_logits[: len(images)].to(images.dtype)
+        if scale == 1:
+            for name in ("class_logits", "token_logits"):
+                logits[name] = getattr(output, name)[: len(images)].to(images.dtype)
         raw = {"attention": output.attention_scores, "decoder": output.seg_logits}
         raw |= {"cam": output.cam, "aux_cam": output.aux_cam}
         if "lam" in kinds:
@@ -230,7 +231,7 @@ def views_of(
         return {kind: raw[kind] for kind in kinds}
 
     views = _run_views(model, images, groups, draw)
-    return replace(views, class_logits=class_logits)
+    return replace(views, **logits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +239,8 @@ class Views:
     """Raw maps of B images: small until they are ``merged``, of the classes that somebody needs.
 
     raw: by scale and kind (B or 2B, K, h, w), straight and then mirrored. size: the images', to
-    which maps are brought. class_logits: (B, C) of the images as they are, if scale 1 was run.
+    which maps are brought. class_logits, token_logits: (B, C), what classifier and class tokens
+    say of the images as they are, if scale 1 was run.
     """
 
     raw: dict[float, RawMaps]
@@ -246,6 +248,7 @@ class Views:
     size: tuple[int, int]
     dtype: torch.dtype
     class_logits: Tensor | None = None
+    token_logits: Tensor | None = None
 
     @torch.no_grad()
     def merged(

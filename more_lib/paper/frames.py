@@ -72,9 +72,11 @@ def label(key: str, value: object = None) -> str:
     *words, last = key.split("_")
     unit = ""
     if is_fraction(key, value):
-        unit, last = "%", "mAP" if last.lower() == "map" else last
+        unit = "%"
     elif words and last.lower() in UNITS:
         unit, last = UNITS[last.lower()], ""
+    if last.lower() == "map" and (unit or {"image", "token"} & set(words)):  # with a value or not
+        last = "mAP"
     spelled = " ".join(filter(None, [*words, last])).split(" ")
     return " ".join(SPELLINGS.get(word, word) for word in spelled) + (f" ({unit})" if unit else "")
 

@@ -49,6 +49,7 @@ def _ablation(rows: pd.DataFrame) -> str:
         "condition": rows["title"],
         "map": rows["map"],
         "seeds": rows["seeds"],
+        **_named(rows),
         "mIoU %": _texts(rows, "miou"),
         "precision %": _texts(rows, "precision"),
         "recall %": _texts(rows, "recall"),
@@ -66,6 +67,7 @@ def _protocols(rows: pd.DataFrame) -> str:
         "image labels": rows["labels"],
         "scales": rows["scales"],
         "CRF": rows["crf"].replace("released", "dense"),
+        **_named(rows),
         "mIoU %": (100 * rows["miou"]).map("{:.2f}".format),
     }
     return markdown(pd.DataFrame(table))
@@ -120,6 +122,7 @@ def _study(name: str) -> dict[str, str]:
     table = {
         "trained": rows.index.map(trial_titles(name, load_recipe(found["profile"]))),
         "seeds": rows["seeds"],
+        **_named(rows),
         "LAM mIoU %": _texts(rows, "miou"),
         "difference": _texts(rows, "miou_gain").replace("–", ""),
         "LAM FP/TP": _texts(rows, "confusion_ratio"),
@@ -134,6 +137,12 @@ def _study(name: str) -> dict[str, str]:
         "before": before if found["commit"] == UNSEEDED else "",
         "table": markdown(pd.DataFrame(table)),
     }
+
+
+def _named(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """How well the network of each row names classes; dashes in records from before that."""
+    rows = rows.reindex(columns=rows.columns.union(["image_map", "token_map"]))
+    return {f"{kind} mAP %": _texts(rows, f"{kind}_map") for kind in ("image", "token")}
 
 
 def _texts(rows: pd.DataFrame, score: str) -> pd.Series:

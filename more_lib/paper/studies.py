@@ -126,17 +126,22 @@ def trial_titles(name: str, recipe: Recipe) -> dict[str, str]:
 
 
 def format_study(found: Mapping) -> str:
-    """The answer as text: protocol and hardware, then a line a trial, LAM's scores over seeds."""
+    """The answer as text: protocol and hardware, then a line a trial, LAM's scores over seeds.
+
+    Before them: how well the classifier (image mAP) and the class tokens (token mAP) name classes.
+    """
     study = _study(found["study"])
     lines = [study.question, f"{found['protocol']}; {found['training']}"]
     lines += [f"trained on: {each}" for each in found["hardware"]]
     table = compared(found["rows"], study.reference)
     width = table["trial"].str.len().max()
-    lines.append(f"{'LAM':{width}}  seeds       mIoU %   confusion   against {study.reference}")
+    heads = "".join(f"{head:>13}" for head in ("image mAP %", "token mAP %", "mIoU %", "confusion"))
+    lines.append(f"{'LAM':{width}}  seeds{heads}   against {study.reference}")
     for _, row in table.iterrows():
-        miou, ratio, gain = (with_spread(row, s) for s in ("miou", "confusion_ratio", "miou_gain"))
-        line = f"{row['trial']:{width}}{row['seeds']:7}{miou:>13}{ratio:>12}"
-        lines.append(line if pd.isna(row["miou_gain"]) else f"{line}{gain:>13}")
+        shown = ["image_map", "token_map", "miou", "confusion_ratio", "miou_gain"]
+        shown = shown[:-1] if pd.isna(row["miou_gain"]) else shown
+        scores = "".join(f"{with_spread(row, score):>13}" for score in shown)
+        lines.append(f"{row['trial']:{width}}{row['seeds']:7}{scores}")
     return "\n".join(lines)
 
 

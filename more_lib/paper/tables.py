@@ -2,7 +2,8 @@
 
 Pure: ``published`` numbers and what ``measurement`` found in, frames out, shares as fractions,
 missing where nothing was printed, logged or run. A difference to the paper is given on VOC 2012
-alone: on other images it would mean nothing.
+alone: on other images it would mean nothing. Beside each score of this run stands how well the
+network's classifier and its class tokens name the classes of those images.
 """
 
 from collections.abc import Mapping
@@ -13,13 +14,16 @@ import pandas as pd
 from more_lib.paper.ablation import CONDITIONS
 from more_lib.paper.claims import NOT_RUN
 from more_lib.paper.published import published
+from more_lib.paper.trials import with_spread
 
+NAMING = ("image_map", "token_map")
+OURS = ("miou", *NAMING, "protocol")
 LOGGED = {"decoder-log": "decoder", "lam-log": "LAM", "cam-log": "CAM"}
 
 
 def table1(found: Mapping) -> pd.DataFrame:
     """Pseudo labels on training images: LAM or CAM with true labels (seed), then CRF (mask)."""
-    paper, ours = published("table1"), _by_name(found["pseudo_labels"], "miou", "protocol")
+    paper, ours = published("table1"), _by_name(found["pseudo_labels"], *OURS)
     table = paper[["method", "stage", "supervision", "network"]].rename(columns={"stage": "stages"})
     for stage in ("seed", "mask"):
         table[f"paper_{stage}_miou"] = _share(paper[f"{stage}_miou"])
@@ -28,6 +32,8 @@ def table1(found: Mapping) -> pd.DataFrame:
         table[f"our_{stage}_miou"] = mine = name.map(ours["miou"])
         theirs = table[f"paper_{stage}_miou"]
         table[f"difference_{stage}_miou"] = _difference(found, mine, theirs, "train")
+    for score in NAMING:
+        table[f"our_{score}"] = seed.map(ours[score])
     protocol = seed.map(ours["protocol"]).fillna(NOT_RUN)
     refined = "; mask: background 1 - largest map, CRF"
     protocol += table["our_mask_miou"].notna().map({True: refined, False: ""})
@@ -59,17 +65,18 @@ def table2(found: Mapping) -> pd.DataFrame:
     more = table.set_index("method").loc["MoRe", "voc_val_miou"]
     logged = dict(zip(LOGGED, logs["voc_val_miou"], strict=True))
     theirs = pd.Series({"paper-val": more, "decoder-val": nan} | logged)
-    ours = _by_name(found["protocols"], "miou", "protocol").reindex(theirs.index)
+    ours = _by_name(found["protocols"], *OURS).reindex(theirs.index)
     runs = pd.DataFrame(
         {
             "method": "MoRe, this run, " + theirs.index,
             "network": found["backbone"],
             "our_miou": ours["miou"],
+            **{f"our_{score}": ours[score] for score in NAMING},
             "difference_miou": _difference(found, ours["miou"], theirs, "val"),
             "protocol": ours["protocol"].fillna(NOT_RUN),
         }
     )
-    columns = [*table, "our_miou", "difference_miou", "protocol"]
+    columns = [*table, *(name for name in runs if name not in table)]
     table = pd.concat([table, logs, runs], ignore_index=True)[columns]
     return table.fillna({"stages": "single", "protocol": ""})
 
@@ -82,7 +89,8 @@ def table3(found: Mapping) -> pd.DataFrame:
     scores = ["precision", "recall", "miou"]
     rows = published("conditions").set_index("condition")["paper"]
     paper = published("table3").set_index("condition").reindex(rows).set_axis(rows.index)
-    ours = _lam(found, [*scores, "miou_std", "confusion_ratio", "seeds"]).reindex(CONDITIONS)
+    ours = _lam(found, [*scores, "miou_std", "confusion_ratio", "seeds", *NAMING])
+    ours = ours.reindex(CONDITIONS)
     table = pd.DataFrame({"condition": {name: each.title for name, each in CONDITIONS.items()}})
     table[[f"paper_{score}" for score in scores]] = _share(paper[scores])
     logged = _share(published("voc_log_scores")["lam_miou"]).iloc[-1]
@@ -94,6 +102,7 @@ def table3(found: Mapping) -> pd.DataFrame:
     table["difference_miou"] = _difference(found, ours["miou"], table["paper_miou"], "val")
     table["seeds"] = ours["seeds"].astype("Int64")
     table["our_confusion_ratio"] = ours["confusion_ratio"]
+    table[[f"our_{score}" for score in NAMING]] = ours[[*NAMING]]
     return table.reset_index(drop=True)
 
 
@@ -103,7 +112,8 @@ def table4(found: Mapping) -> pd.DataFrame:
     The paper prints seven classes of VOC and the average over all; classes that neither prints nor
     holds are left out. The run's are LAM's with true labels.
     """
-    paper, means = published("table4").set_index("class"), _lam(found, ["miou", "confusion_ratio"])
+    paper, named = published("table4").set_index("class"), []
+    means = _lam(found, ["miou", "confusion_ratio", *NAMING])
     classes = [name for name in found["classes"].get("more", {}) if name != "background"]
     names = dict.fromkeys([*paper.index.drop("average"), *classes, "average"])
     table = pd.DataFrame(index=pd.Index(names, name="class"))
@@ -113,9 +123,12 @@ def table4(found: Mapping) -> pd.DataFrame:
     for name in ("baseline", "more"):
         ours = _by_name(found["classes"].get(name, {}), "iou", "confusion_ratio").astype(float)
         if name in means.index:
-            ours.loc["average"] = means.loc[name].array
+            ours.loc["average"] = means.loc[name, ["miou", "confusion_ratio"]].array
+            image, token = (with_spread(means.loc[name], score) for score in NAMING)
+            named.append(f"our {name}: image mAP % {image}, token mAP % {token}")
         table[f"our_{name}_iou"] = ours["iou"]
         table[f"our_{name}_confusion"] = ours["confusion_ratio"]
+    table["note"] = pd.Series({"average": "; ".join(named)})
     return table.reset_index()
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from math import nan
+from math import isnan, nan
 from multiprocessing import get_context
 from statistics import mean, stdev
 
@@ -23,7 +23,7 @@ from more_lib.recipes.loading import training_fingerprint
 from more_lib.recipes.schema import Recipe
 from more_lib.training.cache import Trained, cached_folder, train_or_load
 
-SCORES = ("miou", "precision", "recall", "confusion_ratio")
+SCORES = ("miou", "precision", "recall", "confusion_ratio", "image_map", "token_map")
 Rows = pd.DataFrame | Sequence[Mapping]
 
 
@@ -65,8 +65,9 @@ def score_each(
     """Train (or load) and score every trial with every seed: a row a trial, seed and map.
 
     Columns: trial, seed, map (its name in tables) and ``SCORES`` as fractions, missing where a
-    score has no value. Maps take the true image labels, on ``recipe.data.val_split``; scales and
-    threshold are the recipe's, without CRF.
+    score has no value; image and token mAP are a network's, the same for each map. Maps take the
+    true image labels, on ``recipe.data.val_split``; scales and threshold are the recipe's, without
+    CRF.
     """
     seeded = ((name, each) for name in trials for each in with_seeds([trials[name]], seeds))
     rows = (row for name, each in seeded for row in score_trained(name, train_or_load(each), maps))
@@ -76,9 +77,11 @@ def score_each(
 def score_trained(name: str, trained: Trained, maps: Sequence[str] = MASK_MAPS) -> list[dict]:
     """The rows of ``score_each`` that are one network's, as JSON has them: None for no value."""
     evaluation, rows = evaluate_or_load(trained), []
+    image_map = None if isnan(evaluation.image_map) else evaluation.image_map
     for kind in maps:
         labels = "none" if kind == "decoder" else "true"
         summary = evaluation.result(kind, labels).scores.summary()
+        summary |= {"image_map": image_map, "token_map": evaluation.token_map}
         row = {"trial": name, "seed": trained.recipe.seed, "map": MAP_NAMES[kind]}
         rows.append(row | {score: summary[score] for score in SCORES})
     return rows
@@ -89,7 +92,7 @@ def over_seeds(rows: Rows, scores: Sequence[str] = SCORES) -> pd.DataFrame:
 
     Columns: trial, map, seeds (how many), and each of ``scores``: its mean and, when a trial has
     two seeds or more, its standard deviation (n - 1) as ``<score>_std``. Missing where a seed has
-    no value, the deviation also of one seed.
+    no value, as in records older than a score, the deviation also of one seed.
     """
     frame = pd.DataFrame(rows, columns=["trial", "map", *scores])
     groups = frame.astype(dict.fromkeys(scores, float)).groupby(["trial", "map"], sort=False)

@@ -136,14 +136,18 @@ def _differing(values: Sequence[Mapping], missing: object) -> Iterator[tuple[str
 
 
 def _metric(name: str, values: Sequence[object]) -> Row:
-    """A metric of all runs, shares in per cent; enough digits to see what differs."""
+    """A metric of all runs, shares in per cent; enough digits to see what differs.
+
+    Where some have no value or a text, there is no difference to give.
+    """
     *place, key = name.split(" · ")
-    title = " · ".join([*map(label, place), label(key, values[0])])
-    if not all(map(is_number, values)):
-        return Row(title, _texts(values), [""] * len(values[1:]))
-    scale = 100 if title.endswith("(%)") else 1
-    changes = [f"{scale * (value - values[0]):+.2g}" for value in values[1:]]
-    return Row(title, [f"{scale * value:.6g}" for value in values], changes)
+    heading = label(key, next(filter(is_number, values), values[0]))
+    scale = 100 if heading.endswith("(%)") else 1
+    first, *others = numbers = [value if is_number(value) else None for value in values]
+    changes = ["" if None in (first, n) else f"{scale * (n - first):+.2g}" for n in others]
+    pairs = zip(numbers, _texts(values), strict=True)
+    texts = [text if number is None else f"{scale * number:.6g}" for number, text in pairs]
+    return Row(" · ".join([*map(label, place), heading]), texts, changes)
 
 
 def _texts(values: Sequence[object]) -> list[str]:

@@ -27,12 +27,16 @@ PATCHES = {
 }
 
 Output = namedtuple(
-    "Output", "class_logits seg_logits features class_tokens attention_scores cam aux_cam"
+    "Output",
+    "class_logits seg_logits features class_tokens token_logits attention_scores cam aux_cam",
 )
 
 
 class ColourModel(nn.Module):
-    """CAM: red is cat, green is dog. LAM: blue is cat. Attention: where CAM is not."""
+    """CAM: red is cat, green is dog. LAM: blue is cat. Attention: where CAM is not.
+
+    To the class tokens an image shows cats as far as it is blue, and dogs where it is not red.
+    """
 
     patch_size = PATCH
 
@@ -54,6 +58,7 @@ class ColourModel(nn.Module):
             seg_logits=torch.cat([background, cam], 1),
             features=colours,
             class_tokens=self.tokens.expand(len(images), -1, -1),
+            token_logits=torch.stack([colours[:, 2], -colours[:, 0]], 1).mean((2, 3)),
             attention_scores=1 - cam,
             cam=cam,
             aux_cam=torch.zeros_like(cam),
@@ -141,13 +146,14 @@ def save_wide(root, channel, value, label):
     save(root, "wide", pixels, mask, label)
 
 
-def many(root, number=9):
-    """A split of that many images, all different."""
+def many(root, number=9, dogs=()):
+    """A split of that many images, all different, of cats but for those of some numbers."""
     rng = np.random.default_rng(0)
     names = [f"image{n}" for n in range(number)]
-    for name in names:
-        mask = rng.choice(np.array([0, CAT, 255], np.uint8), (8, 8))
-        save(root, name, rng.integers(0, 256, (8, 8, 3), np.uint8), mask, "cat")
+    for n, name in enumerate(names):
+        value, label = (DOG, "dog") if n in dogs else (CAT, "cat")
+        mask = rng.choice(np.array([0, value, 255], np.uint8), (8, 8))
+        save(root, name, rng.integers(0, 256, (8, 8, 3), np.uint8), mask, label)
     set_split(root, *names)
     return names
 

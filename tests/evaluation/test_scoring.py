@@ -17,6 +17,7 @@ from PIL import Image
 from torch.multiprocessing import start_processes
 
 from more_lib.evaluation import scoring
+from more_lib.evaluation.elsewhere import recipe_elsewhere
 from more_lib.evaluation.protocols import map_protocol, table_protocols
 from more_lib.evaluation.results import format_table, rows
 from more_lib.evaluation.scoring import evaluate, evaluate_or_load, evaluate_protocols, score
@@ -39,7 +40,8 @@ def test_cam_by_hand(model, recipe):
 
     (A patch's profile is 1, 1, 7/8, 5/8 from the edge inwards: only 5/8 x 5/8 is below 0.5.)
     Predicted labels change the class of one image and empty another. By red the two cats rank
-    first and third, by green the dog ranks first.
+    first and third, by green the dog ranks first. To the tokens the cats rank likewise, by blue,
+    the dog second, by what is not red.
     """
     evaluation = evaluate(model, recipe)
     assert of(evaluation, "cam") == TRUE_CAM
@@ -51,7 +53,31 @@ def test_cam_by_hand(model, recipe):
     assert evaluation.result("cam", "true").note == ""
     assert evaluation.result("cam", "predicted").note.endswith("all background: 1")
     assert evaluation.image_map == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert evaluation.token_map == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
     assert evaluation.num_images == 3
+
+
+def test_an_image_without_a_class_is_a_wrong_answer_for_each(model, recipe, tmp_path):
+    """The cat is red, and less blue than what is none; nothing is a dog."""
+    folder = helpers.make_folder(tmp_path / "own", "cat", colours=((255, 0, 60), (0, 0, 255)))
+    (folder / "labels.csv").write_text("image,classes\na.png,cat\nb.png,\n")
+    found = evaluate(model, recipe_elsewhere(recipe, folder), maps=["lam"])
+    assert (found.image_map, found.token_map) == (1, 0.5)
+
+
+def test_tokens_that_no_loss_classifies_have_no_map_whatever_they_say(model, root):
+    model.tokens.data.fill_(float("nan"))
+    trained = evaluate(model, recipe_with(root, "loss.token_classification=0"), maps=["cam"])
+    assert trained.token_map is None and trained.image_map == pytest.approx(11 / 12)
+
+
+@pytest.mark.parametrize("scales", ["[0.5, 1.0]", "[0.5]", "[2.0]"])
+def test_tokens_are_read_out_of_the_images_as_they_are_at_any_scales(model, root, scales):
+    recipe = recipe_with(root, f"evaluation.scales={scales}")
+    assert evaluate(model, recipe, maps=["lam"]).token_map == pytest.approx(2 / 3)
+    assert len(model.inputs) == 2 * len({1.0, *recipe.evaluation.scales})  # in no view of their own
+    squares = score(model, recipe, named(recipe, "lam-log"))
+    assert squares.token_map == pytest.approx(2 / 3)
 
 
 def test_other_maps_by_hand(model, recipe, root):
@@ -178,6 +204,17 @@ def test_a_pass_whose_result_could_not_be_kept_is_not_lost(trained, monkeypatch)
     assert not note.exists()
 
 
+def test_a_pass_that_another_version_left_begins_anew(trained, monkeypatch):
+    monkeypatch.setattr(scoring, "SAVE_EVERY", 1)
+    with monkeypatch.context() as older, pytest.raises(InterruptedError):
+        older.setattr(scoring, "SCORING_VERSION", 4)
+        older.setattr(scoring.Evaluation, "to_json", Mock(side_effect=InterruptedError))
+        evaluate_or_load(trained)
+    views = len(trained.model.inputs)
+    assert evaluate_or_load(trained).token_map == pytest.approx(2 / 3)
+    assert len(trained.model.inputs) == 2 * views
+
+
 def test_protocols_share_a_pass_and_are_kept_one_by_one(trained, root):
     set_split(root, "named", split="train")
     names = "lam-log-native", "cam-log-native", "decoder-log-native", "lam-train"
@@ -216,10 +253,12 @@ def one_shard(index, port, root, folder):
 
 def test_two_processes_find_what_one_does(root, tmp_path):
     """In another order as well, and in other batches."""
-    names, model = helpers.many(root), ColourModel()
+    names, model = helpers.many(root, dogs=(0, 5)), ColourModel()
     set_split(root, *names[::-1])
     recipe = recipe_with(root, "evaluation.batch_size=5")
-    alone = score(model, recipe, protocols_of(recipe)).to_json()
+    found = score(model, recipe, protocols_of(recipe))
+    alone, apart = found.to_json(), {found.image_map, found.token_map}
+    assert len(apart) == 2 and 0 < min(apart) < max(apart) < 1  # the order of logits matters
     set_split(root, *names)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -243,10 +282,12 @@ def killed_pass(index, root, notes):
 
 
 def test_a_killed_pass_goes_on_and_counts_the_same(root, tmp_path, monkeypatch):
-    helpers.many(root)
+    helpers.many(root, dogs=(0, 5))  # the first one's logits are in the note
     monkeypatch.setattr("more_lib.evaluation.scoring.SAVE_EVERY", 2)
     recipe, model = recipe_with(root, "evaluation.batch_size=1"), ColourModel()
-    whole = score(model, recipe, protocols_of(recipe)).to_json()
+    found = score(model, recipe, protocols_of(recipe))
+    whole = found.to_json()
+    assert 0 < found.token_map < 1
     arguments = (root, tmp_path / "notes")
     context = start_processes(killed_pass, arguments, 1, join=False, start_method="fork")
     with pytest.raises(Exception, match="SIGKILL"):
@@ -254,7 +295,7 @@ def test_a_killed_pass_goes_on_and_counts_the_same(root, tmp_path, monkeypatch):
     (note,) = tmp_path.glob("notes*")
     assert note.name == "notes.0-of-1.npz"
     with np.load(note) as kept:
-        assert len(kept["logits"]) == 2
+        assert len(kept["logits"]) == len(kept["token_logits"]) == 2
     resumed = ColourModel()
     found = score(resumed, recipe, protocols_of(recipe), notes=tmp_path / "notes")
     assert found.to_json() == whole

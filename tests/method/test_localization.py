@@ -268,10 +268,13 @@ def test_groups_of_views_share_what_is_run_and_equal_each_alone():
     assert model.batches == [(2, 3, 12, 16), (4, 3, 4, 8)]  # mirrored where a group asks for it
 
 
-def test_class_logits_are_those_of_the_straight_images_at_scale_1():
+def test_logits_are_those_of_the_straight_images_at_scale_1():
     model, images = SmallModel(), random_images()
-    expected = model(images).class_logits
-    torch.testing.assert_close(views_of(model, images, GROUPS).class_logits, expected)
+    views, output = views_of(model, images, [((0.5, 1.0, 1.5), True)], kinds=["cam"]), model(images)
+    torch.testing.assert_close(views.class_logits, output.class_logits)
+    torch.testing.assert_close(views.token_logits, output.token_logits)
+    half = views_of(model, images, [((0.5,), True)])
+    assert half.class_logits is half.token_logits is None
     assert multiscale_maps(model, images, (0.5,)).class_logits is None
 
 

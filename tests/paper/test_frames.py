@@ -72,4 +72,5 @@ def test_values(key, value, text):
 def test_headings():
     assert label("training_seconds") == "training (s)" and label("memory_gb") == "memory (GB)"
     assert label("image_map", 0.9) == "image mAP (%)" and label("map", "LAM") == "map"
+    assert label("our_token_map") == "our token mAP" and label("decoder_map") == "decoder map"
     assert label("paper_toco_iou", 0.5) == "paper ToCo IoU (%)" and label("iou") == "IoU"

@@ -93,6 +93,20 @@ def test_the_answer_as_text_names_protocol_hardware_and_every_trial():
     assert lines[1:3] == ["emoji val; 420 iterations of 8", "trained on: cpu, 1 thread, fp32"]
     assert lines[-3].startswith("release") and "45.0 ± 7.1" in lines[-3]
     assert "+3.5 ± 0.7" in lines[-2] and lines[-1].split()[-3:] == ["48.0", "–", "-2.0"]
+    titles = "LAM seeds image mAP % token mAP % mIoU % confusion against release"
+    assert " ".join(lines[3].split()) == titles
+    assert lines[-1].split()[:4] == ["b", "1", "90.0", "80.0"]
+    ends = [lines[3].index("mIoU %") + 6, lines[-1].index("48.0") + 4]
+    assert ends[0] == ends[1]  # in columns
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_rows_older_than_image_and_token_map_are_shown_with_dashes(name):
+    found = recorded(name)
+    older = [{k: v for k, v in each.items() if not k.endswith("_map")} for each in found["rows"]]
+    lines = format_study(found | {"rows": older}).splitlines()
+    trials = {each["trial"] for each in older}
+    assert sum("–            –" in line for line in lines) == len(trials)
 
 
 def test_a_record_is_shown_for_its_own_recipe_alone_and_unknown_studies_are_refused(monkeypatch):

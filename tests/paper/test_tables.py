@@ -4,18 +4,20 @@ import pandas as pd
 import pytest
 
 from more_lib.evaluation.results import PER_CENT
+from more_lib.paper.frames import readable
 from more_lib.paper.published import published
 from more_lib.paper.tables import table1, table2, table3, table4, table5
 from tests.paper.helpers import row
 
 
-def score(miou, protocol="a protocol", split="val"):
-    return {"miou": miou, "protocol": protocol, "split": split}
+def score(miou, protocol="a protocol", split="val", token_map=None):
+    named = {"image_map": 0.9, "token_map": token_map}
+    return {"miou": miou, "protocol": protocol, "split": split, **named}
 
 
 @pytest.fixture
 def found():
-    ablation = [row("baseline", 0.2), row("baseline", 0.9, "CAM")]
+    ablation = [row("baseline", 0.2, token_map=0.7), row("baseline", 0.9, "CAM")]
     ablation += [row("more", 0.5, precision=0.6, recall=0.7, miou_std=0.01, seeds=3)]
     background = {"background": {"iou": 0.8, "confusion_ratio": 0.1}}
     bird, cow = {"iou": 0.4, "confusion_ratio": 1.5}, {"iou": 0.3, "confusion_ratio": None}
@@ -23,7 +25,7 @@ def found():
         "profile": "mini",
         "dataset": "emoji",
         "backbone": "mini",
-        "protocols": {"paper-val": score(0.55), "lam-log": score(0.56)},
+        "protocols": {"paper-val": score(0.55, token_map=0.6), "lam-log": score(0.56)},
         "pseudo_labels": {"lam-train": score(0.57, "seeds"), "lam-train-crf": score(0.58, "masks")},
         "ablation": pd.DataFrame(ablation),
         "classes": {"baseline": background, "more": {**background, "bird": bird, "cow": cow}},
@@ -93,6 +95,39 @@ def test_table4_joins_the_classes_of_both_and_the_average(found):
     assert missing(rows.loc["boat"], "our_more_iou")
     average = rows.loc["average", ["our_more_iou", "our_baseline_iou", "paper_toco_confusion"]]
     assert average.tolist() == [0.5, 0.2, 0.32]
+
+
+NAMING = ["our_image_map", "our_token_map"]
+
+
+def test_beside_what_is_ours_stands_how_well_classes_are_named(found):
+    for table, name, empty in (
+        (table1, "MoRe-LAM", "ToCo"),
+        (table2, "MoRe, this run, lam-log", "MoRe"),
+    ):
+        rows = table(found).set_index("method")[NAMING]
+        assert rows.loc[name, NAMING[0]] == 0.9 and missing(rows.loc[name], NAMING[1])
+        assert missing(rows.loc[empty], *NAMING)
+    assert table2(found).set_index("method").loc["MoRe, this run, paper-val", NAMING[1]] == 0.6
+    rows = table3(found).set_index("condition")[NAMING]
+    assert rows.loc["baseline: neither LIR nor GCR"].tolist() == [0.9, 0.7]
+    assert missing(rows.loc["without CRE"], *NAMING)
+    *notes, note = table4(found)["note"]
+    baseline, more = note.split("; ")
+    assert baseline == "our baseline: image mAP % 90.0, token mAP % 70.0"
+    assert more == "our more: image mAP % 90.0, token mAP % 80.0" and pd.isna(notes).all()
+
+
+def test_what_was_measured_before_shows_dashes(found):
+    columns = ["image_map", "token_map"]
+    found["ablation"] = found["ablation"].drop(columns=columns)
+    for each in (*found["protocols"].values(), *found["pseudo_labels"].values()):
+        for name in columns:
+            del each[name]
+    for table in (table1(found), table2(found), table3(found)):
+        assert table[NAMING].isna().all(axis=None)
+        assert "our image mAP: – · our token mAP: –" in repr(readable(table))
+    assert "our more: image mAP % –, token mAP % –" in repr(readable(table4(found)))
 
 
 def test_table5_puts_our_costs_under_the_papers_with_their_hardware():

@@ -1,5 +1,6 @@
 """Trials: what is missing is trained side by side, seeds are put together rightly."""
 
+import json
 from math import nan
 from unittest.mock import ANY
 
@@ -11,6 +12,7 @@ from more_lib.paper import trials
 from more_lib.paper.trials import over_seeds, train_side_by_side, with_seeds, with_spread
 from more_lib.recipes.loading import changed
 from more_lib.training.cache import cached_folder, train_or_load
+from tests.evaluation.helpers import make_tree, recipe_with, trained_on
 from tests.paper.helpers import row
 from tests.training.helpers import small_recipe
 
@@ -44,6 +46,30 @@ def test_means_are_written_with_their_deviation_in_the_unit_of_their_score():
         assert texts[5] == "+1.0"
         with pytest.raises(KeyError):  # a score that is not there is no score without a value
             with_spread(each, "precision")
+
+
+def test_image_and_token_map_come_with_every_row_as_json_has_them(tmp_path):
+    """Counted by hand in ``tests/evaluation/test_scoring.py``."""
+    root, found = make_tree(tmp_path / "tree"), []
+    for name, changes in (("named", ()), ("unnamed", ["loss.token_classification=0"])):
+        (tmp_path / name).mkdir()
+        for _ in ("scored", "kept"):
+            trained = trained_on(recipe_with(root, *changes), tmp_path / name)
+            found += trials.score_trained(name, trained, ("lam", "cam"))
+    found = json.loads(json.dumps(found, allow_nan=False))
+    assert [each["map"] for each in found] == ["LAM", "CAM"] * 4
+    assert [each["image_map"] for each in found] == pytest.approx([11 / 12] * 8)
+    tokens = [each["token_map"] for each in found]
+    assert tokens == [pytest.approx(2 / 3)] * 4 + [None] * 4
+    lam = over_seeds(found).set_index("map").loc["LAM"]
+    assert [with_spread(each, "token_map") for _, each in lam.iterrows()] == ["66.7 ± 0.0", "–"]
+
+
+def test_rows_of_older_records_show_a_dash():
+    older = [{k: v for k, v in row("a", 0.2).items() if not k.endswith("_map")} for _ in "ab"]
+    (table,) = over_seeds(older).to_dict("records")
+    assert [with_spread(table, score) for score in trials.SCORES[-2:]] == ["–", "–"]
+    assert with_spread(table, "miou") == "20.0 ± 0.0"
 
 
 def test_every_recipe_comes_with_the_first_seed_before_any_with_the_next(start):

@@ -5,7 +5,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from more_lib.paper.records import mini_run
-from more_lib.runs import report
+from more_lib.runs import comparison, report
+from more_lib.runs.reading import load_run
 from more_lib.runs.report import duration, table, write_report, write_results
 from more_lib.system.errors import InputError
 from tests.runs.helpers import PNG, VERDICTS, Page, whole_run, write_run
@@ -200,6 +201,42 @@ def test_results_go_into_the_run_or_where_one_says(checkout):
     text = write_results(run, checkout / "new" / "page.md").read_text()
     assert text == (run / "RESULTS.md").read_text()
     assert "06 Evaluation" in text and not report.RESULTS.exists()
+
+
+@pytest.fixture
+def runs(checkout):
+    """Of one run the tokens were read out, of another they are not, a third is from before."""
+    runs = {}
+    for name, named in {"a": (0.91, 0.333), "b": (0.91, None), "before": ()}.items():
+        columns = dict(zip(("image_map", "token_map"), named, strict=False))
+        file = whole_run(checkout / name) / "metrics.json"
+        metrics = json.loads(file.read_text())
+        for row in (ablation := metrics["06_evaluation"]["06_evaluation"]["ablation"]):
+            row.pop("image_map", None), row.pop("token_map", None)
+            row |= columns
+        metrics["07_paper"]["table"] = ablation
+        file.write_text(json.dumps(metrics))
+        runs[name] = file.parent
+    return runs
+
+
+def test_image_and_token_map_stand_on_every_page_beside_the_scores_of_lam(runs):
+    for name, shown in {"a": "| 91.0 | 33.3 |", "b": "| 91.0 | – |", "before": "| – | – |"}.items():
+        text = write_results(runs[name]).read_text()
+        assert f"| LAM | 1 {shown}" in text
+    a, b, before = (table(load_run(run).metrics["07_paper"]["table"]) for run in runs.values())
+    assert a.count("<th>image mAP (%)</th>") == a.count("<th>token mAP (%)</th>") == 1
+    assert a.count(">91.0</td>") == b.count(">91.0</td>") == a.count(">33.3</td>") > 1
+    assert "token mAP: –" in b and "mAP" not in before
+
+
+def test_runs_are_compared_in_what_both_have_of_it(runs):
+    a, b, before = map(load_run, runs.values())
+    rows = comparison.metrics([a, b])["07_paper"]
+    assert rows and all(row.name.endswith("token mAP (%)") for row in rows)
+    assert all((row.values, row.changes) == (["33.3", "–"], [""]) for row in rows)
+    assert comparison.metrics([a, before]) == {}
+    assert "more are in A alone" in comparison.agreement([a, before], 0, 1)
 
 
 @pytest.mark.slow
