@@ -50,6 +50,21 @@ def backbones(recipe: Recipe) -> dict[str, Recipe]:
     }
 
 
+# Of the recipe mini-plus, each with what leaves it out: the value of mini.
+PARTS = {
+    "relation": "lir.confident=paper lir.temperature=1.0 loss.confident_relation=0.5",
+    "contrast": "loss.patch_token_contrast=0.3",
+    "labels": "masks.decoder_map=cam masks.spread=0",
+    "centre": "lir.token=corner",
+}
+
+
+def parts(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipe mini-plus, then without each of its parts alone, then without all: mini."""
+    alone = {f"without {name}": changed(recipe, back.split()) for name, back in PARTS.items()}
+    return {"plus": recipe, **alone, "without all": changed(recipe, " ".join(PARTS.values()).split())}
+
+
 STUDIES = {
     "conditions": Study(
         "What is each part of the method worth (paper, Table 3)?",
@@ -59,6 +74,7 @@ STUDIES = {
     "variants": Study(
         "Which differences between paper and released code matter?", switches.trials, "release"
     ),
+    "plus": Study("What is each part of the recipe mini-plus worth?", parts, "plus"),
     "backbones": Study("Do the effects hold on other backbones?", backbones, "baseline"),
 }
 
