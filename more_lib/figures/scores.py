@@ -115,13 +115,14 @@ def plot_token_similarity(
 
 
 def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -> Picture:
-    """mIoU and confusion ratio of one map, a bar a condition, from the rows of ``ablation.run``.
+    """mIoU, confusion ratio and token mAP of one map, from the rows of ``ablation.run``.
 
-    Bars are means over the seeds; with several, a line reaches one standard deviation to either
-    side. A score without a value (no class has a hit) is written out in place of its bar.
+    A bar a condition: the mean over the seeds; with several, a line reaches one standard deviation
+    to either side. A score without a value (no class has a hit) is written out in place of its bar.
 
-    Look for bars that grow on the left and shrink on the right from the baseline to MoRe, and for
-    steps that are larger than the lines. Raises ``InputError`` when no row is of this map.
+    Look for bars that grow on the left and shrink in the middle from the baseline to MoRe, by steps
+    larger than the lines, while those on the right, how well tokens know their class, stay as they
+    are. Raises ``InputError`` when no row is of this map.
     """
     chosen = [row for row in rows if row["map"] == kind]
     if not chosen:
@@ -129,15 +130,20 @@ def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -
         raise InputError(f"no row of map {kind!r} to draw; there are: {kinds}")
     title = title or f"{kind}, part by part"
     figure = canvas.new_figure((canvas.WIDTH, 1.5 + 0.4 * len(chosen)), title)
-    left, right = figure.subplots(1, 2, sharey=True)
-    columns = ["miou", "miou_std", "confusion_ratio", "confusion_ratio_std"]
-    values = pd.DataFrame(chosen).reindex(columns=columns).to_numpy(float)  # nan for no value
-    _bars(left, 100 * values[:, :2], canvas.LINES[0], ".1f")
-    _bars(right, values[:, 2:], canvas.LINES[1], ".2f")
+    axes = figure.subplots(1, 3, sharey=True)
     names = [row["title"] for row in chosen]
-    left.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
-    left.set(xlabel="mIoU (%), higher is better", title="how much is right")
-    right.set(xlabel="FP / TP, lower is better", title="confusion ratio")
+    axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    panels = {
+        "miou": ("how much is right", "mIoU (%), higher is better", 100, ".1f"),
+        "confusion_ratio": ("confusion ratio", "FP / TP, lower is better", 1, ".2f"),
+        "token_map": ("do tokens know their class?", "token mAP (%)", 100, ".1f"),
+    }
+    for index, (ax, (score, (what, unit, factor, fmt))) in enumerate(
+        zip(axes, panels.items(), strict=True)
+    ):
+        values = pd.DataFrame(chosen).reindex(columns=[score, f"{score}_std"])
+        _bars(ax, factor * values.to_numpy(float), canvas.LINES[index], fmt)  # nan for no value
+        ax.set(xlabel=unit, title=what)
     return figure
 
 

@@ -32,7 +32,6 @@ class Survey(NamedTuple):
     isolated_rate: Tensor  # (M, C)
     probe_rate: Tensor  # (M, C), artifact rate of the map that ``object_tokens`` would draw
     patch_similarity: Tensor  # (M,)
-    token_logits: Tensor  # (M, C), each class token's mean over its channels
 
 
 class BlockTokens(NamedTuple):
@@ -245,7 +244,6 @@ def survey(
             isolated_rate=isolated_rate(maps, threshold).masked_fill(absent, torch.nan),
             probe_rate=artifact_rate(probe, share, threshold).masked_fill(absent, torch.nan),
             patch_similarity=patch_similarity(output.features.flatten(2).mT),
-            token_logits=output.class_tokens.mean(2),
         )
         parts.append([part.cpu() for part in measured])
     model.to(home)

@@ -46,7 +46,8 @@ def judge(claim: pd.Series, known: pd.DataFrame, protocols: Mapping[str, str]) -
 
     claim: a row of ``published/claims.csv``: that of ``known`` the row ``after`` is ``better`` than
     the row ``before``, in each of ``scores`` (by spaces). ``ours`` is how this run's numbers are
-    put, before's scores, then after's; ``protocol`` is filled in from ``protocols``.
+    put, before's scores, then after's, and for LAM the token mAP of both; ``protocol`` is filled in
+    from ``protocols``.
     """
     scores, protocol = claim["scores"].split(), claim["protocol"].format(**protocols)
     pair = known.reindex([claim["before"], claim["after"]])
@@ -62,10 +63,14 @@ def judge(claim: pd.Series, known: pd.DataFrame, protocols: Mapping[str, str]) -
         for _, row in pair.iterrows()
         for score in scores
     ]
+    ours = claim["ours"].format(*texts)
+    if claim["after"].endswith("LAM"):  # of tokens that do not know their class it says little
+        known_by = pair.apply(with_spread, axis=1, args=("token_map",)).drop_duplicates()
+        ours += "; token mAP " + (" → ".join(known_by[known_by != "–"]) or "–")
     if not pd.isna(seeds := pair["seeds"].iloc[1]):
         protocol += f"; {seeds:.0f} seeds" if seeds > 1 else "; one seed: an indication"
     verdict = SHOWN if holds else NOT_SHOWN
-    return claim["claim"], claim["paper"], claim["ours"].format(*texts), verdict, protocol
+    return claim["claim"], claim["paper"], ours, verdict, protocol
 
 
 def evidence(

@@ -22,8 +22,9 @@ def rows(std=False, **changes):
     """LAM and CAM of the main conditions; ``changes`` replace values of the baseline's LAM."""
     table = []
     for index, name in enumerate(MAIN):
-        cells = {"miou": 0.1 + 0.2 * index, "confusion_ratio": 6.0 - 2 * index}
-        spread = {"miou_std": 0.02, "confusion_ratio_std": 0.5} if std else {}
+        cells = {"miou": 0.1 + 0.2 * index, "confusion_ratio": 6.0 - 2 * index, "token_map": 0.9}
+        spread = {"miou_std": 0.02, "confusion_ratio_std": 0.5, "token_map_std": 0.01}
+        spread = spread if std else {}
         title = CONDITIONS[name].title
         table += [{"title": title, "map": kind, **cells, **spread} for kind in ("LAM", "CAM")]
     table[0] |= changes
@@ -91,12 +92,13 @@ def test_similarity_keeps_the_cosines_scale():
     assert texts(figure.axes[0]) == ["1.00", "0.25", "0.25", "1.00"]
 
 
-def test_a_bar_a_condition_for_both_scores():
+def test_a_bar_a_condition_for_each_score():
     figure = scores.plot_ablation(rows())
     assert "LAM" in figure.get_suptitle()
     left = figure.axes[0]
     widths = [[bar.get_width() for bar in ax.patches] for ax in figure.axes]
-    assert widths == [pytest.approx([10, 30, 50]), pytest.approx([6, 4, 2])]
+    wanted = [10, 30, 50], [6, 4, 2], [90, 90, 90]
+    assert widths == [pytest.approx(each) for each in wanted]
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names == [CONDITIONS[name].title for name in MAIN]
     assert texts(left) == ["10.0", "30.0", "50.0"]
@@ -104,18 +106,21 @@ def test_a_bar_a_condition_for_both_scores():
 
 
 def test_several_seeds_get_error_bars():
-    left, right = scores.plot_ablation(rows(std=True), "CAM", "Both").axes
+    left, middle, right = scores.plot_ablation(rows(std=True), "CAM", "All").axes
     assert left.containers[-1].errorbar is not None
-    assert texts(left)[0] == "10.0 ± 2.0" and texts(right)[0] == "6.00 ± 0.50"
+    assert texts(left)[0] == "10.0 ± 2.0" and texts(middle)[0] == "6.00 ± 0.50"
+    assert texts(right)[0] == "90.0 ± 1.0"
 
 
 @pytest.mark.parametrize("spread", [True, False])
 @pytest.mark.parametrize("missing", [None, np.nan])
 def test_a_score_without_a_value_is_written_out(spread, missing):
-    lost = dict.fromkeys(("miou", "confusion_ratio", "miou_std", "confusion_ratio_std"), missing)
-    left, right = scores.plot_ablation(rows(spread, **lost)).axes
-    assert texts(left)[0] == texts(right)[0] == "no value"
-    assert right.patches[0].get_width() == 0 and len(texts(left)[1]) == (10 if spread else 4)
+    names = "miou", "confusion_ratio", "token_map"
+    lost = dict.fromkeys([*names, *(f"{name}_std" for name in names)], missing)
+    axes = scores.plot_ablation(rows(spread, **lost)).axes
+    assert [texts(ax)[0] for ax in axes] == ["no value"] * 3
+    assert axes[1].patches[0].get_width() == 0
+    assert len(texts(axes[0])[1]) == (10 if spread else 4)
 
 
 def test_a_map_that_no_row_has_is_refused():

@@ -35,7 +35,7 @@ def test_nothing_measured_is_not_run_here_throughout():
 
 def test_the_sign_decides_for_one_seed_and_of_several_a_gain_beyond_both_deviations():
     verdict, ours, protocol = judged("LIR lifts", row("baseline", 0.2), row("lir", 0.21))
-    assert (verdict, ours) == ("shown", "baseline 20.0 → LIR 21.0")
+    assert (verdict, ours) == ("shown", "baseline 20.0 → LIR 21.0; token mAP 80.0")
     assert "one seed: an indication" in protocol
     assert judged("LIR lifts", row("baseline", 0.2), row("lir", 0.2))[0] == "not shown"
 
@@ -51,18 +51,27 @@ def test_false_activation_is_better_when_it_is_lower_and_artifacts_count_against
         pair = row("baseline", 0.2, confusion_ratio=before), row("more", 0.5)
         assert judged("less false", *pair)[0] == verdict
     many, few = (row("baseline", 0.2, confusion_ratio=ratio) for ratio in (5.0, 0.9))
-    assert judged("mean nothing", plain=many)[:2] == ("shown", "FP/TP plain 5.00")
+    assert judged("mean nothing", plain=many)[:2] == ("shown", "FP/TP plain 5.00; token mAP 80.0")
     assert judged("mean nothing", plain=few)[0] == "not shown"
     assert judged("mean nothing", few)[0] == NOT_RUN
-    assert judged("contrast", many, plain=few)[:2] == ("shown", "FP/TP baseline 5.00")
+    _, ours, _ = judged("contrast", many, plain=few)
+    assert ours == "FP/TP baseline 5.00; token mAP 80.0"
+    known, unknown = row("baseline", 0.2, token_map=0.91), row("lir", 0.5, token_map=None)
+    for pair, text in (
+        ((known, row("lir", 0.5, token_map=0.88)), "91.0 → 88.0"),
+        ((known, unknown), "91.0"),
+        ((row("baseline", 0.2, token_map=None), unknown), "–"),
+    ):
+        assert judged("LIR lifts", *pair)[1] == f"baseline 20.0 → LIR 50.0; token mAP {text}"
 
 
 def test_lam_is_held_against_cam_the_decoder_by_its_protocol_tokens_by_their_separation():
     rows = row("more", 0.55), row("more", 0.50, "CAM"), row("baseline", 0.9, "CAM")
-    assert judged("as well as CAM", *rows)[:2] == ("shown", "CAM 50.0 → LAM 55.0")
+    wanted = "shown", "CAM 50.0 → LAM 55.0; token mAP 80.0"
+    assert judged("as well as CAM", *rows)[:2] == wanted
     pair = row("baseline", 0.43, "decoder"), row("more", 0.40, "decoder")
-    verdict, _, protocol = judged("decoder gains", *pair)
-    assert verdict == "not shown"
+    verdict, ours, protocol = judged("decoder gains", *pair)
+    assert (verdict, ours) == ("not shown", "baseline 43.0 → MoRe 40.0")
     assert protocol.startswith("emoji val, decoder, no image labels, scale 1")
     better = judged("separate", tokens={"baseline": 0.1, "more": 0.4})
     protocol = "emoji val, tokens of the classes present, cosine distance"
