@@ -122,13 +122,6 @@ def recorded(name: str) -> dict:
     return records.study(name) or {"study": name, "rows": []}
 
 
-def recorded_for(name: str, recipe: Recipe) -> dict:
-    """``recorded``, if it is of trainings of this very recipe; else without rows."""
-    found = recorded(name)
-    same = found.get("training_fingerprint") == training_fingerprint(recipe)
-    return found if same else {"study": name, "rows": []}
-
-
 def trial_titles(name: str, recipe: Recipe) -> dict[str, str]:
     """What each trial of a study is, in words, by its name."""
     if name == "conditions":
