@@ -52,17 +52,19 @@ def backbones(recipe: Recipe) -> dict[str, Recipe]:
 
 # Of the recipe mini-plus, each with what leaves it out: the value of mini.
 PARTS = {
-    "relation": "lir.confident=paper lir.temperature=1.0 loss.confident_relation=0.5",
-    "contrast": "loss.patch_token_contrast=0.3",
-    "labels": "masks.decoder_map=cam masks.spread=0",
-    "centre": "lir.token=corner",
+    "labels of LAM and CAM, spread": "masks.decoder_map=cam masks.spread=0",
+    "smaller crops": "data.crop_scale=[0.5,1.0]",
+    "stronger contrast": "loss.patch_token_contrast=0.3",
+    "faster heads": "optimizer.head_lr_factor=10.0",
+    "the window's centre": "lir.token=corner",
 }
 
 
 def parts(recipe: Recipe) -> dict[str, Recipe]:
     """The recipe mini-plus, then without each of its parts alone, then without all: mini."""
     alone = {f"without {name}": changed(recipe, back.split()) for name, back in PARTS.items()}
-    return {"plus": recipe, **alone, "without all": changed(recipe, " ".join(PARTS.values()).split())}
+    everything = " ".join(PARTS.values()).split()
+    return {"mini-plus": recipe, **alone, "mini": changed(recipe, everything)}
 
 
 STUDIES = {
@@ -74,7 +76,7 @@ STUDIES = {
     "variants": Study(
         "Which differences between paper and released code matter?", switches.trials, "release"
     ),
-    "plus": Study("What is each part of the recipe mini-plus worth?", parts, "plus"),
+    "plus": Study("What is each part of the recipe mini-plus worth?", parts, "mini-plus"),
     "backbones": Study("Do the effects hold on other backbones?", backbones, "baseline"),
 }
 
@@ -120,13 +122,6 @@ def recorded(name: str) -> dict:
     """What was found on our machines, as ``run_study`` gave it; empty rows before there is any."""
     _study(name)
     return records.study(name) or {"study": name, "rows": []}
-
-
-def recorded_for(name: str, recipe: Recipe) -> dict:
-    """``recorded``, if it is of trainings of this very recipe; else without rows."""
-    found = recorded(name)
-    same = found.get("training_fingerprint") == training_fingerprint(recipe)
-    return found if same else {"study": name, "rows": []}
 
 
 def trial_titles(name: str, recipe: Recipe) -> dict[str, str]:

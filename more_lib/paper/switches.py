@@ -24,7 +24,7 @@ class Switch(NamedTuple):
 def switches(recipe: Recipe) -> dict[str, Switch]:
     """Every row by a short name, as overrides of ``recipe``, which must hold the released values.
 
-    A row whose paper's side it has, as mini has of the last two, leads back, its texts exchanged.
+    A row whose paper's side it has, as mini has of three, leads back, its texts exchanged.
     K, as in the paper, is half of the patches of a training crop; the row of the tails keeps the
     released K. "all" is the paper's side of every row. Left out: the pretraining, for which a
     backbone must be at hand, and the losses that the paper calls "also adopted", which both have.

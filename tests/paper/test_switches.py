@@ -19,7 +19,8 @@ def test_a_switch_changes_its_own_row_and_all_of_them_everything(profile):
     }
     single = {name: keys for name, keys in changed_by.items() if name != "all"}
     assert len(single) == 13 and all(single.values())
-    back = {"confident", "token_rate", "late_terms"} if profile == "mini" else set()  # which has the paper's
+    mini = profile == "mini"  # which has the paper's side of these
+    back = {"confident", "token_rate", "late_terms"} if mini else set()
     there = {name: keys for name, keys in single.items() if name not in back}
     assert changed_by["all"] == set().union(*there.values())
     # The row of the tails names the released K, which otherwise would follow the tails.
