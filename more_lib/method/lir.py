@@ -66,19 +66,6 @@ def confident_relation_loss(
         tokens = F.normalize(tokens, dim=2)
         patches = patches.detach() if variant == "release" else F.normalize(patches, dim=2)
         scores = tokens @ patches.mT / temperature  # (B, C, N)
-        if variant == "signed":
-            if mask.shape[1:] != features.shape[2:]:
-                scores = F.interpolate(
-                    scores.unflatten(2, features.shape[2:]), tuple(mask.shape[1:]), mode="bilinear"
-                ).flatten(2)
-            numbers = torch.arange(1, labels.shape[1] + 1, device=mask.device)[:, None]
-            known = (mask != IGNORE_INDEX).flatten(1)[:, None] & (labels[:, :, None] > 0)
-            near = mask.flatten(1)[:, None] == numbers
-            right, wrong = (known & near).to(scores.dtype), (known & ~near).to(scores.dtype)
-            return 0.5 * (
-                mean_over_batch((right * F.softplus(-scores)).sum(), right.sum())
-                + mean_over_batch((wrong * F.softplus(scores)).sum(), wrong.sum())
-            )
         total = scores.logsumexp(2, keepdim=True)
         if variant == "release":
             total = torch.logaddexp(total, total.new_full((), RELEASED_EPSILON).log())
@@ -209,13 +196,13 @@ def _checked(
     class_tokens: Tensor, features: Tensor, mask: Tensor, labels: Tensor, variant: str | LirRecipe
 ) -> tuple[Tensor, Tensor]:
     """Class tokens (B, C, D) and patches (B, N, D), in float32 at least."""
-    if isinstance(variant, str) and variant not in (*UNCERTAIN_VARIANTS, "signed"):
+    if isinstance(variant, str) and variant not in UNCERTAIN_VARIANTS:
         known = " or ".join(UNCERTAIN_VARIANTS)
         raise InputError(f"variant {variant!r} is unknown; choose {known}")
     check_shapes(
         class_tokens=(class_tokens, "B C D"),
         features=(features, "B D h w"),
-        mask=(mask, "B H W"),
+        mask=(mask, "B h w"),
         labels=(labels, "B C"),
     )
     return at_least_float32(class_tokens), at_least_float32(features).flatten(2).mT

@@ -5,6 +5,7 @@ shows it. What our machines found is kept in ``records`` with its protocol and h
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle
 from typing import NamedTuple
 
@@ -52,17 +53,19 @@ def backbones(recipe: Recipe) -> dict[str, Recipe]:
 
 # Of the recipe mini-plus, each with what leaves it out: the value of mini.
 PARTS = {
-    "relation": "lir.confident=paper lir.temperature=1.0 loss.confident_relation=0.5",
-    "contrast": "loss.patch_token_contrast=0.3",
-    "labels": "masks.decoder_map=cam masks.spread=0",
-    "centre": "lir.token=corner",
+    "labels of LAM and CAM, spread": "masks.decoder_map=cam masks.spread=0",
+    "smaller crops": "data.crop_scale=[0.5,1.0]",
+    "stronger contrast": "loss.patch_token_contrast=0.3",
+    "faster heads": "optimizer.head_lr_factor=10.0",
+    "the window's centre": "lir.token=corner",
 }
 
 
 def parts(recipe: Recipe) -> dict[str, Recipe]:
     """The recipe mini-plus, then without each of its parts alone, then without all: mini."""
     alone = {f"without {name}": changed(recipe, back.split()) for name, back in PARTS.items()}
-    return {"plus": recipe, **alone, "without all": changed(recipe, " ".join(PARTS.values()).split())}
+    none = replace(changed(recipe, " ".join(PARTS.values()).split()), profile="mini")
+    return {"mini-plus": recipe, **alone, "mini": none}
 
 
 STUDIES = {
@@ -74,7 +77,7 @@ STUDIES = {
     "variants": Study(
         "Which differences between paper and released code matter?", switches.trials, "release"
     ),
-    "plus": Study("What is each part of the recipe mini-plus worth?", parts, "plus"),
+    "plus": Study("What is each part of the recipe mini-plus worth?", parts, "mini-plus"),
     "backbones": Study("Do the effects hold on other backbones?", backbones, "baseline"),
 }
 

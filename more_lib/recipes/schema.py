@@ -132,7 +132,7 @@ class LirRecipe:
     """LIR's two relations (notebook 04), as released for VOC; ``lir`` explains the switches."""
 
     temperature: Positive = 0.5  # of the confident relation; COCO 0.1
-    confident: Literal["release", "paper", "signed"] = "release"  # paper: cosine, pairs' mean, trains patches
+    confident: Literal["release", "paper"] = "release"  # paper: cosine, pairs' mean, trains patches
     kernel_size: Side = 6  # d of the uncertain relation, in patches
     # An uncertain patch is kept when its kernel's mean exceeds phi.
     phi: Annotated[Decimal, Field(ge=0, le=2)] = 1.2

@@ -59,6 +59,7 @@ def test_classes_are_the_data_sets():
     assert {name: recipe.data.classes for name, recipe in PROFILES.items()} == {
         "mini": EMOJI_CLASSES,
         "mini-released": EMOJI_CLASSES,
+        "mini-plus": EMOJI_CLASSES,
         "pets": PET_BREEDS,
         "voc": VOC_CLASSES,
         "coco": COCO_CLASSES,

@@ -39,5 +39,5 @@ def _recipe(profile: str) -> Recipe:
 
 PROFILES: dict[str, Recipe] = {
     profile: _recipe(profile)
-    for profile in ("mini", "mini-released", "pets", "voc", "coco", "coco-log")
+    for profile in ("mini", "mini-released", "mini-plus", "pets", "voc", "coco", "coco-log")
 }
