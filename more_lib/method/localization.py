@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from more_lib.system.errors import InputError
+from more_lib.system.precision import at_least_float32, no_autocast
 from more_lib.system.shapes import check_shapes
 
 # The zero of a CAM says that a patch speaks neither for nor against a class: what is below is
@@ -200,7 +201,9 @@ def views_of(
         raw = {"attention": output.attention_scores, "decoder": output.seg_logits}
         raw |= {"cam": output.cam, "aux_cam": output.aux_cam}
         if "lam" in kinds:
-            raw["lam"] = lam(output.features, output.class_tokens, similarity)
+            with no_autocast(images):
+                features, tokens = map(at_least_float32, (output.features, output.class_tokens))
+                raw["lam"] = lam(features, tokens, similarity)
         return {kind: raw[kind] for kind in kinds}
 
     views = _run_views(model, images, groups, draw)
