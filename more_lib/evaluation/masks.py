@@ -23,6 +23,7 @@ from more_lib.method.localization import Group, Views, fuse, resized, views_of
 from more_lib.method.model import MoRe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
+from more_lib.system.precision import autocast
 
 FUSED = {"fused": ("lam", "cam")}  # maps that are made of others
 
@@ -73,14 +74,15 @@ def protocol_views(
 ) -> tuple[Views, Tensor]:
     """What all protocols need of the network, each view run once, and image logits (B, C).
 
-    images: (B, 3, H, W) normalised, whole patches.
+    protocols: of one precision. images: (B, 3, H, W) normalised, whole patches.
     """
     protocols = list(protocols)
     groups = list(dict.fromkeys((protocol.scales, protocol.flip) for protocol in protocols))
     if not any(1 in scales for scales, _ in groups):
         groups.append(((1.0,), False))  # the logits are those of the images as they are
     kinds = dict.fromkeys(kind for each in protocols for kind in FUSED.get(each.map, (each.map,)))
-    views = views_of(model, images, groups, similarity, list(kinds))
+    with autocast(images.device, protocols[0].precision):
+        views = views_of(model, images, groups, similarity, list(kinds))
     assert views.class_logits is not None
     return views, views.class_logits
 
@@ -189,8 +191,9 @@ def segment(
 ) -> Generator[Batch, None, None]:
     """Batches in the order of ``images``, one at a time, each with a mask for every protocol.
 
-    model: on ``device`` and in ``evaluation_mode``. protocols: of one size. Raises ``InputError``
-    for unusable files, images of several sizes in one batch, and a CRF that cannot run here.
+    model: on ``device`` and in ``evaluation_mode``. protocols: of one size and precision. Raises
+    ``InputError`` for unusable files, images of several sizes in one batch, and a CRF that cannot
+    run here.
     """
     size, workers, pinned = recipe.evaluation.batch_size, recipe.data.workers, device.type == "cuda"
     loader = DataLoader(images, size, num_workers=workers, collate_fn=_same_size, pin_memory=pinned)

@@ -17,6 +17,7 @@ from more_lib.evaluation.protocols import MASK_MAPS, Protocol, map_protocol
 from more_lib.method.crf import dense_crf
 from more_lib.method.model import MoRe
 from more_lib.recipes.schema import Recipe
+from more_lib.system.devices import resolved_precision
 from more_lib.system.errors import InputError
 
 # The network sees larger photographs reduced, their longer side to this many training crops: in
@@ -79,10 +80,14 @@ def predict(
 
 
 def own_protocol(recipe: Recipe, map: str, crf: bool) -> Protocol:
-    """How images that belong to no split get their masks; ``InputError`` for an unknown map."""
+    """How images that belong to no split get their masks; ``InputError`` for an unknown map.
+
+    Nobody compares them with those of other machines: "auto" is what is fastest here.
+    """
     if map not in MASK_MAPS:
         raise InputError(f"map {map!r} is unknown; choose from {', '.join(MASK_MAPS)}")
     plain = map_protocol(recipe, map, "none" if map == "decoder" else "predicted")
+    plain = replace(plain, precision=resolved_precision(recipe.evaluation.precision))
     return replace(plain, threshold=None, crf="released") if crf else plain
 
 

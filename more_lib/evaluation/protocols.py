@@ -41,6 +41,8 @@ class Protocol:
     threshold: a pixel is background where no map of a class exceeds it. None lets the background
         compete with a score of its own: for a map 1 - the largest one, which alone is much the
         same as a threshold of 0.5; the decoder has a channel for it.
+    precision: "bf16" where the network multiplied in that, else "fp32"; what is made of its maps
+        is float32 either way.
     crf: "released" refines those scores by a dense CRF with the released parameters
         (``method.crf``), or "none".
     """
@@ -54,6 +56,7 @@ class Protocol:
     threshold: float | None
     crf: str = "none"
     size: int = 0
+    precision: str = "fp32"
 
     def describe(self) -> str:
         """The whole protocol on one line."""
@@ -71,19 +74,24 @@ class Protocol:
 
     @property
     def views(self) -> str:
-        """Scales and mirror images in short."""
+        """Scales and mirror images in short, and a precision that is not the usual one."""
         square = f" of {self.size}×{self.size}" if self.size else ""
-        return " ".join(f"{s:g}" for s in self.scales) + self.flip * " + flip" + square
+        return " ".join(f"{s:g}" for s in self.scales) + self.flip * " + flip" + square + self._in
 
     @property
     def place(self) -> str:
-        """The split and the size in which its images are seen."""
-        return self.split + (f" at {self.size}×{self.size}" if self.size else "")
+        """The split, and the size and precision in which its images are seen."""
+        return self.split + (f" at {self.size}×{self.size}" if self.size else "") + self._in
+
+    @property
+    def _in(self) -> str:
+        return "" if self.precision == "fp32" else f" in {self.precision}"
 
     @property
     def key(self) -> dict:
-        """What tells it from every other, fit for JSON; a size of 0 is left out, as it once was."""
-        return {k: value for k, value in asdict(self).items() if k != "size" or value}
+        """What tells it from every other, fit for JSON; fields that came later only if set."""
+        later = (("size", 0), ("precision", "fp32"))
+        return dict(item for item in asdict(self).items() if item not in later)
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,7 @@ class NamedProtocol:
             threshold=None if own_background else recipe.evaluation.threshold,
             crf=self.crf,
             size=recipe.data.crop_size if self.square else 0,
+            precision=recipe.evaluation.precision.replace("auto", "fp32"),
         )
 
 

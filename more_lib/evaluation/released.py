@@ -17,6 +17,7 @@ from torch import Tensor
 from more_lib.evaluation.protocols import SQUARE_MAPS, Protocol
 from more_lib.method.localization import Views, min_max, resized, views_of
 from more_lib.method.model import MoRe
+from more_lib.system.precision import autocast
 
 SHOWN_PLACES = 5  # of the decoder's grid, at least, where a class has the largest logit
 
@@ -24,14 +25,15 @@ SHOWN_PLACES = 5  # of the decoder's grid, at least, where a class has the large
 def square_views(
     model: MoRe, images: Tensor, protocols: Sequence[Protocol], similarity: str
 ) -> tuple[Views, Tensor]:
-    """Every view of the squares that the protocols, of one size, ask for, and image logits (B, C).
+    """Every view of the squares that the protocols, of one place, ask for, and image logits (B, C).
 
     images: (B, 3, H, W), normalised. Raises ``InputError`` where a scale leaves less than a patch.
     """
     size = protocols[0].size
     as_it_is = ((1.0,), False)  # which names the classes
     groups = [as_it_is, *((protocol.scales, protocol.flip) for protocol in protocols)]
-    views = views_of(model, resized(images, (size, size)), groups, similarity, SQUARE_MAPS)
+    with autocast(images.device, protocols[0].precision):
+        views = views_of(model, resized(images, (size, size)), groups, similarity, SQUARE_MAPS)
     assert views.class_logits is not None
     return views, views.class_logits
 

@@ -68,7 +68,7 @@ def evaluate_or_load(trained: Trained) -> Evaluation:
 def evaluate_protocols(trained: Trained, protocols: Sequence[Protocol]) -> list[Evaluation]:
     """One evaluation for each protocol, with a single result, kept like ``evaluate_or_load``'s.
 
-    Protocols of one split and size share a pass. Raises what ``score`` raises.
+    Protocols of one split, size and precision share a pass. Raises what ``score`` raises.
     """
     return _kept_or_scored(trained, [[protocol] for protocol in protocols])
 
@@ -82,7 +82,7 @@ def score(
     device: Device = None,
     notes: Path | None = None,
 ) -> Evaluation:
-    """Score protocols of one split and size, in one pass over its images; no mask stays in memory.
+    """Score protocols of one ``place``, in one pass over its images; no mask stays in memory.
 
     Under `accelerate launch` or `torchrun` every process must call this; each takes every n-th
     image and gets the whole result, the same to the last pixel as from one process.
@@ -94,7 +94,7 @@ def score(
         many processes, goes on from there. It must tell apart what counts otherwise. Who keeps the
         result removes them.
 
-    Raises ``InputError`` for protocols that say no mask or not one split and size, a split without
+    Raises ``InputError`` for protocols that say no mask or not one ``place``, a split without
     masks, unusable data, a class that image labels name and no mask shows, and images of several
     sizes in one batch. Masks that contradict the labels otherwise are a warning, and in each
     result's note.
@@ -303,7 +303,9 @@ def _shared_split(protocols: Sequence[Protocol]) -> str:
     places = {protocol.place for protocol in protocols}
     if len(places) != 1:
         these = ", ".join(sorted(places)) or "none"
-        raise InputError(f"protocols of one pass share split and size, these have: {these}")
+        raise InputError(
+            f"protocols of one pass share split, size and precision, these have: {these}"
+        )
     return protocols[0].split
 
 

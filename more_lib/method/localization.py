@@ -227,7 +227,9 @@ def views_of(
         raw = {"attention": output.attention_scores, "decoder": output.seg_logits}
         raw |= {"cam": output.cam, "aux_cam": output.aux_cam}
         if "lam" in kinds:
-            raw["lam"] = lam(output.features, output.class_tokens, similarity)
+            with no_autocast(images):
+                features, tokens = map(at_least_float32, (output.features, output.class_tokens))
+                raw["lam"] = lam(features, tokens, similarity)
         return {kind: raw[kind] for kind in kinds}
 
     views = _run_views(model, images, groups, draw)

@@ -5,6 +5,7 @@ shows it. What our machines found is kept in ``records`` with its protocol and h
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle
 from typing import NamedTuple
 
@@ -63,8 +64,8 @@ PARTS = {
 def parts(recipe: Recipe) -> dict[str, Recipe]:
     """The recipe mini-plus, then without each of its parts alone, then without all: mini."""
     alone = {f"without {name}": changed(recipe, back.split()) for name, back in PARTS.items()}
-    everything = " ".join(PARTS.values()).split()
-    return {"mini-plus": recipe, **alone, "mini": changed(recipe, everything)}
+    none = replace(changed(recipe, " ".join(PARTS.values()).split()), profile="mini")
+    return {"mini-plus": recipe, **alone, "mini": none}
 
 
 STUDIES = {

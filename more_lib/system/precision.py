@@ -9,6 +9,11 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context in which a network runs in "bf16", its products that is, or all in "fp32"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def no_autocast(values: Tensor) -> torch.autocast:
     """A context in which operations on the device of ``values`` keep their arguments' precision."""
     return torch.autocast(values.device.type, enabled=False)

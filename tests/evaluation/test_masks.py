@@ -14,6 +14,7 @@ from more_lib.evaluation.masks import SplitImages, crf_method, evaluation_mode, 
 from more_lib.evaluation.metrics import average_precision, confusion_matrix
 from more_lib.evaluation.protocols import table_protocols
 from more_lib.evaluation.scoring import evaluate, score
+from more_lib.method import localization
 from more_lib.method.crf import dense_crf, with_background
 from more_lib.method.localization import fuse, multiscale_maps, views_of
 from more_lib.method.pseudo_labels import foreground_mask
@@ -114,6 +115,36 @@ def test_lam_is_drawn_with_the_recipes_similarity(model, root, monkeypatch, simi
     monkeypatch.setattr("more_lib.evaluation.masks.views_of", spy)
     evaluate(model, recipe_with(root, f"masks.lam_similarity={similarity}"), maps=["lam"])
     assert {call.args[3] for call in spy.call_args_list} == {similarity}
+
+
+class Multiplying(ColourModel):
+    """The same maps, of what a product leaves of the colours; notes the products' precisions."""
+
+    def forward(self, images, with_decoder=True):
+        output, eye = super().forward(images), torch.eye(3)
+        features = (output.features.permute(0, 2, 3, 1) @ eye).permute(0, 3, 1, 2)
+        self.products = [*getattr(self, "products", []), features.dtype]
+        return output._replace(features=features, cam=features[:, :2])
+
+
+@pytest.mark.parametrize("name", ["lam-log", "lam-log-native", "paper-val"])
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+def test_the_network_alone_runs_in_the_recipes_precision(root, monkeypatch, name, precision):
+    """LAM is drawn of its features in float32, also where a matrix product is at work."""
+    recipe = recipe_with(root, f"evaluation.precision={precision}", "data.crop_size=8")
+    drawn, lam = [], localization.lam
+
+    def drawing(*given):
+        drawn.append(lam(*given))
+        return drawn[-1]
+
+    monkeypatch.setattr(localization, "lam", drawing)
+    (protocol,), model = named(recipe, name), Multiplying()
+    scored = score(model, recipe, [protocol])
+    assert {*model.products} == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert drawn and {maps.dtype for maps in drawn} == {torch.float32}
+    assert scored.results[0].protocol.precision == precision.replace("auto", "fp32")
+    assert not torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.parametrize("name", ["cam-log-native", "decoder-log-native", "paper-val-native"])

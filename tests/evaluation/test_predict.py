@@ -10,10 +10,13 @@ from PIL import Image, ImageDraw, ImageOps
 
 from more_lib.data.images import find_images
 from more_lib.data.transforms import evaluation_transform
-from more_lib.evaluation.predict import labels_by_name, predict, seen_size
+from more_lib.evaluation.predict import labels_by_name, own_protocol, predict, seen_size
+from more_lib.evaluation.protocols import MASK_MAPS
 from more_lib.method.crf import dense_crf, with_background
 from more_lib.method.localization import fuse, multiscale_maps
+from more_lib.method.model import MoRe
 from more_lib.method.pseudo_labels import foreground_mask
+from more_lib.recipes.loading import changed
 from more_lib.recipes.profiles import PROFILES
 from more_lib.system.errors import InputError
 from tests.evaluation.helpers import GREY, RED, SIDE, picture
@@ -156,3 +159,31 @@ def test_a_cameras_orientation_turns_image_and_mask_alike(ask, tmp_path, orienta
     assert turned.mask.shape == (upright.height, upright.width)
     assert turned.image.tobytes() == upright.tobytes()
     np.testing.assert_array_equal(turned.mask, straight.mask)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "native", "used"),
+    [("auto", True, "bf16"), ("auto", False, "fp32"), ("fp32", True, "fp32"), ("bf16", 0, "bf16")],
+)
+def test_masks_of_ones_own_are_made_in_what_is_fastest_here(
+    own_recipe, monkeypatch, wanted, native, used
+):
+    """Unless the recipe names a precision; every map agrees."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    recipe = changed(own_recipe, [f"evaluation.precision={wanted}"])
+    assert {own_protocol(recipe, map, crf=False).precision for map in MASK_MAPS} == {used}
+
+
+def test_a_prediction_in_bf16_is_near_the_exact_one(own_recipe, photos):
+    """A network's own rounding, which moves some pixels at a map's edge; the maps are float32."""
+    torch.manual_seed(0)
+    recipe = changed(own_recipe, ["backbone.depth=3", "evaluation.precision=fp32"])
+    half, model = changed(recipe, ["evaluation.precision=bf16"]), MoRe.from_recipe(recipe).eval()
+    labels = {"dog.jpg": ["cat", "dog"]}
+    exact, near = (
+        next(predict(model, each, [photos / "dog.jpg"], labels)) for each in (recipe, half)
+    )
+    assert near.maps.dtype == np.float32 and not np.array_equal(near.maps, exact.maps)
+    assert np.abs(near.maps - exact.maps).max() < 0.05
+    assert near.probabilities == pytest.approx(exact.probabilities, abs=0.01)

@@ -61,8 +61,21 @@ def test_a_square_is_the_recipes_crop_and_scales_that_are_no_scripts_are_the_rec
 
 def test_the_key_of_a_protocol_without_a_square_is_what_it_was():
     paper, own = named(VOC, "paper-val", "paper-val-native")
-    assert paper.key == asdict(paper) and own.key | {"size": 0} == asdict(own)
-    assert "size" not in own.key
+    assert paper.key | {"precision": "fp32"} == asdict(paper)
+    assert own.key | {"size": 0, "precision": "fp32"} == asdict(own)
+    assert paper.key["size"] == 448 and not own.key.keys() & {"size", "precision"}
+
+
+def test_scores_of_another_precision_have_another_key_and_say_so():
+    """What "auto" is must not depend on the machine, or nobody could compare scores."""
+    for wanted, precision in (("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")):
+        recipe = load_recipe("mini", [f"evaluation.precision={wanted}"])
+        everything = [*named(recipe, *PROTOCOLS), *table_protocols(recipe)]
+        assert {each.precision for each in everything} == {precision}
+    exact, half = named(PROFILES["mini"], "lam-log-native"), named(recipe, "lam-log-native")
+    assert half[0].key == exact[0].key | {"precision": "bf16"}
+    assert half[0].describe() == exact[0].describe().replace("flip,", "flip in bf16,")
+    assert half[0].place == "val in bf16" and exact[0].place == "val"
 
 
 def test_a_protocol_follows_the_recipe():
@@ -130,5 +143,14 @@ def test_protocols_of_several_splits_and_sizes_and_none(root):
         (("lam-log-native", "lam-log"), "val, val at 8×8"),
         ((), "none"),
     ):
-        with pytest.raises(InputError, match=f"share split and size, these have: {these}"):
+        with pytest.raises(
+            InputError, match=f"share split, size and precision, these have: {these}"
+        ):
             score(ColourModel(), recipe, named(recipe, *names))
+
+
+def test_protocols_of_two_precisions_share_no_pass(root):
+    recipe = recipe_with(root)
+    (exact,) = named(recipe, "lam-log-native")
+    with pytest.raises(InputError, match="these have: val, val in bf16"):
+        score(ColourModel(), recipe, [exact, replace(exact, precision="bf16")])

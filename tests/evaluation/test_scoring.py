@@ -146,7 +146,15 @@ def trained(recipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", ["evaluation.threshold=0.3", "data.val_split=half", "ids", "masks", "code"]
+    "change",
+    [
+        "evaluation.threshold=0.3",
+        "evaluation.precision=bf16",
+        "data.val_split=half",
+        "ids",
+        "masks",
+        "code",
+    ],
 )
 def test_cache_knows_protocol_data_and_code(trained, root, monkeypatch, change):
     set_split(root, "named", split="half")

@@ -289,6 +289,16 @@ def test_what_a_training_kept_is_what_it_was_trained_with(tmp_path):
         saved_recipe(tmp_path)
 
 
+def test_the_precision_of_scores_came_later_and_trains_nothing_anew(tmp_path):
+    """A network of before is scored as ever, in float32, and found under its fingerprint."""
+    values = to_dict(PROFILES["mini"])
+    assert values["evaluation"].pop("precision") == "auto"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    kept = saved_recipe(tmp_path, ["evaluation.precision=bf16"])
+    assert saved_recipe(tmp_path).evaluation.precision == "auto"
+    assert training_fingerprint(kept) == training_fingerprint(PROFILES["mini"])
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
     for text, key in (
