@@ -138,7 +138,7 @@ def training_values(recipe: Recipe) -> dict:
     that changing them trains nothing anew.
     """
     values = to_dict(recipe)
-    if recipe.masks.decoder_map != "lam":
+    if recipe.masks.decoder_map == "cam":
         del values["masks"]["lam_similarity"]
     del values["evaluation"]
     unread = ("val_split", "root", "labels", "skip", "workers", "numbering", "mask_orientation")

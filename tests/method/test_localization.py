@@ -12,6 +12,8 @@ from more_lib.method.localization import (
     multiscale_cam,
     multiscale_lam,
     multiscale_maps,
+    patch_affinity,
+    spread,
     views_of,
 )
 from more_lib.method.model import MoReOutput
@@ -115,6 +117,32 @@ def test_lam_refuses_bad_input():
     refuses('similarity is "euclid"', lam, features, tokens, similarity="euclid")
     for bad in (tokens[:1], tokens[..., :3], tokens[0]):
         refuses("class_tokens", lam, features, bad)
+
+
+def test_patch_affinity_by_hand_and_whatever_the_length_of_patches():
+    features = torch.tensor([[[[3.0, 0.0, 4.0]], [[0.0, 5.0, 4.0]]]])  # of 0, 90 and 45 degrees
+    alike = 0.5**0.5
+    scores = torch.tensor([[1, 0, alike], [0, 1, alike], [alike, alike, 1]]) / 0.5
+    expected = scores.exp() / scores.exp().sum(1, keepdim=True)
+    torch.testing.assert_close(patch_affinity(features, 0.5)[0], expected)
+    longer = features * torch.tensor([100.0, 1.0, 0.01])
+    torch.testing.assert_close(patch_affinity(longer, 0.5)[0], expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert patch_affinity(features.bfloat16(), 0.5).dtype == torch.float32
+    refuses("temperature is 0", patch_affinity, features, 0)
+    refuses("features", patch_affinity, features[0], 0.5)
+
+
+def test_spread_maps_gather_by_rows():
+    maps, affinity = drawn(2, 3, 2, 4), drawn(2, 8, 8, seed=1)
+    gathered = spread(maps, affinity)
+    for b, c, i in np.ndindex(2, 3, 8):
+        wanted = sum(affinity[b, i, j] * maps[b, c].flatten()[j] for j in range(8))
+        torch.testing.assert_close(gathered[b, c].flatten()[i], wanted)
+    constant = torch.full((2, 1, 2, 4), 0.3, dtype=torch.float64)
+    kept = spread(constant, patch_affinity(drawn(2, 5, 2, 4), 0.1))
+    torch.testing.assert_close(kept, constant)
+    refuses("affinity", spread, maps, affinity[:, :7])
 
 
 def test_fuse_by_hand():

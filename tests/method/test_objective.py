@@ -5,10 +5,12 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from more_lib.method import objective as module
 from more_lib.method.gcr import VARIANTS
+from more_lib.method.localization import patch_affinity, spread
 from more_lib.method.model import MoRe
 from more_lib.method.objective import MINED, Objective
 from more_lib.method.pseudo_labels import three_way_mask
@@ -101,7 +103,7 @@ def test_masks_come_from_the_auxiliary_cam_first_and_from_the_final_one_later(
     assert len(expected.unique()) > 2
 
 
-def test_the_decoders_labels_come_from_cam_or_lam(recipe, step, monkeypatch):
+def test_the_decoders_labels_come_from_cam_or_lam_or_both(recipe, step, monkeypatch):
     maps = []
 
     def spy(par, images, given, *rest):
@@ -109,13 +111,21 @@ def test_the_decoders_labels_come_from_cam_or_lam(recipe, step, monkeypatch):
         return torch.zeros(len(images), 96, 96, dtype=torch.int64)
 
     monkeypatch.setattr(module, "refine_cam", spy)
-    for choice in ("cam", "lam"):
+    for choice in ("cam", "lam", "both"):
         losses(changed(recipe, [f"masks.decoder_map={choice}"]), step, 4)
+    losses(changed(recipe, ["masks.decoder_map=both", "masks.spread=0.05"]), step, 4)
     model, images, labels = step
     cam, _ = module.multiscale_cam(model, images, recipe.masks.scales, labels=labels)
     torch.testing.assert_close(maps[0], cam, rtol=1e-3, atol=1e-3)
     assert maps[1].shape == cam.shape and not torch.allclose(maps[1], maps[0], atol=1e-2)
     assert 0 <= maps[1].min() and maps[1].max() <= 1 and not maps[1].requires_grad
+    torch.testing.assert_close(maps[2], (maps[0] + maps[1]) / 2)
+    features = model(images).features
+    patches = F.interpolate(maps[2], features.shape[-2:], mode="bilinear")
+    gathered = spread(patches, patch_affinity(features, 0.05))
+    wanted = module.min_max(F.interpolate(gathered, (96, 96), mode="bilinear"))
+    torch.testing.assert_close(maps[3], wanted, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(maps[3], maps[2], atol=1e-2)
 
 
 def test_the_picture_of_the_refinement_is_exact_or_cut_to_bytes(recipe, step, monkeypatch):
