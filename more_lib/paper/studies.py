@@ -13,12 +13,12 @@ import pandas as pd
 from more_lib.evaluation.protocols import map_protocol
 from more_lib.method.model import MoRe
 from more_lib.method.weight_files import MINI_WIDTHS
-from more_lib.paper import ablation, records, switches, trials
+from more_lib.paper import ablation, photographs, records, switches, trials
 from more_lib.paper.trials import SCORES, Rows, with_spread
 from more_lib.recipes.loading import changed, training_fingerprint
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
-from more_lib.training.cache import train_or_load
+from more_lib.training.cache import Trained, train_or_load
 
 
 class Study(NamedTuple):
@@ -27,6 +27,7 @@ class Study(NamedTuple):
     question: str
     trials: Callable[[Recipe], dict[str, Recipe]]
     reference: str
+    rows: Callable[[str, Trained], list[dict]] = trials.score_trained  # of a trial's network
 
 
 def backbones(recipe: Recipe) -> dict[str, Recipe]:
@@ -60,6 +61,12 @@ STUDIES = {
         "Which differences between paper and released code matter?", switches.trials, "release"
     ),
     "backbones": Study("Do the effects hold on other backbones?", backbones, "baseline"),
+    "photographs": Study(
+        "Do they hold on photographs of your own?",
+        ablation.trials,
+        "baseline",
+        photographs.score_by_labels,
+    ),
 }
 
 
@@ -72,16 +79,18 @@ def run_study(
     ``trials.score_each``; beside them stand recipe, protocol, hardware of the trainings, and
     ``commit``, the checkout's. Raises ``InputError`` for an unknown study and for nothing to score.
     """
-    recipes = _study(name).trials(recipe)
+    study = _study(name)
+    recipes = study.trials(recipe)
     seeded = trials.with_seeds(recipes.values(), seeds)
     if train:
         trials.train_side_by_side(seeded)
-    rows, hardware = [], set()
+    rows, hardware, backbones = [], set(), set()
     for trial, each in zip(cycle(recipes), seeded, strict=False):
         if train or trials.is_trained(each):
             trained = train_or_load(each)
-            rows += trials.score_trained(trial, trained)
+            rows += study.rows(trial, trained)
             spent = trained.record
+            backbones.add(spent["backbone_sha256"])
             threads = f"{spent['threads']} thread{'s' * (spent['threads'] > 1)}"
             hardware.add(f"{spent['device']}, {threads}, {spent['precision']}")
     if not rows:
@@ -91,7 +100,8 @@ def run_study(
         "study": name,
         "profile": recipe.profile,
         "commit": commit,
-        "training_fingerprint": training_fingerprint(recipe),
+        "training_fingerprint": training_fingerprint(photographs.anybodys(recipe)),
+        "backbones_sha256": sorted(backbones),
         "protocol": f"{where.dataset} {where.split}, true image labels, scales {where.views}, "
         f"threshold {where.threshold:g}, no CRF",
         "training": f"{recipe.optimizer.iterations} iterations of {recipe.optimizer.batch_size}",
@@ -109,13 +119,14 @@ def recorded(name: str) -> dict:
 def recorded_for(name: str, recipe: Recipe) -> dict:
     """``recorded``, if it is of trainings of this very recipe; else without rows."""
     found = recorded(name)
-    same = found.get("training_fingerprint") == training_fingerprint(recipe)
+    own = training_fingerprint(photographs.anybodys(recipe))
+    same = found.get("training_fingerprint") == own
     return found if same else {"study": name, "rows": []}
 
 
 def trial_titles(name: str, recipe: Recipe) -> dict[str, str]:
     """What each trial of a study is, in words, by its name."""
-    if name == "conditions":
+    if name in ("conditions", "photographs"):
         return {key: each.title for key, each in ablation.CONDITIONS.items()}
     titles = {key: key for key in _study(name).trials(recipe)}
     if name == "variants":

@@ -38,5 +38,5 @@ def _recipe(profile: str) -> Recipe:
 
 
 PROFILES: dict[str, Recipe] = {
-    profile: _recipe(profile) for profile in ("mini", "pets", "voc", "coco", "coco-log")
+    profile: _recipe(profile) for profile in ("mini", "photos", "pets", "voc", "coco", "coco-log")
 }
