@@ -47,9 +47,9 @@ class MoRe(nn.Module):
     """The network: class-token ViT, classifiers on its two feature maps, graph, LargeFOV decoder.
 
     ``encoder`` carries C class tokens; the decoder gets ``decoder_width`` channels inside. Without
-    a ``graph`` the class tokens stay as the encoder gives them. ``token_classifier``, one linear
-    layer for all of them, reads out whether a token's class is in the image; without it, the mean
-    over a token's channels is its logit.
+    a ``graph`` the class tokens stay as the encoder gives them. ``token_classifier``, a linear
+    layer with a row for each of them, reads out whether a token's class is in the image; without
+    it, the mean over a token's channels is its logit.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class MoRe(nn.Module):
         if recipe.graph.use:
             model.graph = GraphCategoryRepresentation(encoder.embed_dim, variant=recipe.graph)
         if recipe.loss.token_readout == "linear":
-            model.token_classifier = nn.Linear(encoder.embed_dim, 1)
+            model.token_classifier = nn.Linear(encoder.embed_dim, num_classes)
         return model
 
     @property
@@ -136,7 +136,7 @@ class MoRe(nn.Module):
             tokens = at_least_float32(class_tokens)
             if self.token_classifier is None:
                 return tokens.mean(dim=2)
-            return self.token_classifier(tokens).squeeze(2)
+            return (tokens * self.token_classifier.weight).sum(2) + self.token_classifier.bias
 
     def parameter_groups(self, settings: OptimizerRecipe) -> list[dict]:
         """AdamW's groups: the encoder, its class tokens, all that is new; perhaps its registers.

@@ -180,7 +180,7 @@ class LossRecipe:
     classification: Amount = 1.0  # released: on the last feature map's logits
     aux_classification: Amount = 1.0  # released, not in the paper: on the auxiliary map's logits
     token_classification: Amount = 0.0  # released without; on what class tokens are read out as
-    token_readout: Literal["mean", "linear"] = "mean"  # paper: mean; ours: one layer for all tokens
+    token_readout: Literal["mean", "linear"] = "mean"  # paper: mean; ours: a row a class
     token_discrepancy: Amount = 1.0  # released: class tokens apart from each other
     token_temperature: Positive = 0.07  # released: of the token discrepancy's softmax
     confident_relation: Amount = 0.2  # alpha; COCO 0.1 in the script, 0.05 in the published log

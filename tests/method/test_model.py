@@ -301,17 +301,17 @@ def test_from_recipe_starts_from_the_backbones_weights(tmp_path):
     refuses("absent.safetensors", MoRe.from_recipe, absent)  # never random ones instead
 
 
-def test_class_tokens_are_read_out_by_one_layer_for_all_or_by_their_means(model):
+def test_class_tokens_are_read_out_each_by_its_own_row_or_by_their_means(model):
     tokens = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 0.0, -3.0]]])
     assert model.read_out(tokens).tolist() == [[2.0, -1.0]]
-    model.token_classifier = nn.Linear(3, 1)
-    model.token_classifier.weight.data = torch.tensor([[1.0, 0.0, 2.0]])
-    model.token_classifier.bias.data = torch.tensor([0.5])
+    model.token_classifier = nn.Linear(3, 2)
+    model.token_classifier.weight.data = torch.tensor([[1.0, 0.0, 2.0], [4.0, 5.0, 1.0]])
+    model.token_classifier.bias.data = torch.tensor([0.5, -1.0])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        large = torch.tensor([[[256.0, 0.0, 0.5]]], dtype=torch.bfloat16)
+        large = torch.tensor([[[256.0, 0.0, 0.5], [64.0, 0.0, 1.0]]], dtype=torch.bfloat16)
         exact = model.read_out(large).tolist()
-    assert model.read_out(tokens).tolist() == [[7.5, -5.5]]
-    assert exact == [[257.5]]  # none of bf16's numbers
+    assert model.read_out(tokens).tolist() == [[7.5, -4.0]]
+    assert exact == [[257.5, 256.0]]  # the first is none of bf16's numbers
 
 
 def test_a_recipe_with_a_linear_read_out_gets_one_that_learns_and_leaves_the_rest_as_it_was():
