@@ -50,9 +50,11 @@ def test_scores_are_the_evaluations_and_protocols_that_need_crf_are_left_out(fou
     assert found["protocols"]["lam-log"]["split"] == "val"
     assert "no CRF" in found["protocols"]["lam-log"]["protocol"]
     for name in NAMES:
-        result = evaluate_or_load(train_or_load(condition(recipe, name))).result("lam")
-        miou = found["ablation"].set_index(["condition", "map"]).loc[(name, "LAM"), "miou"]
-        assert miou == pytest.approx(result.scores.miou)
+        evaluation = evaluate_or_load(train_or_load(condition(recipe, name)))
+        result = evaluation.result("lam")
+        row = found["ablation"].set_index(["condition", "map"]).loc[(name, "LAM")]
+        assert row["miou"] == pytest.approx(result.scores.miou)
+        assert row["token_map"] == pytest.approx(evaluation.token_map)
         for k, title in enumerate(("background", *recipe.data.classes)):
             ours = found["classes"][name][title]["iou"]
             assert ours is None or ours == pytest.approx(result.scores.iou[k])
@@ -60,6 +62,8 @@ def test_scores_are_the_evaluations_and_protocols_that_need_crf_are_left_out(fou
     (log,) = evaluate_protocols(network, list(named_protocols(["lam-log"], recipe).values()))
     miou = log.results[0].scores.miou
     assert found["protocols"]["lam-log"]["miou"] == pytest.approx(miou, abs=1e-4)
+    token_map = found["protocols"]["lam-log"]["token_map"]
+    assert token_map == pytest.approx(log.token_map, abs=1e-4)
 
 
 def test_tables_and_verdicts_can_be_made_of_it(found, recipe):
