@@ -242,8 +242,8 @@ def study(
     conditions: the ablation, all six. variants: each difference between paper and released code,
     switched alone, then all. backbones: baseline and MoRe on backbones of several depths and
     widths. photographs: baseline, LIR and MoRe on a folder of yours with masks (--profile photos
-    --data FOLDER). Hours on two cores; what was trained before is taken from the cache, so a study can be
-    interrupted.
+    --data FOLDER). Hours on two cores; what was trained before is taken from the cache, so a study
+    can be interrupted.
     """
     from more_lib.paper.studies import format_study, run_study
     from more_lib.runs.manifest import git_state

@@ -70,7 +70,9 @@ Force = Annotated[bool, Option("--force", help="Overwrite what is in the output 
 RunFolders = Annotated[list[Path], Argument(metavar="RUN", help="Folders, as in runs/mini/.")]
 ComparisonFile = Annotated[Path | None, File(help="Where a comparison goes.")]
 Results = Annotated[bool, Option("--results", help="Write notebooks/RESULTS.md from a mini run.")]
-StudyName = Annotated[str, Argument(metavar="NAME", help="conditions, variants, backbones or photographs.")]
+StudyName = Annotated[
+    str, Argument(metavar="NAME", help="conditions, variants, backbones or photographs.")
+]
 Seeds = Annotated[int, Option(metavar="N", min=1, help="Trainings of each, from the seed on.")]
 TrainedOnly = Annotated[bool, Option("--trained-only", help="Score what is trained; train none.")]
 StudyFile = Annotated[Path | None, File(help="Save every row and its protocol.")]

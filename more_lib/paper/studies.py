@@ -28,6 +28,7 @@ class Study(NamedTuple):
     trials: Callable[[Recipe], dict[str, Recipe]]
     reference: str
     rows: Callable[[str, Trained], list[dict]] = trials.score_trained  # of a trial's network
+    beside: Callable[[Recipe], dict] = lambda recipe: {}  # what the record holds besides its rows
 
 
 def backbones(recipe: Recipe) -> dict[str, Recipe]:
@@ -66,6 +67,7 @@ STUDIES = {
         ablation.trials,
         "baseline",
         photographs.score_by_labels,
+        lambda recipe: {"blocks": photographs.by_block(recipe)},
     ),
 }
 
@@ -106,6 +108,7 @@ def run_study(
         f"threshold {where.threshold:g}, no CRF",
         "training": f"{recipe.optimizer.iterations} iterations of {recipe.optimizer.batch_size}",
         "hardware": sorted(hardware),
+        **study.beside(recipe),
         "rows": rows,
     }
 
