@@ -131,11 +131,12 @@ def _by_labels(found: Mapping) -> str:
 
 
 def _blocks(found: Mapping) -> str:
-    """Long tokens and isolated activation of a backbone by block."""
+    """Long tokens and isolated activation of a backbone by block, shares in per cent."""
+    units = {"outliers": (" %", 100), "largest": ("", 1), "isolated": (" %", 100)}
     columns = {
-        f"{name}, {registers}": [f"{row[name]:.2f}" for row in rows]
+        f"{name}{unit}, {registers}": [f"{factor * row[name]:.2f}" for row in rows]
         for registers, rows in found["blocks"].items()
-        for name in rows[0]
+        for name, (unit, factor) in units.items()
     }
     blocks = range(1, 1 + len(next(iter(columns.values()))))
     return markdown(pd.DataFrame({"block": blocks, **columns}))

@@ -122,7 +122,7 @@ def test_tables_of_maps_and_blocks_by_hand():
     assert lines[2][:2] + lines[2][4:] == ["a", "LAM", "60.0 ± 0.0", "–"]
     assert lines[2][2].startswith("60.0 ± 14.1")
     assert lines[3] == ["b", "CAM", "30.0", "0.50", "–", "20.0"]
-    blocks = {"0 registers": [{"outliers": 0.01, "largest": 3.0}], "4 registers": [
-        {"outliers": 0.0, "largest": 1.5}]}  # fmt: skip
-    lines = _blocks({"blocks": blocks}).splitlines()
-    assert lines[-1] == "| 1 | 0.01 | 3.00 | 0.00 | 1.50 |"
+    first, second = ({"outliers": o, "largest": 3 * o, "isolated": 0.5} for o in (0.01, 0.2))
+    lines = _blocks({"blocks": {"0 registers": [first], "4 registers": [second]}}).splitlines()
+    assert "outliers %, 0 registers | largest, 0 registers | isolated %, 0 registers" in lines[0]
+    assert lines[-1] == "| 1 | 1.00 | 0.03 | 50.00 | 20.00 | 0.60 | 50.00 |"
