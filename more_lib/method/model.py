@@ -87,11 +87,11 @@ class MoRe(nn.Module):
             encoder.freeze(spec.frozen_blocks)
         _require_patches(recipe, encoder.patch_size)
         model = cls(encoder, spec.decoder_width)
+        if recipe.loss.token_readout == "linear":
+            model.token_classifier = nn.Linear(encoder.embed_dim, num_classes)
         # Last, so that under one seed the heads begin alike with a graph and without.
         if recipe.graph.use:
             model.graph = GraphCategoryRepresentation(encoder.embed_dim, variant=recipe.graph)
-        if recipe.loss.token_readout == "linear":
-            model.token_classifier = nn.Linear(encoder.embed_dim, num_classes)
         return model
 
     @property
