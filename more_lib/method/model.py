@@ -86,6 +86,8 @@ class MoRe(nn.Module):
             vit.blocks = blocks[: spec.depth]  # the first ones; the last norm is kept
         start = spec.token_start
         encoder = ClassTokenViT(vit, num_classes, spec.num_registers, spec.aux_layer, start)
+        if spec.frozen_blocks:
+            encoder.freeze(spec.frozen_blocks)
         _require_patches(recipe, encoder.patch_size)
         model = cls(encoder, spec.decoder_width)
         if recipe.loss.token_readout == "linear":

@@ -88,6 +88,24 @@ class ClassTokenViT(nn.Module):
             directions = torch.randn(num_classes, self.embed_dim)
             self.class_directions = nn.Parameter(F.normalize(directions, dim=1))
 
+    def freeze(self, blocks: int) -> None:
+        """Leave the first ``blocks`` blocks as they are, and all that enters them.
+
+        They get no gradient, so that nothing is computed backward there. Raises ``InputError`` when
+        the class tokens, frozen too, could then never part, and for more blocks than there are.
+        """
+        if blocks > len(self.blocks):
+            raise InputError(f"backbone.frozen_blocks is {blocks}, of {len(self.blocks)} blocks")
+        if self.class_directions is None:
+            raise InputError("backbone.frozen_blocks leaves class tokens that are identical, which "
+                             "then stay so: set backbone.token_start=apart")  # fmt: skip
+        for part in (self.patch_embed, self.norm_pre, *self.blocks[:blocks]):
+            part.requires_grad_(False)
+        own = (self.class_tokens, self.register_tokens, self.other_tokens, self.patch_position)
+        for parameter in own:
+            if parameter is not None:
+                parameter.requires_grad_(False)
+
     def forward(self, images: Tensor) -> ViTOutput:
         """``images`` (B, 3, H, W) float, normalised; H and W multiples of the patch.
 

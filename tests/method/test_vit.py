@@ -350,3 +350,21 @@ def test_positions_without_a_margin_are_resized_to_the_grid():
     whole = small_encoder(position_margin=0)
     assert whole(random_images(24, 40)).patch_tokens.shape == (2, 15, 24)
     assert resize_position(drawn(1, 49, 3), (49, 1), (1, 1), 0).shape == (1, 1, 3)
+
+
+def test_frozen_blocks_get_no_gradient_and_the_rest_the_same_as_ever():
+    torch.manual_seed(0)
+    free, frozen = (small_encoder(aux_layer=-1, token_start="apart") for _ in range(2))
+    frozen.load_state_dict(free.state_dict())
+    frozen.freeze(2)
+    images = random_images(32, 48)
+    for encoder in (free, frozen):
+        output = encoder(images)
+        (output.class_tokens.square().sum() + output.patch_tokens.sum()).backward()
+    late = ("blocks.2.", "norm.", "class_directions")
+    for name, parameter in frozen.named_parameters():
+        assert (parameter.grad is not None) == name.startswith(late), name
+        if name.startswith(late):
+            assert_close(parameter.grad, free.get_parameter(name).grad)
+    refuses("frozen_blocks is 4, of 3", frozen.freeze, 4)
+    refuses("then stay so: set backbone.token_start=apart", small_encoder().freeze, 1)

@@ -61,6 +61,7 @@ def test_classes_are_the_data_sets():
         "mini": EMOJI_CLASSES,
         "mini-released": EMOJI_CLASSES,
         "mini-plus": EMOJI_CLASSES,
+        "photos": PET_BREEDS,
         "pets": PET_BREEDS,
         "voc": VOC_CLASSES,
         "coco": COCO_CLASSES,
@@ -98,3 +99,12 @@ def test_stored_networks_and_records_keep_their_fingerprints():
     assert studies
     for study in studies:
         assert study["training_fingerprint"] == training_fingerprint(PROFILES[study["profile"]])
+
+
+def test_photos_profile_fits_its_patches_and_keeps_the_auxiliary_cam():
+    recipe = PROFILES["photos"]
+    assert recipe.data.crop_size % 14 == 0 and recipe.optimizer.iterations <= 400
+    assert recipe.schedule.final_cam == recipe.optimizer.iterations
+    assert recipe.lir.confident == "paper"  # whatever the length of a backbone's patches
+    starts = [getattr(recipe.schedule, name) for name in MINED]
+    assert max(starts) < recipe.optimizer.iterations  # every term is trained
