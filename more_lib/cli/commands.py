@@ -234,19 +234,22 @@ def study(
     seeds: give.Seeds = 3,
     trained_only: give.TrainedOnly = False,
     json: give.StudyFile = None,
+    data: give.Data = None,
+    labels: give.Labels = None,
 ) -> None:
     """Train variations of a recipe with several seeds, and set them side by side.
 
     conditions: the ablation, all six. variants: each difference between paper and released code,
     switched alone, then all. backbones: baseline and MoRe on backbones of several depths and
-    widths. Hours on two cores; what was trained before is taken from the cache, so a study can be
-    interrupted.
+    widths. photographs: baseline, LIR and MoRe on a folder of yours with masks (--profile photos
+    --data FOLDER). Hours on two cores; what was trained before is taken from the cache, so a study
+    can be interrupted.
     """
     from more_lib.paper.studies import format_study, run_study
     from more_lib.runs.manifest import git_state
     from more_lib.system.files import write_json
 
-    recipe = _recipe(profile, changes)
+    recipe = _recipe(profile, changes, None, data, labels)
     chosen = range(recipe.seed, recipe.seed + seeds)
     found = run_study(name, recipe, chosen, train=not trained_only, commit=git_state()["commit"])
     if json:

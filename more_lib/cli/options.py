@@ -9,7 +9,8 @@ from typer import Argument, Option
 File, Folder, Name = (partial(Option, metavar=what) for what in ("FILE", "FOLDER", "NAME"))
 
 # What a recipe is made of
-_PROFILE = """A named recipe: mini (emoji made on the spot, CPU, minutes), pets and voc (one GPU),
+_PROFILE = """A named recipe: mini (emoji made on the spot, CPU, minutes), photos (hundreds
+of yours with --data, CPU, minutes), pets and voc (one GPU),
 coco (several GPUs, as the released script) or coco-log (as the published log)."""
 Profile = Annotated[str, Name(help=_PROFILE)]
 Changes = Annotated[
@@ -69,7 +70,9 @@ Force = Annotated[bool, Option("--force", help="Overwrite what is in the output 
 RunFolders = Annotated[list[Path], Argument(metavar="RUN", help="Folders, as in runs/mini/.")]
 ComparisonFile = Annotated[Path | None, File(help="Where a comparison goes.")]
 Results = Annotated[bool, Option("--results", help="Write notebooks/RESULTS.md from a mini run.")]
-StudyName = Annotated[str, Argument(metavar="NAME", help="conditions, variants or backbones.")]
+StudyName = Annotated[
+    str, Argument(metavar="NAME", help="conditions, variants, backbones or photographs.")
+]
 Seeds = Annotated[int, Option(metavar="N", min=1, help="Trainings of each, from the seed on.")]
 TrainedOnly = Annotated[bool, Option("--trained-only", help="Score what is trained; train none.")]
 StudyFile = Annotated[Path | None, File(help="Save every row and its protocol.")]

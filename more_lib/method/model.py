@@ -49,7 +49,9 @@ class MoRe(nn.Module):
     ``encoder`` carries C class tokens; the decoder gets ``decoder_width`` channels inside. Without
     a ``graph`` the class tokens stay as the encoder gives them. ``token_classifier``, a linear
     layer with a row for each of them, reads out whether a token's class is in the image; without
-    it, the mean over a token's channels is its logit.
+    it, the mean over a token's channels is its logit. ``num_classes`` is C where the encoder
+    carries another number of tokens, T: ToCo and DuPL have one, and T stands for C in the tokens'
+    outputs.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class MoRe(nn.Module):
         encoder: ClassTokenViT,
         decoder_width: int = 512,
         graph: GraphCategoryRepresentation | None = None,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        dim, num_classes = encoder.embed_dim, encoder.num_classes
+        dim, num_classes = encoder.embed_dim, num_classes or encoder.num_classes
         self.encoder = encoder
         self.classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
         self.aux_classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
@@ -83,13 +86,15 @@ class MoRe(nn.Module):
             vit.blocks = blocks[: spec.depth]  # the first ones; the last norm is kept
         start = spec.token_start
         encoder = ClassTokenViT(vit, num_classes, spec.num_registers, spec.aux_layer, start)
+        if spec.frozen_blocks:
+            encoder.freeze(spec.frozen_blocks)
         _require_patches(recipe, encoder.patch_size)
         model = cls(encoder, spec.decoder_width)
+        if recipe.loss.token_readout == "linear":
+            model.token_classifier = nn.Linear(encoder.embed_dim, num_classes)
         # Last, so that under one seed the heads begin alike with a graph and without.
         if recipe.graph.use:
             model.graph = GraphCategoryRepresentation(encoder.embed_dim, variant=recipe.graph)
-        if recipe.loss.token_readout == "linear":
-            model.token_classifier = nn.Linear(encoder.embed_dim, num_classes)
         return model
 
     @property

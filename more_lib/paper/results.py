@@ -13,6 +13,7 @@ import pandas as pd
 from more_lib.evaluation.protocols import MAP_NAMES
 from more_lib.paper import records
 from more_lib.paper.frames import markdown
+from more_lib.paper.photographs import ONE, SEVERAL
 from more_lib.paper.studies import STUDIES, compared, recorded, trial_titles
 from more_lib.paper.trials import over_seeds, with_spread
 from more_lib.recipes.loading import load_recipe
@@ -114,6 +115,33 @@ def _speed(record: Mapping) -> dict:
     }
 
 
+def _by_labels(found: Mapping) -> str:
+    """Each map of a study that tells images of one class from those of several."""
+    scored = over_seeds(found["rows"])
+    kinds = scored["map"].str.partition(", ")
+    every = scored[kinds[2] == ""]
+    table = {"trained": every["trial"], "map": every["map"], "mIoU %": _texts(every, "miou")}
+    table["FP/TP"] = _texts(every, "confusion_ratio")
+    for title in (ONE, SEVERAL):
+        of = title.removeprefix("{}, ")
+        part = scored[kinds[2] == of].assign(map=kinds[0]).set_index(["trial", "map"])
+        part = part.reindex(pd.MultiIndex.from_frame(every[["trial", "map"]]))
+        table[f"{of}, mIoU %"] = _texts(part, "miou").to_numpy()
+    return markdown(pd.DataFrame(table))
+
+
+def _blocks(found: Mapping) -> str:
+    """Long tokens and isolated activation of a backbone by block, shares in per cent."""
+    units = {"outliers": (" %", 100), "largest": ("", 1), "isolated": (" %", 100)}
+    columns = {
+        f"{name}{unit}, {registers}": [f"{factor * row[name]:.2f}" for row in rows]
+        for registers, rows in found["blocks"].items()
+        for name, (unit, factor) in units.items()
+    }
+    blocks = range(1, 1 + len(next(iter(columns.values()))))
+    return markdown(pd.DataFrame({"block": blocks, **columns}))
+
+
 def _study(name: str) -> dict[str, str]:
     """A study's record, with a row a trial over its seeds as "table"."""
     study, found = STUDIES[name], recorded(name)
@@ -136,6 +164,7 @@ def _study(name: str) -> dict[str, str]:
         "hardware": "; ".join(found["hardware"]),
         "before": before if found["commit"] == UNSEEDED else "",
         "table": markdown(pd.DataFrame(table)),
+        **({"maps": _by_labels(found), "blocks": _blocks(found)} if "blocks" in found else {}),
     }
 
 

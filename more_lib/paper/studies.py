@@ -14,12 +14,12 @@ import pandas as pd
 from more_lib.evaluation.protocols import map_protocol
 from more_lib.method.model import MoRe
 from more_lib.method.weight_files import MINI_WIDTHS
-from more_lib.paper import ablation, records, switches, trials
+from more_lib.paper import ablation, photographs, records, switches, trials
 from more_lib.paper.trials import SCORES, Rows, with_spread
 from more_lib.recipes.loading import changed, training_fingerprint
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
-from more_lib.training.cache import train_or_load
+from more_lib.training.cache import Trained, train_or_load
 
 
 class Study(NamedTuple):
@@ -28,6 +28,8 @@ class Study(NamedTuple):
     question: str
     trials: Callable[[Recipe], dict[str, Recipe]]
     reference: str
+    rows: Callable[[str, Trained], list[dict]] = trials.score_trained  # of a trial's network
+    beside: Callable[[Recipe], dict] = lambda recipe: {}  # what the record holds besides its rows
 
 
 def backbones(recipe: Recipe) -> dict[str, Recipe]:
@@ -79,6 +81,13 @@ STUDIES = {
     ),
     "plus": Study("What is each part of the recipe mini-plus worth?", parts, "mini-plus"),
     "backbones": Study("Do the effects hold on other backbones?", backbones, "baseline"),
+    "photographs": Study(
+        "Do they hold on photographs of your own?",
+        ablation.trials,
+        "baseline",
+        photographs.score_by_labels,
+        lambda recipe: {"blocks": photographs.by_block(recipe)},
+    ),
 }
 
 
@@ -91,16 +100,18 @@ def run_study(
     ``trials.score_each``; beside them stand recipe, protocol, hardware of the trainings, and
     ``commit``, the checkout's. Raises ``InputError`` for an unknown study and for nothing to score.
     """
-    recipes = _study(name).trials(recipe)
+    study = _study(name)
+    recipes = study.trials(recipe)
     seeded = trials.with_seeds(recipes.values(), seeds)
     if train:
         trials.train_side_by_side(seeded)
-    rows, hardware = [], set()
+    rows, hardware, backbones = [], set(), set()
     for trial, each in zip(cycle(recipes), seeded, strict=False):
         if train or trials.is_trained(each):
             trained = train_or_load(each)
-            rows += trials.score_trained(trial, trained)
+            rows += study.rows(trial, trained)
             spent = trained.record
+            backbones.add(spent["backbone_sha256"])
             threads = f"{spent['threads']} thread{'s' * (spent['threads'] > 1)}"
             hardware.add(f"{spent['device']}, {threads}, {spent['precision']}")
     if not rows:
@@ -110,11 +121,13 @@ def run_study(
         "study": name,
         "profile": recipe.profile,
         "commit": commit,
-        "training_fingerprint": training_fingerprint(recipe),
+        "training_fingerprint": training_fingerprint(photographs.anybodys(recipe)),
+        "backbones_sha256": sorted(backbones),
         "protocol": f"{where.dataset} {where.split}, true image labels, scales {where.views}, "
         f"threshold {where.threshold:g}, no CRF",
         "training": f"{recipe.optimizer.iterations} iterations of {recipe.optimizer.batch_size}",
         "hardware": sorted(hardware),
+        **study.beside(recipe),
         "rows": rows,
     }
 
@@ -127,7 +140,7 @@ def recorded(name: str) -> dict:
 
 def trial_titles(name: str, recipe: Recipe) -> dict[str, str]:
     """What each trial of a study is, in words, by its name."""
-    if name == "conditions":
+    if name in ("conditions", "photographs"):
         return {key: each.title for key, each in ablation.CONDITIONS.items()}
     titles = {key: key for key in _study(name).trials(recipe)}
     if name == "variants":

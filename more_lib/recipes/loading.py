@@ -22,9 +22,9 @@ from more_lib.system.errors import InputError
 
 _MOST_BYTES = 2**20  # of a recipe's file
 
-_ADDED = """data.crop data.padding backbone.depth backbone.token_start lir.fill_up masks.picture
-masks.spread loss.token_readout optimizer.accumulate optimizer.token_parameters
-optimizer.late_terms""".split()
+_ADDED = """data.crop data.padding backbone.depth backbone.token_start backbone.frozen_blocks
+lir.fill_up masks.picture masks.spread loss.token_readout optimizer.accumulate
+optimizer.token_parameters optimizer.late_terms""".split()
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
 

@@ -110,6 +110,8 @@ class BackboneRecipe:
     # released: all class tokens begin alike; ours: each gets a direction of its own in late blocks
     token_start: Literal["identical", "apart"] = "identical"
     num_registers: Few = 4  # released: extra tokens beside the class tokens
+    # ours: so many first blocks, and all that enters them, stay as pretrained; no backward there
+    frozen_blocks: Few = 0
     depth: Count = 0  # ours: keep only the first so many of its blocks; 0 keeps all
     aux_layer: Whole = -3  # released: the block whose output feeds the auxiliary classifier
     decoder_width: Side = 512  # released: channels inside the LargeFOV decoder

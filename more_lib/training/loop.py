@@ -88,7 +88,7 @@ def fit(run: RunState, dataset: VocImages, recipe: Recipe, folder: Path, origin:
         # The step of AdamW, on what has a gradient; a term times 0 would give it one, of 0.
         if settings.late_terms == "zero":
             for parameter in run.model.parameters():
-                if parameter.grad is None:
+                if parameter.grad is None and parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
         run.optimizer.step()
         run.optimizer.zero_grad()

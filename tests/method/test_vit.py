@@ -325,3 +325,46 @@ def test_directions_learn_and_their_length_does_not_count():
         before = encoder(images).class_tokens
         encoder.class_directions *= 7
         assert_close(encoder(images).class_tokens, before)
+
+
+def test_a_frozen_position_is_no_parameter_but_is_kept_and_used():
+    """So nothing trains or decays it, whatever becomes of parameters without a gradient."""
+    free, frozen = small_encoder(), small_encoder(freeze_position=True)
+    frozen.load_state_dict(free.state_dict())
+    assert torch.equal(frozen.patch_position, free.patch_position)
+    names = {name for name, _ in free.named_parameters()}
+    assert names - {name for name, _ in frozen.named_parameters()} == {"patch_position"}
+    images = random_images(32, 48)
+    torch.testing.assert_close(frozen(images).patch_tokens, free(images).patch_tokens)
+    tokens = frozen(images).patch_tokens
+    frozen.patch_position.zero_()
+    assert not torch.allclose(frozen(images).patch_tokens, tokens)
+
+
+def test_positions_without_a_margin_are_resized_to_the_grid():
+    position, old, new = drawn(1, 24, 3, dtype=torch.float32), (4, 6), (3, 9)
+    maps = position.unflatten(1, old).permute(0, 3, 1, 2)
+    expected = F.interpolate(maps, new, mode="bicubic").flatten(2).mT
+    assert_close(resize_position(position, old, new, 0), expected)
+    assert not torch.allclose(resize_position(position, old, new), expected)
+    whole = small_encoder(position_margin=0)
+    assert whole(random_images(24, 40)).patch_tokens.shape == (2, 15, 24)
+    assert resize_position(drawn(1, 49, 3), (49, 1), (1, 1), 0).shape == (1, 1, 3)
+
+
+def test_frozen_blocks_get_no_gradient_and_the_rest_the_same_as_ever():
+    torch.manual_seed(0)
+    free, frozen = (small_encoder(aux_layer=-1, token_start="apart") for _ in range(2))
+    frozen.load_state_dict(free.state_dict())
+    frozen.freeze(2)
+    images = random_images(32, 48)
+    for encoder in (free, frozen):
+        output = encoder(images)
+        (output.class_tokens.square().sum() + output.patch_tokens.sum()).backward()
+    late = ("blocks.2.", "norm.", "class_directions")
+    for name, parameter in frozen.named_parameters():
+        assert (parameter.grad is not None) == name.startswith(late), name
+        if name.startswith(late):
+            assert_close(parameter.grad, free.get_parameter(name).grad)
+    refuses("frozen_blocks is 4, of 3", frozen.freeze, 4)
+    refuses("then stay so: set backbone.token_start=apart", small_encoder().freeze, 1)

@@ -94,10 +94,11 @@ def test_studies_show_what_their_rows_have(record, monkeypatch):
 
 
 def test_studies_name_their_commit_and_share_their_protocol(record, monkeypatch):
-    found = [study(name) for name in STUDIES]
+    of_mini = [name for name in STUDIES if name != "photographs"]
+    found = [study(name) for name in of_mini]
     assert all(each["commit"] == UNSEEDED for each in found)
     assert len({(each["protocol"], each["training"]) for each in found}) == 1
     said = f"`{UNSEEDED}`, before the augmentation was seeded by image,"
-    assert render(record).count(said) == len(STUDIES)
+    assert render(record).count(said) == len(of_mini)
     monkeypatch.setattr(results, "recorded", lambda name: study(name) | {"commit": "abcdef0"})
     assert render(record).count("Trained at commit `abcdef0`\non cpu") == len(STUDIES)

@@ -9,6 +9,7 @@ from more_lib.method.objective import MINED, Objective
 from more_lib.paper import records
 from more_lib.recipes import PROFILES, load_recipe, profiles, to_dict, training_fingerprint
 from more_lib.recipes.classes import COCO_CLASSES, EMOJI_CLASSES, PET_BREEDS, VOC_CLASSES
+from more_lib.recipes.loading import fingerprint, training_values
 
 RELEASED = {
     "voc": """
@@ -60,6 +61,7 @@ def test_classes_are_the_data_sets():
         "mini": EMOJI_CLASSES,
         "mini-released": EMOJI_CLASSES,
         "mini-plus": EMOJI_CLASSES,
+        "photos": PET_BREEDS,
         "pets": PET_BREEDS,
         "voc": VOC_CLASSES,
         "coco": COCO_CLASSES,
@@ -88,7 +90,8 @@ def test_pets_profile_fits_its_patches_and_never_takes_the_final_cam():
 
 def test_stored_networks_and_records_keep_their_fingerprints():
     """Those from before what ``loading`` lists as added."""
-    assert training_fingerprint(PROFILES["mini-released"]) == "1d19287642a0"
+    former = training_values(PROFILES["mini-released"]) | {"profile": "mini"}  # its name then
+    assert fingerprint(former) == "1d19287642a0"
     assert training_fingerprint(PROFILES["pets"]) == "7eb696cc68d8"
     files = resources.files(records).glob("*.json")
     studies = [json.loads(file.read_text()) for file in files]
@@ -96,3 +99,12 @@ def test_stored_networks_and_records_keep_their_fingerprints():
     assert studies
     for study in studies:
         assert study["training_fingerprint"] == training_fingerprint(PROFILES[study["profile"]])
+
+
+def test_photos_profile_fits_its_patches_and_keeps_the_auxiliary_cam():
+    recipe = PROFILES["photos"]
+    assert recipe.data.crop_size % 14 == 0 and recipe.optimizer.iterations <= 400
+    assert recipe.schedule.final_cam == recipe.optimizer.iterations
+    assert recipe.lir.confident == "paper"  # whatever the length of a backbone's patches
+    starts = [getattr(recipe.schedule, name) for name in MINED]
+    assert max(starts) < recipe.optimizer.iterations  # every term is trained

@@ -39,5 +39,14 @@ def _recipe(profile: str) -> Recipe:
 
 PROFILES: dict[str, Recipe] = {
     profile: _recipe(profile)
-    for profile in ("mini", "mini-released", "mini-plus", "pets", "voc", "coco", "coco-log")
+    for profile in (
+        "mini",
+        "mini-released",
+        "mini-plus",
+        "photos",
+        "pets",
+        "voc",
+        "coco",
+        "coco-log",
+    )
 }
