@@ -229,7 +229,7 @@ def report(
 @command("study variants --seeds 1 --json variants.json")
 def study(
     name: give.StudyName,
-    profile: give.Profile = "mini",
+    profile: give.StudyProfile = None,
     changes: give.Changes = None,
     seeds: give.Seeds = 3,
     trained_only: give.TrainedOnly = False,
@@ -240,16 +240,17 @@ def study(
     """Train variations of a recipe with several seeds, and set them side by side.
 
     conditions: the ablation, all six. variants: each difference between paper and released code,
-    switched alone, then all. backbones: baseline and MoRe on backbones of several depths and
-    widths. photographs: baseline, LIR and MoRe on a folder of yours with masks (--profile photos
-    --data FOLDER). Hours on two cores; what was trained before is taken from the cache, so a study
-    can be interrupted.
+    switched alone, then all. plus: mini-plus without each of its parts. backbones: baseline and
+    MoRe on backbones of several depths and widths. photographs: baseline, LIR and MoRe on a folder
+    of yours with masks (--data FOLDER). Each has a profile of its own where none is given. Hours on
+    two cores; what was trained before is taken from the cache, so a study can be interrupted.
     """
-    from more_lib.paper.studies import format_study, run_study
+    from more_lib.paper.studies import STUDIES, format_study, run_study
     from more_lib.runs.manifest import git_state
     from more_lib.system.files import write_json
 
-    recipe = _recipe(profile, changes, None, data, labels)
+    usual = STUDIES[name].profile if name in STUDIES else "mini"
+    recipe = _recipe(profile or usual, changes, None, data, labels)
     chosen = range(recipe.seed, recipe.seed + seeds)
     found = run_study(name, recipe, chosen, train=not trained_only, commit=git_state()["commit"])
     if json:

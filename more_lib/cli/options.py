@@ -9,9 +9,10 @@ from typer import Argument, Option
 File, Folder, Name = (partial(Option, metavar=what) for what in ("FILE", "FOLDER", "NAME"))
 
 # What a recipe is made of
-_PROFILE = """A named recipe: mini (emoji made on the spot, CPU, minutes), photos (hundreds
-of yours with --data, CPU, minutes), pets and voc (one GPU),
-coco (several GPUs, as the released script) or coco-log (as the published log)."""
+_PROFILE = """A named recipe: mini (emoji made on the spot, CPU, minutes; mini-plus with
+values of our own, mini-released nearer to the release), photos (hundreds of yours with --data,
+CPU, minutes), pets and voc (one GPU), coco (several GPUs, as the released script) or coco-log (as
+the published log)."""
 Profile = Annotated[str, Name(help=_PROFILE)]
 Changes = Annotated[
     list[str] | None,
@@ -71,8 +72,9 @@ RunFolders = Annotated[list[Path], Argument(metavar="RUN", help="Folders, as in 
 ComparisonFile = Annotated[Path | None, File(help="Where a comparison goes.")]
 Results = Annotated[bool, Option("--results", help="Write notebooks/RESULTS.md from a mini run.")]
 StudyName = Annotated[
-    str, Argument(metavar="NAME", help="conditions, variants, backbones or photographs.")
+    str, Argument(metavar="NAME", help="conditions, variants, plus, backbones or photographs.")
 ]
+StudyProfile = Annotated[str | None, Name(help="A named recipe; without it the study's own.")]
 Seeds = Annotated[int, Option(metavar="N", min=1, help="Trainings of each, from the seed on.")]
 TrainedOnly = Annotated[bool, Option("--trained-only", help="Score what is trained; train none.")]
 StudyFile = Annotated[Path | None, File(help="Save every row and its protocol.")]

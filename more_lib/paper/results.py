@@ -40,6 +40,7 @@ def render(record: Mapping) -> str:
         minutes=notebooks["seconds"].sum() / 60,
         ahead=ahead and AHEAD.format(ahead["networks"], ahead["seconds"] / 60),
         speed=_speed(records.speed()),
+        splits=_splits(),
         **{name: _study(name) for name in STUDIES},
     )
 
@@ -166,6 +167,18 @@ def _study(name: str) -> dict[str, str]:
         "table": markdown(pd.DataFrame(table)),
         **({"maps": _by_labels(found), "blocks": _blocks(found)} if "blocks" in found else {}),
     }
+
+
+def _splits() -> str:
+    """The conditions' maps on val and on dev, the split that no value of mini was chosen on."""
+    found = {"val": recorded("conditions"), "dev": records.study("dev")}
+    val, dev = (over_seeds(each["rows"]).set_index(["trial", "map"]) for each in found.values())
+    val, dev = val.align(dev, "inner", axis=0)
+    table: dict = {"condition": val.index.get_level_values(0), "map": val.index.get_level_values(1)}
+    for score, title in (("miou", "mIoU"), ("image_map", "image mAP")):
+        for split, values in (("val", val), ("dev", dev), ("difference", dev - val)):
+            table[f"{title} %, {split}"] = (100 * values[score]).map("{:.1f}".format).to_numpy()
+    return markdown(pd.DataFrame(table))
 
 
 def _named(rows: pd.DataFrame) -> dict[str, pd.Series]:

@@ -30,6 +30,7 @@ class Study(NamedTuple):
     reference: str
     rows: Callable[[str, Trained], list[dict]] = trials.score_trained  # of a trial's network
     beside: Callable[[Recipe], dict] = lambda recipe: {}  # what the record holds besides its rows
+    profile: str = "mini"  # that it is about
 
 
 def backbones(recipe: Recipe) -> dict[str, Recipe]:
@@ -77,16 +78,22 @@ STUDIES = {
         "more",
     ),
     "variants": Study(
-        "Which differences between paper and released code matter?", switches.trials, "release"
+        "Which differences between paper and released code matter?", switches.trials, "release",
+        profile="mini-released",
     ),
-    "plus": Study("What is each part of the recipe mini-plus worth?", parts, "mini-plus"),
-    "backbones": Study("Do the effects hold on other backbones?", backbones, "baseline"),
+    "plus": Study(
+        "What is each part of the recipe mini-plus worth?", parts, "mini-plus", profile="mini-plus"
+    ),
+    "backbones": Study(
+        "Do the effects hold on other backbones?", backbones, "baseline", profile="mini-released"
+    ),
     "photographs": Study(
         "Do they hold on photographs of your own?",
         ablation.trials,
         "baseline",
         photographs.score_by_labels,
         lambda recipe: {"blocks": photographs.by_block(recipe)},
+        "photos",
     ),
 }
 
