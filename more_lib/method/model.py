@@ -49,7 +49,8 @@ class MoRe(nn.Module):
     ``encoder`` carries C class tokens; the decoder gets ``decoder_width`` channels inside. Without
     a ``graph`` the class tokens stay as the encoder gives them. ``token_classifier``, one linear
     layer for all of them, reads out whether a token's class is in the image; without it, the mean
-    over a token's channels is its logit.
+    over a token's channels is its logit. ``num_classes`` is C where the encoder carries another
+    number of tokens, T: ToCo and DuPL have one, and T stands for C in the tokens' outputs.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class MoRe(nn.Module):
         encoder: ClassTokenViT,
         decoder_width: int = 512,
         graph: GraphCategoryRepresentation | None = None,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        dim, num_classes = encoder.embed_dim, encoder.num_classes
+        dim, num_classes = encoder.embed_dim, num_classes or encoder.num_classes
         self.encoder = encoder
         self.classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
         self.aux_classifier = nn.Conv2d(dim, num_classes, 1, bias=False)

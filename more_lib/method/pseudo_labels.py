@@ -5,6 +5,7 @@ Mask values: 0 background, 1..C the classes, 255 not known.
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,23 +19,27 @@ from more_lib.system.precision import at_least_float32
 from more_lib.system.shapes import check_shapes
 
 CACHED = 2**16  # pixels that a CPU refines together; larger images one by one, each its own classes
+Level: TypeAlias = (
+    float | Tensor
+)  # a threshold for all images, or (B,) one for each, best on the CPU
 
 
 def three_way_mask(
-    maps: Tensor, labels: Tensor, high: float, low: float, ignore_index: int = IGNORE_INDEX
+    maps: Tensor, labels: Tensor, high: Level, low: float, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
     """Confident foreground, confident background, and the uncertain rest (Eq. 6, notebook 04).
 
     maps: (B, C, h, w) in [0, 1]. labels: (B, C) of 0 and 1; absent classes are left out.
-    Where the largest map exceeds ``high`` its class, where it is below ``low`` 0, and
-    ``ignore_index`` in between, thresholds included. Returns (B, h, w) int64.
+    Where the largest map exceeds ``high``, of all images or (B,) of each, its class, where it is
+    below ``low`` 0, and ``ignore_index`` in between, thresholds included. Returns (B, h, w) int64.
 
     Raises ``InputError`` when the shapes do not fit or ``low`` exceeds ``high``.
     """
-    _check_thresholds(high, low)
+    _check_thresholds(high, low, maps)
     value, class_number = _strongest_class(maps, labels)
     uncertain = torch.full_like(class_number, ignore_index)
-    return torch.where(value > high, class_number, uncertain).masked_fill_(value < low, 0)
+    exceeds = value > _by_image(high, value)[:, 0]
+    return torch.where(exceeds, class_number, uncertain).masked_fill_(value < low, 0)
 
 
 def foreground_mask(maps: Tensor, labels: Tensor, threshold: float) -> Tensor:
@@ -148,7 +153,7 @@ class PixelAdaptiveRefinement(nn.Module):
 
 @torch.no_grad()
 def refine_cam(
-    par: nn.Module, images: Tensor, maps: Tensor, labels: Tensor, high: float, low: float
+    par: nn.Module, images: Tensor, maps: Tensor, labels: Tensor, high: Level, low: float
 ) -> Tensor:
     """Labels for the decoder: CAM against two constant backgrounds, refined (notebook 05).
 
@@ -159,18 +164,20 @@ def refine_cam(
 
     par: a ``PixelAdaptiveRefinement``. images: (B, 3, H, W) float in [0, 1]. maps: (B, C, h, w)
     float in [0, 1]. labels: (B, C) of 0 and 1; an absent class is as if it did not exist, and an
-    image without any is background. Labels may stay on the CPU whatever the device of the rest:
-    then few channels are refined, else all C (see ``present_first``). Returns (B, H, W) int64.
+    image without any is background. ``high`` is one number or (B,), one an image. Labels may stay
+    on the CPU whatever the device of the rest: then few channels are refined, else all C (see
+    ``present_first``). Returns (B, H, W) int64.
 
     Raises ``InputError`` when the shapes do not fit or ``low`` exceeds ``high``.
     """
-    _check_thresholds(high, low)
+    _check_thresholds(high, low, maps)
     check_shapes(images=(images, "B 3 H W"), maps=(maps, "B C h w"), labels=(labels, "B C"))
     _check_floats(images=images, maps=maps)
     large = images[:, 0].numel() > CACHED
     if maps.device.type == "cpu" and large and len(maps) > 1:
-        single = zip(images.split(1), maps.split(1), labels.split(1), strict=True)
-        return torch.cat([refine_cam(par, *image, high, low) for image in single])
+        highs = high.split(1) if isinstance(high, Tensor) else [high] * len(maps)
+        single = zip(images.split(1), maps.split(1), labels.split(1), highs, strict=True)
+        return torch.cat([refine_cam(par, *image, low) for image in single])
     size = images.shape[-2:]
     half_size = [max(side // 2, 1) for side in size]
     images, maps = (at_least_float32(t) for t in (images, maps))
@@ -179,7 +186,8 @@ def refine_cam(
     chosen = maps.gather(1, index[:, :, None, None].expand(-1, -1, *maps.shape[-2:]))
     scores = resized(chosen, half_size).masked_fill(numbers[:, :, None, None] == 0, -torch.inf)
     # (B, 1 + S, h, w) each. Absent classes get probability 0, and PAR, being linear, leaves it so.
-    passes = [F.pad(scores, (0, 0, 0, 0, 1, 0), value=level).softmax(1) for level in (high, low)]
+    levels = (_by_image(level, scores).expand(-1, 1, *half_size) for level in (high, low))
+    passes = [torch.cat((level, scores), dim=1).softmax(1) for level in levels]
     refined = resized(par(resized(images, half_size), torch.cat(passes, dim=1)), size)
     winner = refined.unflatten(1, (2, -1)).max(dim=2).indices  # six times as fast as argmax
     class_number = F.pad(numbers, (1, 0)).gather(1, winner.flatten(1)).view_as(winner)
@@ -195,9 +203,19 @@ def _strongest_class(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return value, index + 1
 
 
-def _check_thresholds(high: float, low: float) -> None:
-    if low > high:
-        raise InputError(f"low threshold {low} exceeds the high one {high}; swap them")
+def _by_image(level: Level, maps: Tensor) -> Tensor:
+    """(B, 1, 1, 1): the level of each image, of the maps' kind; nobody waits for it."""
+    if isinstance(level, Tensor):
+        return level.to(maps.device, maps.dtype, non_blocking=True)[:, None, None, None]
+    return maps.new_full((len(maps), 1, 1, 1), level)
+
+
+def _check_thresholds(high: Level, low: float, maps: Tensor) -> None:
+    if isinstance(high, Tensor):
+        check_shapes(maps=(maps, "B C h w"), high=(high, "B"))
+    if bool((torch.as_tensor(high) < low).any()):
+        shown = high.tolist() if isinstance(high, Tensor) else high
+        raise InputError(f"low threshold {low} exceeds the high one {shown}; swap them")
 
 
 def _check_floats(**given: Tensor) -> None:

@@ -40,7 +40,9 @@ class ClassTokenViT(nn.Module):
 
     With ``token_start`` "apart" each class token gets a direction of its own before that block,
     half as long as the token is there: one given to the first block is washed out by what all of
-    them read from the same patches (notebook 04 §5).
+    them read from the same patches (notebook 04 §5). ``freeze_position`` keeps the patches'
+    positions as they were pretrained, as ToCo and DuPL do. ``position_margin`` is that of
+    ``resize_position``.
 
     Raises ``InputError`` for a model of another kind or one without a class token.
     """
@@ -52,6 +54,8 @@ class ClassTokenViT(nn.Module):
         num_registers: int = 4,
         aux_layer: int = -3,
         token_start: Literal["identical", "apart"] = "identical",
+        freeze_position: bool = False,
+        position_margin: float = 0.1,
     ) -> None:
         super().__init__()
         vit = build_backbone(backbone) if isinstance(backbone, str) else backbone
@@ -64,6 +68,7 @@ class ClassTokenViT(nn.Module):
         self.embed_dim = vit.embed_dim
         self.patch_size = vit.patch_embed.feat_ratio()
         self.grid_size = vit.patch_embed.grid_size
+        self.position_margin = position_margin
 
         self.patch_embed = vit.patch_embed
         self.patch_embed.strict_img_size = False
@@ -73,7 +78,10 @@ class ClassTokenViT(nn.Module):
         noise = nn.init.trunc_normal_(torch.empty_like(registers), std=0.02)
         self.register_tokens = nn.Parameter(registers + noise)
         self.other_tokens = nn.Parameter(other_tokens) if other_tokens.shape[1] else None
-        self.patch_position = nn.Parameter(patch_position)
+        if freeze_position:  # no parameter: nothing may decay it either
+            self.register_buffer("patch_position", patch_position)
+        else:
+            self.patch_position = nn.Parameter(patch_position)
         self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
         self.class_directions = None
         if token_start == "apart":
@@ -103,9 +111,20 @@ class ClassTokenViT(nn.Module):
         return after, aux
 
     def _blocks(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid.
+        """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid."""
+        x, grid = self.embed(images)
+        for index, block in enumerate(self.blocks):
+            if index == self.aux_block:
+                x = self._turned(x)
+            before, x = x, block(x)
+            if index == self.aux_block:
+                aux = x
+        return before, self.norm(x), aux, grid
 
-        In a sequence come classes, registers, the backbone's other tokens, patches.
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The token sequence (B, L, D) that enters the first block, and the grid (h, w).
+
+        In it come classes, registers, the backbone's other tokens, patches.
         """
         (height, width), side = images.shape[-2:], self.patch_size
         if height % side or width % side or not height * width:
@@ -117,17 +136,11 @@ class ClassTokenViT(nn.Module):
         patches = self.patch_embed(images)
         if patches.ndim == 4:  # (B, h, w, D), as timm's models for any image size embed
             patches = patches.flatten(1, 2)
-        patches = patches + resize_position(self.patch_position, self.grid_size, grid)
+        sizes = (self.grid_size, grid, self.position_margin)
+        patches = patches + resize_position(self.patch_position, *sizes)
         own = (self.class_tokens, self.register_tokens, self.other_tokens)
         prefix = torch.cat([t for t in own if t is not None], 1).expand(len(images), -1, -1)
-        x = self.norm_pre(torch.cat((prefix.to(patches.dtype), patches), 1))
-        for index, block in enumerate(self.blocks):
-            if index == self.aux_block:
-                x = self._turned(x)
-            before, x = x, block(x)
-            if index == self.aux_block:
-                aux = x
-        return before, self.norm(x), aux, grid
+        return self.norm_pre(torch.cat((prefix.to(patches.dtype), patches), 1)), grid
 
     def _turned(self, x: Tensor) -> Tensor:
         """A sequence (B, L, D) with each class token moved in its own direction, if it has one."""
@@ -157,16 +170,20 @@ def class_attention_scores(block: Any, x: Tensor, num_classes: int, num_patches:
     return queries @ keys.mT  # heads share out the channels: one product sums over them
 
 
-def resize_position(position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resize_position(
+    position: Tensor, old: tuple[int, int], new: tuple[int, int], margin: float = 0.1
+) -> Tensor:
     """Bicubic resize of patch position embeddings (1, N, D) from one grid to another.
 
-    As the method was released: by the scale (new + 0.1) / old, not by the ratio of the sizes.
+    By the scale (new + margin) / old: MoRe was released with 0.1, ToCo, DuPL and MCTformer+ with 0,
+    the ratio of the sizes.
     """
     if old == new:
         return position
     maps = position.unflatten(1, old).permute(0, 3, 1, 2).float()
-    scale = [(length + 0.1) / before for length, before in zip(new, old, strict=True)]
-    maps = F.interpolate(maps, scale_factor=scale, mode="bicubic")
+    scale = [(length + margin) / before for length, before in zip(new, old, strict=True)]
+    to = {"scale_factor": scale} if margin else {"size": new}
+    maps = F.interpolate(maps, **to, mode="bicubic")
     return maps.flatten(2).mT.to(position.dtype)
 
 

@@ -112,14 +112,19 @@ def released_weights(name: str, skipped: tuple[str, ...] = (), seed: int = 0) ->
     Every tensor is drawn from a stream of its own, so keys that start with one of ``skipped`` can
     be left out without changing the others.
     """
-    file = Path(__file__).parent / "golden" / f"{name}.json"
+    shapes = json.loads((Path(__file__).parent / "golden" / f"{name}.json").read_text())
+    shapes = {key: shape for key, shape in shapes.items() if not key.startswith(skipped)}
+    return drawn_weights(shapes, seed)
+
+
+def drawn_weights(shapes: dict[str, list[int]], seed: int) -> dict[str, Tensor]:
+    """Weights of these names and shapes, of golden files."""
     weights = {}
-    for key, shape in json.loads(file.read_text()).items():
-        if not key.startswith(skipped):
-            stream = np.random.default_rng([seed, zlib.crc32(key.encode())])
-            centre, spread = _centre_and_spread(key, shape)
-            draw = stream.standard_normal(shape).astype(np.float32)
-            weights[key] = torch.from_numpy((centre + spread * draw).astype(np.float32))
+    for key, shape in shapes.items():
+        stream = np.random.default_rng([seed, zlib.crc32(key.encode())])
+        centre, spread = _centre_and_spread(key, shape)
+        draw = stream.standard_normal(shape).astype(np.float32)
+        weights[key] = torch.from_numpy((centre + spread * draw).astype(np.float32))
     return weights
 
 

@@ -82,6 +82,16 @@ def some_images(height: int = 32, width: int = 48, count: int = 2) -> Tensor:
     return drawn(count, 3, height, width, seed=1, dtype=torch.float32)
 
 
+def test_an_encoder_with_one_token_serves_any_number_of_classes():
+    sizes = dict(img_size=(32, 48), patch_size=PATCH, embed_dim=DIM, depth=3, num_heads=3)
+    encoder = ClassTokenViT(VisionTransformer(**sizes, num_classes=0), 1, num_registers=0)
+    model = MoRe(encoder, decoder_width=6, num_classes=CLASSES)
+    output = model(some_images())
+    assert output.cam.shape == output.aux_cam.shape == (2, CLASSES, 4, 6)
+    assert output.class_logits.shape == (2, CLASSES) and output.class_tokens.shape == (2, 1, DIM)
+    assert output.seg_logits.shape == (2, CLASSES + 1, 4, 6)
+
+
 def test_every_output_has_the_promised_shape_at_another_non_square_size(model):
     output = model(some_images(24, 40, count=3))
     per_class, maps = (3, CLASSES), (3, CLASSES, 3, 5)

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -335,6 +336,26 @@ def test_refinement_on_a_gpu_equals_the_cpu():
         masks = [refine_cam(par, images, maps, given, 0.7, 0.25) for given in (labels, LABELS)]
     for mask in masks:
         assert_mostly_equal(mask.cpu(), expected)
+
+
+@pytest.mark.parametrize("cached", [2**16, 0])
+def test_a_threshold_for_each_image_is_that_images_own(cached, monkeypatch):
+    monkeypatch.setattr("more_lib.method.pseudo_labels.CACHED", cached)
+    images, maps = decoder_case()
+    number = len(maps)
+    high = torch.linspace(0.4, 0.8, number)
+    labels = LABELS[:number]
+    masks = three_way_mask(maps, labels, high, 0.25), refine_cam(PAR, images, maps, labels, high, 0)
+    for each in range(number):
+        one, level = slice(each, each + 1), high[each].item()
+        alone = three_way_mask(maps[one], labels[one], level, 0.25)
+        assert torch.equal(masks[0][one], alone)
+        alone = refine_cam(PAR, images[one], maps[one], labels[one], level, 0)
+        assert torch.equal(masks[1][one], alone)
+    assert len({torch.unique(mask, return_counts=True)[1].tolist()[0] for mask in masks[0]}) > 1
+    for call in (three_way_mask, partial(refine_cam, PAR, images)):
+        refuses("maps .* high", call, maps, labels, high[:1], 0.25)
+        refuses(r"low threshold 0.5 exceeds the high one \[0.4", call, maps, labels, high, 0.5)
 
 
 def test_masks_and_par_refuse_bad_input():

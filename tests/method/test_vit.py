@@ -325,3 +325,28 @@ def test_directions_learn_and_their_length_does_not_count():
         before = encoder(images).class_tokens
         encoder.class_directions *= 7
         assert_close(encoder(images).class_tokens, before)
+
+
+def test_a_frozen_position_is_no_parameter_but_is_kept_and_used():
+    """So nothing trains or decays it, whatever becomes of parameters without a gradient."""
+    free, frozen = small_encoder(), small_encoder(freeze_position=True)
+    frozen.load_state_dict(free.state_dict())
+    assert torch.equal(frozen.patch_position, free.patch_position)
+    names = {name for name, _ in free.named_parameters()}
+    assert names - {name for name, _ in frozen.named_parameters()} == {"patch_position"}
+    images = random_images(32, 48)
+    torch.testing.assert_close(frozen(images).patch_tokens, free(images).patch_tokens)
+    tokens = frozen(images).patch_tokens
+    frozen.patch_position.zero_()
+    assert not torch.allclose(frozen(images).patch_tokens, tokens)
+
+
+def test_positions_without_a_margin_are_resized_to_the_grid():
+    position, old, new = drawn(1, 24, 3, dtype=torch.float32), (4, 6), (3, 9)
+    maps = position.unflatten(1, old).permute(0, 3, 1, 2)
+    expected = F.interpolate(maps, new, mode="bicubic").flatten(2).mT
+    assert_close(resize_position(position, old, new, 0), expected)
+    assert not torch.allclose(resize_position(position, old, new), expected)
+    whole = small_encoder(position_margin=0)
+    assert whole(random_images(24, 40)).patch_tokens.shape == (2, 15, 24)
+    assert resize_position(drawn(1, 49, 3), (49, 1), (1, 1), 0).shape == (1, 1, 3)
