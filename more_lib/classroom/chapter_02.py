@@ -78,7 +78,7 @@ def _isolated_cases(draw: Generator) -> list[Case]:
 
 ISOLATED = Exercise(
     "02.2", "Specks", "Find the activated patches that stand alone.", 2, 15, _isolated, {
-        "none": "one active neighbour is still alone; if you meant that, you count the patch itself",
+        "none": "a patch with one active neighbour is isolated too: is the patch counted itself?",
         "four": "patches that touch at a corner are neighbours too: there are eight, not four",
         "torus": "the grid is no torus: opposite borders are not neighbours",
         "dark": "patches that are not active cannot be isolated ones",
@@ -98,13 +98,13 @@ def _outliers(tokens: Tensor, factor: float, slip: str = "") -> Tensor:
 def _outlier_cases(draw: Generator) -> list[Case]:
     def case(name: str, batch: int, patches: int, scale: float) -> Case:
         tokens = randn(batch, patches, 4, generator=draw)
-        tokens[:, ::4] *= 1 + 2.5 * rand(batch, 1, 1, generator=draw)
+        tokens *= 0.5 + 2 * rand(batch, patches, 1, generator=draw)
         return Case(name, (tokens * scale ** torch.arange(batch)[:, None, None], 1.6))
 
     hand = tensor([[[3.0, 4.0], [0.0, 5.0], [6.0, 8.0], [0.0, 20.0], [1.0, 0.0]]])
     return [
         Case("five tokens by hand", (hand, 2.0)),
-        case("random tokens", 3, 13, 1.5), case("images of other lengths", 4, 9, 3.0),
+        case("random tokens", 6, 25, 1.5), case("images of other lengths", 4, 19, 3.0),
         Case("tokens of one length", (torch.ones(2, 3, 4), 2.0)),
     ]  # fmt: skip
 

@@ -63,9 +63,7 @@ def _cre(
     return cost.sum() if slip == "sum" else cost.sum() / count
 
 
-def _cre_paper(
-    tokens: Tensor, patches: Tensor, mask: Tensor, labels: Tensor, tau: float
-) -> Tensor:
+def _cre_paper(tokens: Tensor, patches: Tensor, mask: Tensor, labels: Tensor, tau: float) -> Tensor:
     given = tokens[None], patches.T[None, :, None], mask[None, None], labels[None], tau
     return confident_relation_loss(*given, "paper")
 

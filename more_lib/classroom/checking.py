@@ -39,6 +39,8 @@ def check(exercise_id: str, answer: Any, seed: int = 0) -> Verdict:
 def _misfit(exercise: Exercise, answer: Any) -> str:
     """Why this is no answer at all: no function, or one of other arguments; "" if it may be one."""
     if exercise.cases is None:
+        if answer is None:
+            return "not answered yet"
         return "a value is asked for, and this is a function" if callable(answer) else ""
     if not callable(answer):
         return f"a function is asked for, and this is of type {type(answer).__name__}"
@@ -70,7 +72,7 @@ def _failure(exercise: Exercise, answer: Any, seed: int) -> str:
 
 
 def _slip(exercise: Exercise, failures: list[tuple[Case, Outcome, str]]) -> str:
-    """The sentence of the slip that gives what the answer gives in most of its failures."""
+    """The sentence of the slip that explains most failures; "" if none explains more than half."""
 
     def explained(slip: Any) -> int:
         wrong = exercise.wrong(slip)
@@ -80,7 +82,7 @@ def _slip(exercise: Exercise, failures: list[tuple[Case, Outcome, str]]) -> str:
 
     counts = {says: explained(slip) for slip, says in exercise.slips.items()}
     best = max(counts, key=lambda says: counts[says])
-    return best if counts[best] else ""
+    return best if 2 * counts[best] > len(failures) else ""
 
 
 def _run(function: Callable, case: Case, exercise: Exercise) -> Outcome:

@@ -125,9 +125,7 @@ def _difference(right: Tensor, yours: Tensor, axes: Sequence[str]) -> str:
     return f"{int(wrong.sum())} of {wrong.numel()} values are wrong, the first at {place}"
 
 
-def _slope_fault(
-    right: Sequence[Tensor], yours: Sequence[Tensor], exercise: Exercise
-) -> str:
+def _slope_fault(right: Sequence[Tensor], yours: Sequence[Tensor], exercise: Exercise) -> str:
     """Which argument's gradient is wrong; both sides have the same arguments."""
     hints = inspect.signature(exercise.answer).parameters.values() if right else ()
     names = [each.name for each in hints if each.annotation in (Tensor, "Tensor")]
