@@ -1,11 +1,12 @@
 """All exercises, chapter by chapter, and the one that an id names."""
 
-from more_lib.classroom import chapter_01, chapter_02, chapter_03, chapter_04
+from importlib import import_module
+
 from more_lib.classroom.exercise import Exercise
 from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
 
-CHAPTERS = (chapter_01, chapter_02, chapter_03, chapter_04)
+CHAPTERS = [import_module(f"more_lib.classroom.chapter_{number:02}") for number in range(1, 9)]
 EXERCISES = {exercise.id: exercise for chapter in CHAPTERS for exercise in chapter.EXERCISES}
 
 

@@ -46,7 +46,7 @@ def _cam(features: Tensor, weight: Tensor, slip: str = "") -> tuple[Tensor, Tens
     pooled = features.mean((2, 3)) if slip == "mean" else features.amax((2, 3))
     logits = cam.amax((2, 3)) if slip == "late" else pooled @ weight.T
     cam = {"relu": cam.relu(), "stretched": min_max(cam), "softmax": cam.softmax(1)}.get(slip, cam)
-    return cam.mT if slip == "turned" else cam, logits
+    return cam, logits
 
 
 def _cam_cases(draw: Generator) -> list[Case]:
@@ -67,7 +67,6 @@ CAM = Exercise(
         "relu": "the CAM has lost what speaks against a class: the raw map keeps negative values",
         "stretched": "the CAM is stretched already: the raw map is the classifier's sum, no more",
         "softmax": "classes compete in this CAM: labels are many at once, there is no softmax",
-        "turned": "rows and columns of the CAM's grid are exchanged",
     }, _cam_cases,
 )  # fmt: skip
 
@@ -115,10 +114,9 @@ def _merged(
     straight: Sequence[Tensor], mirrored: Sequence[Tensor], size: tuple[int, int], slip: str = ""
 ) -> Tensor:
     mode, total = "nearest" if slip == "nearest" else "bilinear", torch.zeros(())
-    corners = None if slip == "nearest" else slip == "corners"
     for views in zip(straight, mirrored, strict=True):
-        one, other = (F.interpolate(v, size, mode=mode, align_corners=corners) for v in views)
-        other = other if slip == "unturned" else other.flip(-2 if slip == "upside" else -1)
+        one, other = (F.interpolate(v, size, mode=mode) for v in views)
+        other = other if slip == "unturned" else other.flip(-1)
         both = (one + other) / 2 if slip == "mean" else torch.maximum(one, other)
         both = both if slip in ("raw", "late") else both.relu()
         total = total + (min_max(both) if slip == "each" else both)
@@ -144,13 +142,11 @@ MERGE = Exercise(
     "01.4", "Many views, one map", "Merge the CAMs of several scales and of the mirror images.",
     2, 15, _merged, {
         "unturned": "the mirror image's map is not mirrored back before the two meet",
-        "upside": "the mirror exchanges left and right, yours is turned back top to bottom",
         "mean": "map and mirrored map are averaged: take the larger of the two",
         "late": "negative values go after the sum: one scale's no then cancels another's yes",
         "raw": "negative values stay: in a CAM they say that a patch speaks against the class",
         "each": "each scale is stretched before the sum: stretch once, at the end",
         "nearest": "upsampling repeats the nearest value: maps are brought to size bilinearly",
-        "corners": "upsampling aligns the corners: pixels are areas here, align_corners is False",
     }, _merge_cases, axes=("images", "classes", "rows", "columns"),
 )  # fmt: skip
 

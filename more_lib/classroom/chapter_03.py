@@ -47,7 +47,7 @@ BEST = Exercise(
 
 
 def _closeness(similarity: Tensor, K: int, slip: str = "") -> Tensor:
-    k = {"many": K, "all": similarity.shape[1]}.get(slip, min(K, similarity.shape[1]))
+    k = K if slip == "many" else min(K, similarity.shape[1])
     if slip == "early":
         return similarity.softmax(1).topk(k, 1).values
     best = similarity.topk(k, dim=1).values
@@ -72,7 +72,6 @@ CLOSENESS = Exercise(
         "shares": "shares of the similarities are no softmax: cosines can be negative",
         "sigmoid": "each neighbour is squashed by itself: in a softmax they compete",
         "many": "K can exceed the number of tails: all of them are kept then",
-        "all": "nothing is left out here: only the K best tails are neighbours",
     }, _closeness_cases, axes=("heads", "neighbours"),
 )  # fmt: skip
 
@@ -109,11 +108,10 @@ EDGES = Exercise(
 
 def _weights(heads: Tensor, near: Tensor, edges: Tensor, reading: str, slip: str = "") -> Tensor:
     summed = heads[:, None] + edges
-    wrong = {"plain": summed, "late": summed, "head": heads.tanh()[:, None] + edges}
-    turned = wrong.get(slip, summed.tanh())
+    turned = summed if slip in ("plain", "late") else summed.tanh()
     paper = slip == "paper" or (reading == "paper") != (slip == "exchanged")
     scores = (near * turned).sum(2) if paper else near.sum(2) * turned.sum(2)
-    scores = {"late": scores.tanh(), "scaled": scores * heads.shape[1] ** -0.5}.get(slip, scores)
+    scores = scores.tanh() if slip == "late" else scores
     return scores if slip == "scores" else scores.softmax(0 if slip == "axis" else 1)
 
 
@@ -133,12 +131,10 @@ WEIGHTS = Exercise(
     {
         "axis": "rows sum to 1 over the patches, yours over the classes",
         "plain": "the tanh is missing: head and edge are squashed before the tail meets them",
-        "head": "the edge is not squashed: tanh is taken of head and edge together",
         "late": "tanh squashes head and edge before the tail meets them, not the score after",
         "paper": "both readings give the paper's weights: the release multiplies two sums",
         "exchanged": "the readings are exchanged: a sum of products, or a product of sums?",
         "scores": "these are scores: a softmax makes weights of them",
-        "scaled": "no scale stands in Eq. 4: scores are not divided by the root of the width",
     }, _weight_cases, axes=("heads", "neighbours"),
 )  # fmt: skip
 
@@ -152,8 +148,7 @@ def _graph(
     index, r = _best(h, t, K), _closeness(_cosine(h, t), K)
     S = _weights(h, t[index], _edges(h, t[index], r), "paper")
     a = (S[..., None] * (patches if slip == "patches" else t)[index]).sum(1)
-    a = _cosine(h, t).softmax(1) @ t if slip == "all" else a
-    h, act = tokens if slip == "token" else h, F.relu if slip == "relu" else F.leaky_relu
+    act = F.relu if slip == "relu" else F.leaky_relu
     summed, product = (a if slip == "alone" else h + a) @ w1.T, (a * h) @ w2.T
     return act(summed + product) if slip == "inside" else act(summed) + act(product)
 
@@ -184,9 +179,7 @@ GRAPH = Exercise(
         "relu": "ReLU cuts off what is negative: LeakyReLU lets a hundredth of it through",
         "alone": "the head is missing from the first half of Eq. 5: h + a stands there",
         "patches": "the raw patches are gathered: what a head gathers are tails",
-        "token": "Eq. 5 takes heads: the class tokens themselves met W_h at the beginning",
         "turned": "a map W acts as W x on each vector: for rows that is x @ W.T",
-        "all": "all tails are gathered, by cosine: Eq. 1 chooses K of them and Eq. 4 weighs",
     }, _graph_cases, _layer, ("classes", "channels"),
 )  # fmt: skip
 

@@ -60,7 +60,7 @@ def _cre(
     if slip == "each":
         return (cost.sum(1) / pairs.sum(1).clamp(min=1)).sum()
     count = pairs.sum() if slip == "empty" else pairs.sum().clamp(min=1)
-    return cost.sum() if slip == "sum" else cost.sum() / count
+    return cost.sum() / count
 
 
 def _cre_paper(tokens: Tensor, patches: Tensor, mask: Tensor, labels: Tensor, tau: float) -> Tensor:
@@ -93,7 +93,6 @@ CRE = Exercise(
         "absent": "absent classes are counted: pairs are of classes that the labels name",
         "empty": "without a confident patch this is 0/0: the loss is 0 then",
         "detached": "no gradient reaches the patches: in Eq. 7 they learn; the release detaches",
-        "sum": "this is the sum over pairs: the mean is asked for",
         "each": "the mean runs over all pairs at once, not over each class's patches",
     }, _cre_cases, _cre_paper, gradient=True,
 )  # fmt: skip
@@ -101,8 +100,8 @@ CRE = Exercise(
 
 def _kept(mask: Tensor, d: int, phi: float, slip: str = "") -> Tensor:
     uncertain, foreground = mask == 255, (mask > 0) & (mask != 255)
-    one, two = {"ignored": 2.0, "foreground": 0.0}.get(slip, 1.0), 2.0
-    value = one * uncertain + (mask if slip == "classes" else two) * foreground
+    value = (mask if slip == "classes" else 2.0) * foreground
+    value = value + (2.0 if slip == "ignored" else 1.0) * uncertain
     before = d - 1 - d // 2 if slip == "down" else d // 2
     maps = F.pad(torch.stack([value, torch.ones_like(value)]), (before, d - 1 - before) * 2)
     sums, inside = F.avg_pool2d(maps, d, 1, divisor_override=1)
@@ -129,7 +128,6 @@ KERNEL = Exercise(
     2, 20, _kept, {
         "classes": "foreground counts 2 whatever its class: numbers of classes are no amounts",
         "ignored": "255 is counted as foreground: an uncertain patch counts 1",
-        "foreground": "uncertain patches count 1, yours count nothing",
         "inside": "at the border the mean still runs over d x d: outside of the map counts 0",
         "down": "an even kernel reaches one patch farther up and left, yours down and right",
         "equal": "a mean that equals phi does not exceed it",
@@ -149,8 +147,8 @@ def _ure(tokens: Tensor, patches: Tensor, kept: Tensor, labels: Tensor, slip: st
     far = (cosine * absent).sum(0) / (absent.sum() + one)
     near, far = (far, near) if slip == "exchanged" else (near, far)
     cost = (1 - near + far) * (1 if slip == "double" else 0.5)
-    if slip in ("unasked", "everywhere"):
-        return (cost if slip == "unasked" else cost.where(kept, 0)).mean()
+    if slip == "unasked":
+        return cost.mean()
     return cost.where(kept, 0).sum() / kept.sum().clamp(min=slip != "empty")
 
 
@@ -176,7 +174,6 @@ URE = Exercise(
         "plain": "the 1 in both denominators is missing",
         "exchanged": "near and far are exchanged: drawn to the present, off the absent",
         "double": "each of the two halves counts 0.5",
-        "everywhere": "the mean runs over the kept patches, yours divides by all",
         "unasked": "patches that were not kept take part",
         "empty": "without a kept patch this is 0/0: the loss is 0 then",
     }, _ure_cases, gradient=True,
@@ -189,7 +186,7 @@ def _parts(loss: Callable, token: Tensor, num_classes: int, slip: str = "") -> b
     slope = torch.autograd.grad(value, tokens)[0]
     differ = bool((slope - slope[0]).abs().max() > 1e-6)
     wrong = {"any": bool(slope.abs().max() > 1e-6), "value": bool(value > 0), "before": False}
-    return (wrong | {"always": True, "turned": not differ}).get(slip, differ)
+    return (wrong | {"always": True}).get(slip, differ)
 
 
 def _parting_cases(draw: Generator) -> list[Case]:
@@ -213,7 +210,6 @@ PARTS = Exercise(
         "value": "a loss above 0 need not move anything: look at its gradient",
         "before": "before the step tokens are always identical: what counts is what it does",
         "always": "not every loss parts them: it has to treat classes differently",
-        "turned": "the answer is the other way round",
     }, _parting_cases,
 )  # fmt: skip
 

@@ -1,7 +1,6 @@
 """``check``: an answer beside the right one, and one sentence that points at the idea."""
 
-import inspect
-from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple
 
 from more_lib.classroom.catalogue import find
@@ -20,6 +19,14 @@ class Verdict(NamedTuple):
 
     def _ipython_display_(self) -> None:
         """Nothing: ``check`` has printed the sentence already."""
+
+
+class Try(NamedTuple):
+    """What an answer did on a case, and what was wrong with that."""
+
+    case: Case
+    yours: Outcome
+    fault: str
 
 
 def check(exercise_id: str, answer: Any, seed: int = 0) -> Verdict:
@@ -44,9 +51,9 @@ def _misfit(exercise: Exercise, answer: Any) -> str:
         return "a value is asked for, and this is a function" if callable(answer) else ""
     if not callable(answer):
         return f"a function is asked for, and this is of type {type(answer).__name__}"
-    names = [name for name in inspect.signature(exercise.answer).parameters if name != "slip"]
+    names = exercise.parameters
     try:
-        inspect.signature(answer).bind(*names)
+        signature(answer).bind(*names)
     except TypeError:
         return f"the function must take {len(names)} arguments: {', '.join(names)}"
     except ValueError:  # a builtin that does not say what it takes
@@ -56,34 +63,30 @@ def _misfit(exercise: Exercise, answer: Any) -> str:
 
 def _failure(exercise: Exercise, answer: Any, seed: int) -> str:
     """What goes wrong on the cases; "" if nothing does."""
-    function = answer if callable(answer) else lambda: answer
-    failures = []
+    function, tries = answer if callable(answer) else lambda: answer, []
     for case in exercise.tries(seed):
-        right, yours = (_run(each, case, exercise) for each in (exercise.solution, function))
-        if what := fault(right, yours, exercise):
-            failures.append((case, yours, what))
-    if not failures:
+        right, yours = (outcome(each, case, exercise) for each in (exercise.solution, function))
+        tries.append(Try(case, yours, fault(right, yours, exercise)))
+    first = next((each for each in tries if each.fault), None)
+    if first is None:
         return ""
-    case, yours, what = failures[0]
-    if yours.error is NotImplementedError:
+    if first.yours.error is NotImplementedError:
         return "not written yet"
-    where, idea = case.name and f"on {case.name}, ", case.idea and f" ({case.idea})"
-    return _slip(exercise, failures) or f"{where}{what}{idea}"
+    name, idea = first.case.name, first.case.idea
+    plain = (name and f"on {name}, ") + first.fault + (idea and f" ({idea})")
+    return _slip(exercise, tries) or plain
 
 
-def _slip(exercise: Exercise, failures: list[tuple[Case, Outcome, str]]) -> str:
-    """The sentence of the slip that explains most failures; "" if none explains more than half."""
+def _slip(exercise: Exercise, tries: list[Try]) -> str:
+    """The sentence of the slip that explains most faults; "" if none explains more than half."""
 
-    def explained(slip: Any) -> int:
+    def explained(slip: Any) -> tuple[int, int]:
         wrong = exercise.wrong(slip)
-        return sum(
-            not fault(_run(wrong, case, exercise), yours, exercise) for case, yours, _ in failures
-        )
+        alike = [
+            not fault(outcome(wrong, each.case, exercise), each.yours, exercise) for each in tries
+        ]
+        return sum(same for same, each in zip(alike, tries, strict=True) if each.fault), sum(alike)
 
-    counts = {says: explained(slip) for slip, says in exercise.slips.items()}
-    best = max(counts, key=lambda says: counts[says])
-    return best if 2 * counts[best] > len(failures) else ""
-
-
-def _run(function: Callable, case: Case, exercise: Exercise) -> Outcome:
-    return outcome(function, case, exercise.gradient)
+    best = max(exercise.slips, key=explained)
+    enough = 2 * explained(best)[0] > sum(bool(each.fault) for each in tries)
+    return exercise.slips[best] if enough else ""

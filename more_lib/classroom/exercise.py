@@ -8,6 +8,7 @@ data grade and explain; the cases have to tell every slip from the truth and fro
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -51,6 +52,11 @@ class Exercise:
     def solution(self) -> Callable:
         """The right answer as a function, without arguments where it is a value."""
         return self.reference or (self.answer if self.cases else lambda: self.answer)
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the function's arguments."""
+        return [name for name in signature(self.answer).parameters if name != "slip"]
 
     def wrong(self, slip: Any) -> Callable:
         """The answer with this slip, as a function."""

@@ -331,3 +331,199 @@ def parts_by_any_gradient(loss, token, num_classes):
     tokens = torch.nn.Parameter(token.repeat(num_classes, 1))
     loss(tokens).backward()
     return tokens.grad.norm().item() > 1e-6
+
+
+@variant("05.1")
+def factor_by_maximum(t, warmup, iterations):
+    climb = 1e-6 + (1 - 1e-6) * t / warmup
+    return np.where(t < warmup, climb, np.power(1 - t / iterations, 0.9))
+
+
+@wrong("05.1", "decay counts from the first iteration on")
+def factor_shifted(t, warmup, iterations):
+    if t < warmup:
+        return 1e-6 + (1 - 1e-6) * t / warmup
+    return (1 - (t - warmup) / (iterations - warmup)) ** 0.9
+
+
+@variant("05.2")
+def segmentation_picked(logits, mask):
+    rows, numbers = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]), mask.flatten()
+    total = logits.sum() * 0
+    for half in (numbers == 0, (numbers > 0) & (numbers < 255)):
+        if half.any():
+            total = total + F.cross_entropy(rows[half].double(), numbers[half]) / 2
+    return total
+
+
+@wrong("05.2", "0/0")
+def segmentation_with_nan(logits, mask):
+    loss = F.cross_entropy(logits, mask, ignore_index=255, reduction="none")
+    return (loss[mask == 0].mean() + loss[(mask > 0) & (mask < 255)].mean()) / 2
+
+
+@wrong("05.2", "one mean over all pixels")
+def segmentation_at_once(logits, mask):
+    loss = F.cross_entropy(logits, mask, ignore_index=255, reduction="sum")
+    return loss / ((mask != 255).sum() + 1e-6)
+
+
+@variant("05.3")
+def discrepancy_by_cross_entropy(tokens, tau):
+    unit = tokens / tokens.norm(dim=-1, keepdim=True)
+    scores = torch.einsum("bcd,bed->bce", unit, unit) / tau
+    B, C, _ = tokens.shape
+    return F.cross_entropy(scores.flatten(0, 1), torch.arange(C).repeat(B))
+
+
+@wrong("05.3", "no token is detached")
+def discrepancy_detached(tokens, tau):
+    return sum(
+        F.cross_entropy(F.normalize(t) @ F.normalize(t).T.detach() / tau, torch.arange(len(t)))
+        for t in tokens
+    ) / len(tokens)
+
+
+@variant("05.4")
+def energy_by_loops(place, rgb, s, gate, sigmas):
+    total = 0
+    for i in range(len(s)):
+        for j in range(len(s)):
+            far = ((place[i] - place[j]) / sigmas[0]).norm() ** 2
+            far = far + ((rgb[i] - rgb[j]) / sigmas[1]).norm() ** 2
+            total = total - gate[i] * torch.exp(-far / 2) * torch.dot(s[i], s[j])
+    return total
+
+
+@wrong("05.4", "factor of one half")
+def energy_doubled(place, rgb, s, gate, sigmas):
+    features = torch.cat([place / sigmas[0], rgb / sigmas[1]], 1)
+    kernel = torch.exp(-(torch.cdist(features, features) ** 2))
+    return -torch.einsum("i,ij,ik,jk->", gate, kernel, s, s)
+
+
+@variant("05.5")
+def halfway_unfactored(C, tau):
+    return 1 + tau * math.log((C**0.5 - 1) / (C - 1))
+
+
+@wrong("05.5", "ln of the root of C")
+def halfway_of_the_fraction(C, tau):
+    return 1 + tau * math.log(C / 2 - 1) - tau * math.log(C - 1)
+
+
+@variant("06.1")
+def miou_by_loops(matrix):
+    found = []
+    for c in range(len(matrix)):
+        union = matrix[c].sum() + matrix[:, c].sum() - matrix[c, c]
+        if union > 0:
+            found.append(matrix[c, c].item() / union.item())
+    return np.mean(found)
+
+
+@wrong("06.1", "a class that is nowhere counts as 0")
+def miou_with_zeros(matrix):
+    hits = torch.diag(matrix)
+    return (hits / (matrix.sum(0) + matrix.sum(1) - hits).clamp(min=1)).mean()
+
+
+@variant("06.3")
+def crf_by_products(p, kernel, weight):
+    scale = kernel.sum(1).rsqrt()
+    unnormalised = p * torch.exp(weight * (scale[:, None] * kernel * scale) @ p)
+    return unnormalised / unnormalised.sum(1, keepdim=True)
+
+
+@wrong("06.3", "own scores are forgotten")
+def crf_forgetful(p, kernel, weight):
+    scale = kernel.sum(1).rsqrt()
+    return torch.softmax(weight * torch.diag(scale) @ kernel @ torch.diag(scale) @ p, -1)
+
+
+@variant("06.4")
+def iou_multiplied(kappa, recall):
+    return recall.double() / (recall * kappa.nan_to_num(0, 1e30) + 1)
+
+
+@wrong("06.4", "this is Dice")
+def iou_dice(kappa, recall):
+    precision = 1 / (1 + kappa)
+    return 2 / (1 / precision + 1 / recall)
+
+
+@variant("07.1")
+def verdict_by_squares(before, after, better):
+    if not before.numel() * after.numel():
+        return "not run"
+    gain = np.mean(after.numpy()) - np.mean(before.numpy())
+    gain = -gain if better == "lower" else gain
+    variances = [np.var(x.numpy(), ddof=1) if len(x) > 1 else 0 for x in (before, after)]
+    return "not shown" if gain <= 0 or gain**2 < sum(variances) else "Shown"
+
+
+@wrong("07.1", "right sign is not enough")
+def verdict_by_sign(before, after, better):
+    if len(before) == 0 or len(after) == 0:
+        return "not run"
+    up = after.mean() > before.mean()
+    return "shown" if up == (better == "higher") else "not shown"
+
+
+@variant("07.3")
+def paired_in_numpy(before, after):
+    gains = (after - before).numpy()
+    return [gains.mean(), np.sqrt(gains.var(ddof=1) / len(gains))]
+
+
+@wrong("07.3", "share their seeds")
+def paired_not(before, after):
+    error = ((before.std() ** 2 + after.std() ** 2) / len(before)).sqrt()
+    return after.mean() - before.mean(), error
+
+
+@variant("08.1")
+def table_by_sets(cells, classes):
+    sets = [{" ".join(name.split()) for name in cell.split(";")} for cell in cells]
+    return np.array([[name in names for name in classes] for names in sets]).astype(int)
+
+
+@wrong("08.1", "compare whole names")
+def table_by_substrings(cells, classes):
+    return torch.tensor([[int(cell.find(name) >= 0) for name in classes] for cell in cells])
+
+
+@variant("08.2")
+def mask_unique(mask, num_classes):
+    labels = torch.zeros(num_classes, dtype=torch.int32)
+    for value in mask.unique().tolist():
+        if 0 < value <= num_classes:
+            labels[value - 1] = 1
+    return labels
+
+
+@wrong("08.2", "0 is the background, no class")
+def mask_one_hot(mask, num_classes):
+    known = mask[mask != 255]
+    return (
+        F.one_hot(known, num_classes + 1).amax(0)
+        if len(known)
+        else torch.zeros(num_classes + 1, dtype=torch.int64)
+    )
+
+
+@variant("08.3")
+def alone_by_loops(labels):
+    C = labels.shape[1]
+    found = torch.zeros(C, C, dtype=torch.bool)
+    for i in range(C):
+        rows = labels[labels[:, i] == 1]
+        for j in range(C):
+            found[i, j] = i != j and len(rows) > 0 and bool(rows[:, j].all())
+    return found
+
+
+@wrong("08.3", "never alone in words only")
+def alone_vacuous(labels):
+    C = labels.shape[1]
+    return torch.stack([(labels >= labels[:, [i]]).all(0) for i in range(C)]) & ~torch.eye(C).bool()

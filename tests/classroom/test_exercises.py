@@ -71,3 +71,39 @@ def test_every_function_has_a_variant_and_a_wrong_answer_of_its_own():
     functions = {name for name, each in EXERCISES.items() if each.cases}
     assert {name for name, _ in VARIANTS} == functions
     assert {name for name, *_ in WRONG} == functions
+
+
+def test_answers_without_a_reference_agree_with_the_library():
+    """What the classroom does not import, for it would take seconds."""
+    from more_lib.evaluation.metrics import scores
+    from more_lib.method.crf import CrfParams, dense_crf
+    from more_lib.method.gaussian import bilateral_features
+    from more_lib.method.lir import uncertain_relation_loss
+    from more_lib.recipes.schema import OptimizerRecipe
+    from more_lib.training import learning_rate_factor
+
+    schedule = OptimizerRecipe(warmup_iterations=10, iterations=100)
+    for case in EXERCISES["05.1"].tries(3):
+        assert EXERCISES["05.1"].answer(*case.args) == learning_rate_factor(case.args[0], schedule)
+    for case in EXERCISES["06.1"].tries(3):
+        assert float(EXERCISES["06.1"].answer(*case.args)) == scores(*case.args).miou
+    ratios = scores(torch.tensor([[50, 3], [2, 6]]))
+    given = (torch.tensor([each[1]]) for each in (ratios.confusion_ratio, ratios.recall))
+    assert float(EXERCISES["06.4"].answer(*given)) == pytest.approx(ratios.iou[1])
+
+    draw = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 9, (3, 4, 3), generator=draw, dtype=torch.uint8)
+    p = torch.randn(2, 3, 4, generator=draw).softmax(0)
+    features = bilateral_features(image.permute(2, 0, 1)[None].float(), 3.0, 67.0)[0]
+    kernel = torch.exp(-torch.cdist(features, features).square() / 2)
+    whole = dense_crf(image, p, CrfParams(iterations=1, gaussian_weight=0), "exact")
+    ours = EXERCISES["06.3"].answer(p.flatten(1).T, kernel, 4.0)
+    torch.testing.assert_close(ours.T.view_as(p), whole, rtol=1e-4, atol=1e-5)
+
+    for case in EXERCISES["04.4"].tries(3):  # its mask keeps the chosen patches, by a kernel of 1
+        tokens, patches, kept, labels = case.args
+        mask = torch.where(kept, 255, 0)[None, None]
+        given = tokens[None], patches.T[None, :, None], mask, labels[None]
+        if kept.any():  # else the release fills up with others
+            loss = uncertain_relation_loss(*given, 1, 0.9, int(kept.sum()))
+            torch.testing.assert_close(loss, EXERCISES["04.4"].answer(*case.args))
