@@ -109,7 +109,7 @@ def test_gradients_are_part_of_the_answer():
         ),
     }
     for says, answer in answers.items():
-        seen = fault(outcome(asked, case, True), outcome(answer, case, True), exercise)
+        seen = fault(outcome(asked, case, exercise), outcome(answer, case, exercise), exercise)
         assert says in seen and bool(says) == bool(seen)
 
 

@@ -75,18 +75,24 @@ def test_every_function_has_a_variant_and_a_wrong_answer_of_its_own():
 
 def test_answers_without_a_reference_agree_with_the_library():
     """What the classroom does not import, for it would take seconds."""
-    from more_lib.evaluation.metrics import scores
+    from more_lib.evaluation.metrics import confusion_matrix, scores
     from more_lib.method.crf import CrfParams, dense_crf
     from more_lib.method.gaussian import bilateral_features
     from more_lib.method.lir import uncertain_relation_loss
-    from more_lib.recipes.schema import OptimizerRecipe
+    from more_lib.recipes import load_recipe
     from more_lib.training import learning_rate_factor
 
-    schedule = OptimizerRecipe(warmup_iterations=10, iterations=100)
+    overrides = ["optimizer.warmup_iterations=10", "optimizer.iterations=100"]
+    schedule = load_recipe("mini", overrides).optimizer
     for case in EXERCISES["05.1"].tries(3):
         assert EXERCISES["05.1"].answer(*case.args) == learning_rate_factor(case.args[0], schedule)
+    for case in EXERCISES["02.1"].tries(3):
+        prediction, target, classes = case.args
+        whole = scores(confusion_matrix(prediction, target, classes + 1)).confusion_ratio[1:]
+        ours = EXERCISES["02.1"].answer(*case.args)
+        torch.testing.assert_close(ours, torch.as_tensor(whole), equal_nan=True)
     for case in EXERCISES["06.1"].tries(3):
-        assert float(EXERCISES["06.1"].answer(*case.args)) == scores(*case.args).miou
+        assert float(EXERCISES["06.1"].answer(*case.args)) == pytest.approx(scores(*case.args).miou)
     ratios = scores(torch.tensor([[50, 3], [2, 6]]))
     given = (torch.tensor([each[1]]) for each in (ratios.confusion_ratio, ratios.recall))
     assert float(EXERCISES["06.4"].answer(*given)) == pytest.approx(ratios.iou[1])
