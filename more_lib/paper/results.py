@@ -125,8 +125,8 @@ def _by_labels(found: Mapping) -> str:
     table["FP/TP"] = _texts(every, "confusion_ratio")
     for title in (ONE, SEVERAL):
         of = title.removeprefix("{}, ")
-        part = scored[kinds[2] == of].assign(map=kinds[0]).set_index(["trial", "map"])
-        part = part.reindex(pd.MultiIndex.from_frame(every[["trial", "map"]]))
+        part = scored[kinds[2] == of].assign(map=kinds[0])
+        part = every[["trial", "map"]].merge(part, "left", ["trial", "map"])
         table[f"{of}, mIoU %"] = _texts(part, "miou").to_numpy()
     return markdown(pd.DataFrame(table))
 
