@@ -125,9 +125,9 @@ def local_crops(
 
 def _cut(maps: Tensor, corners: Tensor, size: int) -> Tensor:
     """Squares (B, K, C, size, size) of ``maps`` (B, C, H, W), their upper left ``corners``."""
-    steps, image = torch.arange(size, device=maps.device), torch.arange(len(maps))
+    image, steps = (torch.arange(n, device=maps.device) for n in (len(maps), size))
     rows, columns = (corners[..., axis, None] + steps for axis in (0, 1))
-    image = image.to(maps.device)[:, None, None, None]
+    image = image[:, None, None, None]
     cut = maps.permute(0, 2, 3, 1)[image, rows[..., :, None], columns[..., None, :]]
     return cut.permute(0, 1, 4, 2, 3)
 
