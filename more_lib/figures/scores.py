@@ -136,7 +136,7 @@ def plot_ablation(rows: Sequence[Mapping], kind: str = "LAM", title: str = "") -
     panels = {
         "miou": ("how much is right", "mIoU (%), higher is better", 100, ".1f"),
         "confusion_ratio": ("confusion ratio", "FP / TP, lower is better", 1, ".2f"),
-        "token_map": ("do tokens know their class?", "token mAP (%)", 100, ".1f"),
+        "token_map": ("what tokens know", "token mAP (%)", 100, ".1f"),
     }
     for index, (ax, (score, (what, unit, factor, fmt))) in enumerate(
         zip(axes, panels.items(), strict=True)
@@ -177,6 +177,6 @@ def _bars(ax: Axes, values: np.ndarray, color: str, fmt: str) -> None:
         end = means[place] + spreads[place]
         ax.annotate(text, (end, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
     longest = (means + spreads).max()
-    room = 1.5 if spreads.any() else 1.2  # for the numbers
+    room = 1.8 if spreads.any() else 1.3  # for the numbers
     ax.set_xlim(0, room * longest if longest > 0 else 1)
     ax.grid(axis="x", alpha=0.3)

@@ -103,7 +103,7 @@ def test_the_figure_has_a_row_a_picture_and_outlines_artifacts_and_lone_patches(
     share[1, 0, 2, 2] = 1  # there the class is
     empty = torch.zeros(2, 2)
     labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    survey = artifacts.Survey(maps, share, labels, *[empty] * 4, empty[:, 0], empty)
+    survey = artifacts.Survey(maps, share, labels, *[empty] * 4, empty[:, 0])
     items = [{"picture": torch.rand(3, 6, 6), "name": name} for name in ("cat", "dog")]
     drawn = photographs.figure(items, survey, 0.5, "LAM")
     axes = np.array(drawn.axes[:8]).reshape(2, 4)
