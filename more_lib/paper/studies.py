@@ -78,7 +78,9 @@ STUDIES = {
         "more",
     ),
     "variants": Study(
-        "Which differences between paper and released code matter?", switches.trials, "release",
+        "Which differences between paper and released code matter?",
+        switches.trials,
+        "release",
         profile="mini-released",
     ),
     "plus": Study(
