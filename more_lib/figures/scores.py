@@ -17,7 +17,7 @@ def plot_training(log: Sequence[Mapping[str, float]], title: str = "Training") -
     Look for the losses that fall, and for the one that waits: while all class tokens are alike,
     the token discrepancy stays at ln C.
     """
-    figure = canvas.new_figure((canvas.WIDTH, 3.6), title)
+    figure = canvas.new_figure((canvas.WIDTH, 4.2), title)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     iterations = [line["iteration"] for line in log]
     names = dict.fromkeys(name for line in log for name in line)  # some losses set in later
@@ -29,7 +29,8 @@ def plot_training(log: Sequence[Mapping[str, float]], title: str = "Training") -
     left.set(xlabel="iteration", ylabel="loss", title="losses")
     right.set(xlabel="iteration", ylabel="learning rate", title="learning rate of the backbone")
     right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    left.legend(fontsize=7, ncols=2)
+    # Inside it would hide some of them.
+    figure.legend(handles=left.get_lines(), loc="outside lower center", ncols=4, fontsize=8)
     for ax in (left, right):
         ax.grid(alpha=0.3)
     return figure
