@@ -91,7 +91,7 @@ def patch_affinity(features: Tensor, temperature: float) -> Tensor:
 
 
 def spread(maps: Tensor, affinity: Tensor) -> Tensor:
-    """Maps (B, C, h, w) where each patch gathers what the patches like it have (notebook 04).
+    """Maps (B, C, h, w) where each patch gathers what the patches like it have.
 
     affinity: (B, N, N) with N = h * w; rows are the patches that gather, and not normalised here.
     Returns the same shape. Raises ``InputError`` when the shapes do not fit.
