@@ -19,9 +19,8 @@ from more_lib.system.precision import at_least_float32
 from more_lib.system.shapes import check_shapes
 
 CACHED = 2**16  # pixels that a CPU refines together; larger images one by one, each its own classes
-Level: TypeAlias = (
-    float | Tensor
-)  # a threshold for all images, or (B,) one for each, best on the CPU
+# A threshold for all images, or (B,) one for each, best on the CPU.
+Level: TypeAlias = float | Tensor
 
 
 def three_way_mask(

@@ -170,7 +170,7 @@ def _study(name: str) -> dict[str, str]:
 
 
 def _splits() -> str:
-    """The conditions' maps on val and on dev, the split that no value of mini was chosen on."""
+    """The conditions' maps on val, where mini was first searched, and on dev, unseen by then."""
     found = {"val": recorded("conditions"), "dev": records.study("dev")}
     val, dev = (over_seeds(each["rows"]).set_index(["trial", "map"]) for each in found.values())
     val, dev = val.align(dev, "inner", axis=0)

@@ -330,3 +330,11 @@ def test_a_file_that_is_no_recipe_is_not_read_to_its_end(tmp_path):
     for path in (file, "/dev/zero"):
         with pytest.raises(InputError, match=f"the recipe {path}"):
             load_recipe("mini", file=path)
+
+
+@pytest.mark.parametrize(("decoder_map", "trains"), [("cam", False), ("lam", True), ("both", True)])
+def test_how_lam_is_drawn_trains_something_only_where_lam_teaches(decoder_map, trains):
+    taught = f"masks.decoder_map={decoder_map}"
+    recipe = load_recipe("mini", [taught])
+    other = load_recipe("mini", [taught, "masks.lam_similarity=cosine"])
+    assert (training_fingerprint(recipe) != training_fingerprint(other)) == trains
