@@ -97,7 +97,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    "make PYTHON=/path/to/python3.11" >&2; exit 2; \
 	fi
 	@echo "== Set-up: installing the packages of constraints.txt (first time: minutes, some GB)"
-	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev,classroom]"
 	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[crf]" 2>/dev/null \
 	  || echo "== Without pydensecrf2, which needs a C++ compiler: CRF of whole photographs needs a GPU"
 	@touch $@

@@ -37,12 +37,13 @@ SOURCES = [*MODULES.values(), *sorted((ROOT / "data_scripts").glob("*.py"))]
 # Measures of what fits in a head. Two kinds of functions have more parameters than seven:
 MORE_PARAMETERS = {
     "more_lib.cli.commands": None,  # all of them: parameters are the command line's options
+    "more_lib.cli.classroom": None,
     "more_lib.method.lir": {"uncertain_relation_loss"},  # called from outside with Eq. 8-9's values
 }
-LINES = {"a module": 350, "a function": 60, "more_lib and data_scripts": 16_900, "tests": 20_300}
+LINES = {"a module": 350, "a function": 60, "more_lib and data_scripts": 18_200, "tests": 21_200}
 LINES["tests/reliability"] = 3_000  # run by hand and at night
-LINES["more_lib/classroom"] = 1_600  # exercises are data
-LINES["tests/classroom"] = 1_000
+LINES["more_lib/classroom"] = 3_200  # half of it exercises, which are data
+LINES["tests/classroom"] = 2_200
 PARAMETERS = 7
 
 

@@ -45,7 +45,7 @@ def test_every_direct_dependency_is_pinned_above_its_lower_bound(requirement):
 
 
 def test_constraints_pin_all_that_an_installation_of_record_holds():
-    needed = _closure(Requirement("more-lib[dev]"))
+    needed = _closure(Requirement("more-lib[dev,classroom]"))
     installed = {name: metadata.version(name) for name in needed}
     direct = [canonicalize_name(item.name) for item in DIRECT]
     if any(installed.get(name, PINNED[name]) != PINNED[name] for name in direct):
@@ -60,7 +60,7 @@ def test_conda_environment_agrees_with_pyproject():
     assert (name, pip, environment["channels"]) == ("python", "pip", ["conda-forge"])
     assert SpecifierSet(versions) == SpecifierSet(PROJECT["requires-python"])
     # The package itself, by which conda users get pyproject's dependencies and no second list.
-    assert by_pip == {"pip": ["--constraint constraints.txt", "--editable .[dev]"]}
+    assert by_pip == {"pip": ["--constraint constraints.txt", "--editable .[dev,classroom]"]}
 
 
 def test_every_import_is_a_declared_dependency():
@@ -152,8 +152,10 @@ def test_help_is_the_default_and_names_every_target(checkout):
 def test_set_up_happens_once_and_again_when_the_pins_change(checkout):
     done, calls = checkout.make("reproduce")
     assert done.returncode == 0, done.stderr
-    install = "-m pip install -qq --disable-pip-version-check -c constraints.txt -e .[dev]"
-    extra = install.replace("dev", "crf")
+    install = (
+        "-m pip install -qq --disable-pip-version-check -c constraints.txt -e .[dev,classroom]"
+    )
+    extra = install.replace("dev,classroom", "crf")
     assert calls[-3:] == [install, extra, "-m more_lib reproduce --profile mini"]
     assert "-m venv --clear .venv" in calls
 

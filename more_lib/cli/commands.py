@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from more_lib.cli import classroom
 from more_lib.cli import options as give
 from more_lib.system.errors import InputError, clear_errors
 from more_lib.system.usage import Group
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(classroom.app, name="classroom")
 
 
 def command(example: str) -> Callable:
