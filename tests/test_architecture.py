@@ -38,7 +38,7 @@ MORE_PARAMETERS = {
     "more_lib.cli.commands": None,  # all of them: parameters are the command line's options
     "more_lib.method.lir": {"uncertain_relation_loss"},  # called from outside with Eq. 8-9's values
 }
-LINES = {"a module": 350, "a function": 60, "more_lib and data_scripts": 17_050, "tests": 19_860}
+LINES = {"a module": 350, "a function": 60, "more_lib and data_scripts": 17_570, "tests": 20_200}
 LINES["tests/reliability"] = 3_000  # run by hand and at night
 PARAMETERS = 7
 

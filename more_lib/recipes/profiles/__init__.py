@@ -38,5 +38,6 @@ def _recipe(profile: str) -> Recipe:
 
 
 PROFILES: dict[str, Recipe] = {
-    profile: _recipe(profile) for profile in ("mini", "pets", "voc", "coco", "coco-log")
+    profile: _recipe(profile)
+    for profile in ("mini", "toco", "dupl", "mctformer", "pets", "voc", "coco", "coco-log")
 }
