@@ -11,11 +11,12 @@ from torchvision.transforms import v2
 
 from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.schema import DataRecipe
+from more_lib.system.errors import InputError
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
-def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tuple[Tensor, Tensor]]:
+def training_transform(data: DataRecipe, views: bool = False) -> Callable[[Image.Image], Any]:
     """What training sees of an RGB PIL image: a random crop, (3, S, S) float32, S the crop size.
 
     With ``data.crop`` "resized", as released for VOC: a part of the image resized to the crop,
@@ -24,6 +25,10 @@ def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tup
     side it is too small; unless ``data.padding`` is "picture", a second tensor, (4,) int64, is the
     box (left, top, right, bottom) that the image fills, right and bottom excluded, in its pixels.
 
+    With ``views``, for contrasts between views, a dictionary: ``image`` as above, and ``views``
+    (2, 3, S, S), another crop of the photograph and the image's own crop with another jitter.
+    Raises ``InputError`` for them where ``data.crop`` is "padded".
+
     All randomness is torch's global generator, which the training seeds. Values are normalised
     with ``IMAGENET_MEAN`` and ``IMAGENET_STD``, the black included.
     """
@@ -31,7 +36,11 @@ def training_transform(data: DataRecipe) -> Callable[[Image.Image], Tensor | tup
     flip, to_tensor = v2.RandomHorizontalFlip(), _to_normalised_tensor()
     if data.crop == "resized":
         crop = v2.RandomResizedCrop(data.crop_size, scale=data.crop_scale, interpolation=BICUBIC)
+        if views:
+            return _WithViews(v2.Compose([crop, flip]), v2.Compose([jitter, *to_tensor]))
         return v2.Compose([crop, flip, jitter, *to_tensor])
+    if views:
+        raise InputError("data.crop is 'padded': views of one image need 'resized'")
     crop = v2.RandomCrop(data.crop_size, pad_if_needed=True, fill=0)
     padded = v2.Compose([jitter, RandomRescale(data.crop_scale), flip, crop, *to_tensor])
     return _WithBox(padded) if data.padding == "masked" else padded
@@ -50,6 +59,18 @@ class _WithBox:
         )
         seen, box = self.transform(image, whole)
         return seen, box.as_subclass(Tensor)[0].round().long()
+
+
+class _WithViews:
+    """The image of a transform in two parts, and two further views of the photograph."""
+
+    def __init__(self, place: v2.Transform, colour: v2.Transform) -> None:
+        self.place, self.colour = place, colour
+
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
+        seen, other = self.place(image), self.place(image)
+        views = torch.stack([self.colour(other), self.colour(seen)])
+        return {"image": self.colour(seen), "views": views}
 
 
 class RandomRescale(v2.Transform):

@@ -117,9 +117,10 @@ class VocTree(ImageTree):
 class VocImages(Dataset):
     """Images and image-level labels of one split: all that training sees. Opens no mask.
 
-    ``transform`` takes an RGB PIL image to a (3, H, W) float32 tensor, or to that and a box. Items
-    are dictionaries: ``image`` (3, H, W) float32, ``labels`` (C,) float32 of 0 and 1, ``id`` str,
-    and ``box`` (4,) int64 where the transform gives one: the part of ``image`` that is no padding.
+    ``transform`` takes an RGB PIL image to a (3, H, W) float32 tensor, to that and a box, or to a
+    dictionary with ``image`` and whatever else it makes. Items are dictionaries: ``image``
+    (3, H, W) float32, ``labels`` (C,) float32 of 0 and 1, ``id`` str, what else the transform
+    makes, and ``box`` (4,) int64 where it gives one: the part of ``image`` that is no padding.
     """
 
     def __init__(self, tree: ImageTree, split: str, transform: Callable[[Image.Image], Any]):
@@ -133,10 +134,10 @@ class VocImages(Dataset):
     def __getitem__(self, index: int) -> dict:
         image_id = self.ids[index]
         seen = self.transform(self.tree.image(image_id))
-        image, *box = seen if isinstance(seen, tuple) else (seen,)
-        labels = torch.from_numpy(self.tree.labels(image_id))
-        item = {"image": image, "labels": labels, "id": image_id}
-        return item | {"box": box[0]} if box else item
+        if not isinstance(seen, dict):
+            image, *box = seen if isinstance(seen, tuple) else (seen,)
+            seen = {"image": image, "box": box[0]} if box else {"image": image}
+        return seen | {"labels": torch.from_numpy(self.tree.labels(image_id)), "id": image_id}
 
 
 class VocMasks(VocImages):

@@ -16,7 +16,7 @@ from more_lib.data import open_tree
 from more_lib.data.agreement import contradictions, listed, read_both
 from more_lib.data.tree import ImageTree
 from more_lib.evaluation.elsewhere import absent_classes
-from more_lib.evaluation.masks import Batch, SplitImages, evaluation_mode, segment
+from more_lib.evaluation.masks import Batch, SplitImages, drawn_maps, evaluation_mode, segment
 from more_lib.evaluation.metrics import average_precision, confusion_matrix, mean_of_finite
 from more_lib.evaluation.protocols import LABELS, MAPS, Protocol, check_protocols, table_protocols
 from more_lib.evaluation.results import Evaluation, Result
@@ -56,13 +56,14 @@ def evaluate(
 
 
 def evaluate_or_load(trained: Trained) -> Evaluation:
-    """``evaluate`` of a trained network: kept in its folder, or made now and kept there.
+    """``evaluate`` of all that a trained network draws: kept in its folder, or made now and kept.
 
     The file's name covers the protocols, the data, masks included, and ``SCORING_VERSION``. Runs
     on a GPU where there is one. A pass that was killed goes on where it last noted its counts.
     Raises what ``evaluate`` raises, and ``InputError`` for a damaged file.
     """
-    return _kept_or_scored(trained, [table_protocols(trained.recipe)])[0]
+    maps = drawn_maps(trained.model)
+    return _kept_or_scored(trained, [table_protocols(trained.recipe, maps)])[0]
 
 
 def evaluate_protocols(trained: Trained, protocols: Sequence[Protocol]) -> list[Evaluation]:

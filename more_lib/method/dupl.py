@@ -10,12 +10,15 @@ Where the paper differs from the released code a keyword says so; defaults are t
 
 import math
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
+from functools import partial, reduce
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tv
 
 from more_lib.method.localization import resized
 from more_lib.method.model import MoRe, MoReOutput
@@ -95,6 +98,33 @@ def image_thresholds(by_class: Tensor, labels: Tensor) -> Tensor:
     present = labels > 0
     counted = present | ~present.any(dim=1, keepdim=True)
     return by_class.expand(len(labels), -1).masked_fill(~counted, -torch.inf).amax(dim=1)
+
+
+DRAWS = 5  # of the strong view's operations, for each image
+STRONG: tuple[Callable[[Tensor], Tensor], ...] = (
+    tv.autocontrast,
+    tv.equalize,
+    partial(tv.posterize, bits=2),
+    partial(tv.adjust_saturation, saturation_factor=0.7),
+    partial(tv.adjust_contrast, contrast_factor=0.7),
+    partial(tv.adjust_brightness, brightness_factor=0.7),
+    partial(tv.adjust_sharpness, sharpness_factor=0.7),
+)
+
+
+def strong_view(pictures: Tensor, draws: Tensor) -> Tensor:
+    """RandAugment: to each image one of ``STRONG`` after the other, drawn with replacement.
+
+    pictures: (B, 3, H, W) in [0, 1], rounded to bytes. draws: (B, n) uniform in [0, 1), which
+    choose them. Returns what ``pictures`` are.
+    """
+    chosen = (len(STRONG) * draws).long().tolist()
+    images = (255 * pictures).round().byte()
+    images = [
+        reduce(lambda image, number: STRONG[number](image), numbers, image)
+        for image, numbers in zip(images, chosen, strict=True)
+    ]
+    return torch.stack(images).to(pictures.dtype) / 255
 
 
 @torch.no_grad()

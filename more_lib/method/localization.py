@@ -212,10 +212,15 @@ def views_of(
     model: ``model(images)`` returns raw ``cam``, ``aux_cam`` and ``attention_scores`` (B, C, h, w),
     ``features`` (B, D, h, w), ``class_tokens`` (B, C, D), ``seg_logits`` (B, C + 1, h, w),
     ``class_logits`` and ``token_logits`` (B, C). It is told ``with_decoder=False`` where nobody
-    asks for that. kinds: of ``KINDS``, what is to be drawn. The CAMs are made like
-    ``multiscale_cam``, which also says what is raised, LAM and attention like ``multiscale_lam``;
-    ``decoder`` is the mean over the group's views of the softmax of the upsampled logits.
+    asks for that. A network that draws less than ``KINDS`` names by ``kinds`` what it draws.
+    kinds: of these, what is to be drawn. The CAMs are made like ``multiscale_cam``, which also says
+    what is raised, LAM and attention like ``multiscale_lam``; ``decoder`` is the mean over the
+    group's views of the softmax of the upsampled logits. Raises ``InputError`` for a kind that the
+    network does not draw.
     """
+    drawn = getattr(model, "kinds", KINDS)
+    if missing := [kind for kind in kinds if kind not in drawn]:
+        raise InputError(f"this network draws no {missing[0]}; choose among {', '.join(drawn)}")
     logits: dict[str, Tensor] = {}
     options = {} if "decoder" in kinds else {"with_decoder": False}
 

@@ -7,7 +7,7 @@ its token's attention times its patch CAM, spread by what patches look at. There
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +38,12 @@ class MCTOutput(NamedTuple):
 
 
 class MCTformer(nn.Module):
-    """The network: C class tokens that start identical, no final norm, a 3x3 patch classifier.
+    """The network: C class tokens, no final norm, a 3x3 patch classifier.
 
     backbone: as for ``ClassTokenViT``. decay: of the rank-weighted pooling; 1 is the plain mean of
     MCTformer-V2. grid: of the training crop in patches, where it is a whole multiple of the
     pretrained grid: positions are then repeated, and trained; other grids get them bicubically.
+    token_start: as for ``ClassTokenViT``; released: "identical".
     """
 
     def __init__(
@@ -51,9 +52,12 @@ class MCTformer(nn.Module):
         num_classes: int,
         decay: float = 0.996,
         grid: Sequence[int] | None = None,
+        token_start: Literal["identical", "apart"] = "identical",
     ) -> None:
         super().__init__()
-        self.encoder = ClassTokenViT(backbone, num_classes, num_registers=0, position_margin=0)
+        self.encoder = ClassTokenViT(
+            backbone, num_classes, num_registers=0, token_start=token_start, position_margin=0
+        )
         self.decay = decay
         if grid is not None:
             _repeat_position(self.encoder, grid)
@@ -70,17 +74,16 @@ class MCTformer(nn.Module):
         The losses need no attention: ``with_attention=False`` leaves ``class_attention`` without
         blocks and ``affinity``, the sum over none, 0.
         """
-        x, grid = self.encoder.embed(images)
-        batch, classes, number = len(x), self.encoder.num_classes, prod(grid)
-        patches = slice(x.shape[1] - number, None)
-        tokens, looks = [], [x.new_empty(0, batch, classes, number)]
-        affinity = x.new_zeros(batch, number, number)
-        for block in self.encoder.blocks:
+        embedded, grid = self.encoder.embed(images)
+        batch, classes, number = len(images), self.encoder.num_classes, prod(grid)
+        patches = slice(embedded.shape[1] - number, None)
+        tokens, looks = [], [embedded.new_empty(0, batch, classes, number)]
+        affinity = embedded.new_zeros(batch, number, number)
+        for block, before, x in self.encoder.layers(embedded):
             if with_attention:
-                attention = block_attention(block, x)
+                attention = block_attention(block, before)
                 looks.append(attention[None, :, :classes, patches])
                 affinity = affinity + attention[:, patches, patches]
-            x = block(x)
             tokens.append(x[:, :classes])
         patch_cam = self.classifier(x[:, patches].mT.unflatten(2, grid))
         return MCTOutput(

@@ -5,6 +5,7 @@ Notebook 01 §4 takes it apart; notebook 05 trains it.
 
 from typing import NamedTuple
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,17 +79,11 @@ class MoRe(nn.Module):
         ``InputError`` when the backbone is unsupported or its weights cannot be had.
         """
         spec, num_classes = recipe.backbone, len(recipe.data.classes)
-        vit = load_backbone(spec.name, spec.weights) if pretrained else build_backbone(spec.name)
-        blocks = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
-        if spec.depth > len(blocks) > 0:
-            raise InputError(f"backbone.depth is {spec.depth}, but there are {len(blocks)} blocks")
-        if spec.depth and len(blocks):
-            vit.blocks = blocks[: spec.depth]  # the first ones; the last norm is kept
-        start = spec.token_start
-        encoder = ClassTokenViT(vit, num_classes, spec.num_registers, spec.aux_layer, start)
+        options = (spec.num_registers, spec.aux_layer, spec.token_start, spec.freeze_position)
+        encoder = ClassTokenViT(recipe_backbone(recipe, pretrained), num_classes, *options)
         if spec.frozen_blocks:
             encoder.freeze(spec.frozen_blocks)
-        _require_patches(recipe, encoder.patch_size)
+        require_patches(recipe, encoder.patch_size)
         model = cls(encoder, spec.decoder_width)
         if recipe.loss.token_readout == "linear":
             model.token_classifier = nn.Linear(encoder.embed_dim, num_classes)
@@ -153,7 +148,7 @@ class MoRe(nn.Module):
         apart = [classes] if parts == 1 else [classes, registers]
         known, alone = (set(map(id, some)) for some in (self.encoder.parameters(), apart))
         encoder = [p for p in self.encoder.parameters() if id(p) not in alone]
-        new = [p for p in self.parameters() if id(p) not in known]
+        new = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
         sums = {"weight_decay": decay / parts}
         return [
             {"params": encoder, "lr": lr, "weight_decay": decay},
@@ -168,7 +163,23 @@ def image_logits(features: Tensor, classifier: nn.Conv2d) -> Tensor:
     return F.linear(features.amax((2, 3)), classifier.weight.flatten(1))
 
 
-def _require_patches(recipe: Recipe, patch: int) -> None:
+def recipe_backbone(recipe: Recipe, pretrained: bool) -> VisionTransformer:
+    """The backbone of a recipe with as many of its blocks as the recipe keeps.
+
+    ``pretrained=False`` leaves it random. Raises ``InputError`` when it has fewer blocks, or its
+    weights cannot be had.
+    """
+    spec = recipe.backbone
+    vit = load_backbone(spec.name, spec.weights) if pretrained else build_backbone(spec.name)
+    blocks = getattr(vit, "blocks", ())  # the encoder refuses what is no plain ViT
+    if spec.depth > len(blocks) > 0:
+        raise InputError(f"backbone.depth is {spec.depth}, but there are {len(blocks)} blocks")
+    if spec.depth and len(blocks):
+        vit.blocks = blocks[: spec.depth]  # the first ones; the last norm is kept
+    return vit
+
+
+def require_patches(recipe: Recipe, patch: int) -> None:
     """Raise ``InputError`` unless crops can be cut in patches, at the smallest scale too."""
     side, least = recipe.data.crop_size, min(recipe.masks.scales)
     if side % patch:

@@ -52,11 +52,16 @@ class Masks(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Every term of a recipe's loss, each from the iteration on that its schedule names."""
+    """Every term of a recipe's loss, each from the iteration on that its schedule names.
+
+    ``weights`` has the weight of each term by its name.
+    """
+
+    views = False  # whether it learns from further views of each image
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.weights = recipe, dict(vars(recipe.loss))
         masks, energy = recipe.masks, recipe.energy
         self.refinement = PixelAdaptiveRefinement(masks.dilations, masks.refinements)
         self.energy = DenseEnergyLoss(
@@ -82,13 +87,15 @@ class Objective(nn.Module):
         output: MoReOutput,
         iteration: int,
         box: Tensor | None = None,
+        views: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every term that counts at ``iteration``, by its recipe name, not yet weighted.
 
         model: draws the CAM, without gradient. images: (B, 3, H, W), normalised. labels: (B, C),
         best left on the CPU: there, counting them makes nobody wait. output: ``model(images)``.
         box: (B, 4) int64, the part of each image that is no padding as (left, top, right, bottom);
-        the mined terms learn nothing from the rest. All of the image without it.
+        the mined terms learn nothing from the rest. All of the image without it. views:
+        (B, 2, 3, H, W), normalised, of ``training_transform``, for an objective that has ``views``.
         """
         present = labels.to(images.device, non_blocking=True)
         losses, active = image_losses(output, present, self.recipe), self.active(iteration)
@@ -102,6 +109,7 @@ class Objective(nn.Module):
         cams = multiscale_cam(model, images, self.recipe.masks.scales, straight, labels)
         masks = self._patch_masks(cams, present, features.shape[-2:], iteration, padding)
 
+        losses |= self.own_losses(model, cams, present, output, views)
         if "patch_token_contrast" in active:
             losses["patch_token_contrast"] = patch_token_contrast_loss(features, masks.contrast)
         if "confident_relation" in active:
@@ -124,6 +132,17 @@ class Objective(nn.Module):
             known, roi = _where_padded(padding, 0, pixels), None if padding is None else ~padding
             losses["dense_energy"] = self.energy(255 * pictures, output.seg_logits, known, roi)
         return losses
+
+    def own_losses(
+        self,
+        model: MoRe,
+        cams: tuple[Tensor, Tensor],
+        present: Tensor,
+        output: MoReOutput,
+        views: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Terms that another method adds to these, from the same multi-scale CAMs; here none."""
+        return {}
 
     def _patch_masks(
         self,

@@ -5,6 +5,7 @@ pretrained ViT becomes C class tokens and a few register-like ones, and the scor
 class tokens look at the patches in the last block are kept, the raw material of attention maps.
 """
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -130,14 +131,17 @@ class ClassTokenViT(nn.Module):
 
     def _blocks(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid."""
-        x, grid = self.embed(images)
+        embedded, grid = self.embed(images)
+        steps = list(self.layers(embedded))
+        aux, (_, before, after) = steps[self.aux_block][2], steps[-1]
+        return before, self.norm(after), aux, grid
+
+    def layers(self, x: Tensor) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+        """Each block with the token sequences (B, L, D) that enter and leave it."""
         for index, block in enumerate(self.blocks):
-            if index == self.aux_block:
-                x = self._turned(x)
-            before, x = x, block(x)
-            if index == self.aux_block:
-                aux = x
-        return before, self.norm(x), aux, grid
+            before = self._turned(x) if index == self.aux_block else x
+            x = block(before)
+            yield block, before, x
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The token sequence (B, L, D) that enters the first block, and the grid (h, w).

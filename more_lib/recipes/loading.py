@@ -16,15 +16,15 @@ from typing import Any
 import yaml
 
 from more_lib.recipes.profiles import PROFILES, merged
-from more_lib.recipes.schema import Recipe
+from more_lib.recipes.schema import METHODS, Recipe
 from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
 
 _MOST_BYTES = 2**20  # of a recipe's file
 
 _ADDED = """data.crop data.padding backbone.depth backbone.token_start backbone.frozen_blocks
-lir.fill_up masks.picture masks.spread loss.token_readout optimizer.accumulate
-optimizer.token_parameters optimizer.late_terms""".split()
+backbone.freeze_position lir.fill_up masks.picture masks.spread loss.token_readout
+optimizer.accumulate optimizer.token_parameters optimizer.late_terms""".split()
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
 
@@ -134,10 +134,15 @@ def training_values(recipe: Recipe) -> dict:
     Left out: ``evaluation``, ``data.val_split``, ``data.workers``, ``optimizer.log_every``,
     ``optimizer.checkpoint_every``, what the data's own fingerprint covers (``data.root``,
     ``data.labels``, ``data.skip``), what concerns masks alone (``data.numbering``,
-    ``data.mask_orientation``), and ``masks.lam_similarity`` while no LAM trains the decoder, so
-    that changing them trains nothing anew.
+    ``data.mask_orientation``), ``masks.lam_similarity`` while no LAM trains the decoder, and the
+    sections of other methods, so that changing them trains nothing anew.
     """
     values = to_dict(recipe)
+    for method in METHODS:
+        if method != recipe.method:
+            values.pop(method, None)
+    if recipe.method == METHODS[0]:
+        del values["method"]  # which came after networks had been stored
     if recipe.masks.decoder_map == "cam":
         del values["masks"]["lam_similarity"]
     del values["evaluation"]

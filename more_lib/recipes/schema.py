@@ -8,7 +8,7 @@ that came later have the value of the time before, so that older recipes mean wh
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from unicodedata import normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator
@@ -65,6 +65,9 @@ Distinct = Annotated[
     tuple[ClassName, ...], _rule(lambda c: len(set(c)) == len(c), "distinct names")
 ]
 
+Method = Literal["more", "toco", "dupl", "mctformer"]  # each but the first has a section
+METHODS: tuple[str, ...] = get_args(Method)
+
 
 @section
 class DataRecipe:
@@ -113,6 +116,7 @@ class BackboneRecipe:
     # ours: so many first blocks, and all that enters them, stay as pretrained; no backward there
     frozen_blocks: Few = 0
     depth: Count = 0  # ours: keep only the first so many of its blocks; 0 keeps all
+    freeze_position: Switch = False  # of the patches; ToCo and DuPL as released: True
     aux_layer: Whole = -3  # released: the block whose output feeds the auxiliary classifier
     decoder_width: Side = 512  # released: channels inside the LargeFOV decoder
 
@@ -193,6 +197,52 @@ class LossRecipe:
 
 
 @section
+class TocoRecipe:
+    """What ToCo has beyond MoRe's part (``method.toco``), as released; no other method reads it."""
+
+    class_token_contrast: Amount = 0.5  # weight of L_ctc
+    temperature: Positive = 0.5  # COCO 1.0
+    momentum: Share = 0.9  # of the teacher's head
+    region: Thresholds = (0.7, 0.25)  # of the auxiliary CAM: a class for sure, none
+    num_crops: Annotated[Few, Field(ge=1)] = 8
+    local_size: Side = 96  # pixels a side of a local crop
+    head: tuple[Side, Side, Side] = (2048, 256, 1024)  # hidden, bottleneck, out
+    aligned: Switch = True  # ours; released: False, half of the crops are judged as if mirrored
+    flags: Literal["share", "centre"] = "share"  # paper's figure: centre
+    repulsion: Switch = True  # paper: False, plain InfoNCE
+
+
+@section
+class DuplRecipe:
+    """What DuPL has beyond MoRe's part (``method.dupl``), as released; no other method reads it."""
+
+    discrepancy: Amount = 0.1  # weight of L_dis
+    form: Literal["sum", "log"] = "sum"  # of the discrepancy; paper: log
+    along: Literal["patches", "channels"] = "patches"  # its cosines
+    start: Share = 0.7  # the high threshold before the decoder learns, from when on it falls
+    end: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.55,)  # for all, or by class
+    fall: Count = 18_000  # iterations that it falls
+    filter_from: Count = 8_000  # the first iteration whose labels are filtered
+    least: Count = 1_000  # values that a mixture takes at least
+    floor: Amount = 0.1  # of a loss that counts
+    gap: Amount = 1.0  # between the mixture's means
+    posterior: Share = 0.95
+    consistency: Amount = 0.05  # weight of L_con, from filter_from on
+    confidence: Share = 0.9
+    strong_scale: Annotated[Positive, Field(le=1)] = 0.75  # of the strong view's sides
+
+
+@section
+class MctformerRecipe:
+    """What MCTformer+ has beyond MoRe's part (``method.mctformer``), as released."""
+
+    layer_contrast: Amount = 1.0  # weight of L_cct
+    contrast_blocks: PositiveCount = 12  # the last ones, in which tokens are contrasted
+    decay: Annotated[Positive, Field(le=1)] = 0.996  # of the rank-weighted pooling
+    map_blocks: PositiveCount = 12  # the last ones, whose attention makes maps; V2: 3
+
+
+@section
 class ScheduleRecipe:
     """Iterations before a loss sets in, and before LIR's masks come from the final CAM."""
 
@@ -257,3 +307,7 @@ class Recipe:
     schedule: ScheduleRecipe
     optimizer: OptimizerRecipe
     evaluation: EvaluationRecipe
+    method: Method = "more"  # what is trained
+    toco: TocoRecipe = TocoRecipe()
+    dupl: DuplRecipe = DuplRecipe()
+    mctformer: MctformerRecipe = MctformerRecipe()

@@ -20,6 +20,7 @@ from more_lib.data.table import training_classes
 from more_lib.data.transforms import training_transform
 from more_lib.data.voc import VocImages
 from more_lib.method.energy import DenseEnergyLoss
+from more_lib.method.methods import method_of
 from more_lib.method.model import MoRe
 from more_lib.method.released import load_released
 from more_lib.method.weight_files import backbone_identity
@@ -117,8 +118,10 @@ def _train(recipe: Recipe, folder: Path, resume: bool | None, tensorboard: bool)
         tree = open_tree(recipe.data)
         tree.require_readable(recipe.data.train_split)
         say(training_classes(tree, recipe.data))
-        dataset = VocImages(tree, recipe.data.train_split, training_transform(recipe.data))
-        model = MoRe.from_recipe(recipe)
+        method = method_of(recipe)
+        transform = training_transform(recipe.data, method.objective.views)
+        dataset = VocImages(tree, recipe.data.train_split, transform)
+        model = method.network.from_recipe(recipe)
     batches(dataset, recipe, processes=accelerator.num_processes)  # refuses too few images
     hardware = {"precision": precision_of(accelerator), "processes": accelerator.num_processes}
     sources = {**provenance(recipe), "training_version": TRAINING_VERSION, **hardware}
@@ -188,7 +191,7 @@ def load_trained(folder: str | Path, recipe: Recipe) -> Trained:
     if trained_as != training_fingerprint(recipe):
         own = f"--recipe {folder / 'recipe.yaml'}"
         raise InputError(f"{folder} was trained by another recipe; give its own with {own}")
-    model = MoRe.from_recipe(recipe, pretrained=False)
+    model = method_of(recipe).network.from_recipe(recipe, pretrained=False)
     load_weights(model, weights)
     if record.get("weights_sha256") not in (None, sha256(weights)):  # evaluations belong to them
         raise InputError(f"{weights} is not what was trained: restore it, or train anew")

@@ -20,6 +20,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from more_lib.data.voc import VocImages
+from more_lib.method.methods import method_of
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
 from more_lib.recipes.schema import OptimizerRecipe, Recipe
@@ -63,7 +64,7 @@ def fit(run: RunState, dataset: VocImages, recipe: Recipe, folder: Path, origin:
     """
     settings, accelerator = recipe.optimizer, run.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
-    objective = Objective(recipe).to(accelerator.device)
+    objective = method_of(recipe).objective(recipe).to(accelerator.device)
     loader = iter(batches(dataset, recipe, rank, processes, run.iteration * settings.accumulate))
     started = time.perf_counter() - run.seconds
     while run.iteration < settings.iterations:
@@ -110,13 +111,13 @@ def _losses(run: RunState, objective: Objective, batch: dict) -> dict[str, Tenso
     """Every term that counts in this iteration, and their weighted sum as "total"."""
     device = run.accelerator.device
     images = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
-    box = batch["box"].to(device, non_blocking=True) if "box" in batch else None
+    further = {name: batch[name] for name in ("box", "views") if name in batch}
+    further = {name: each.to(device, non_blocking=True) for name, each in further.items()}
     # One context for both: each would cast the weights anew.
     with run.accelerator.autocast():
         output = run.network(images)
-        losses = objective(run.model, images, batch["labels"], output, run.iteration, box)
-    weights = objective.recipe.loss
-    total = sum(getattr(weights, name) * loss for name, loss in losses.items())
+        losses = objective(run.model, images, batch["labels"], output, run.iteration, **further)
+    total = sum(objective.weights[name] * loss for name, loss in losses.items())
     return {**losses, "total": total}
 
 

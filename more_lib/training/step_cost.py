@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from more_lib.method.backbones import build_backbone
+from more_lib.method.methods import method_of
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import peak_memory
+from more_lib.system.errors import InputError
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 PLAIN, CAM, ENERGY = "plain ViT, forward", "multi-scale CAM", "dense energy"
@@ -54,8 +56,12 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     """Time the last iteration of a recipe, in which every term counts, on random images.
 
     precision: "fp32" or "bf16". repeats: rounds at most; no other begins after ``ENOUGH`` seconds.
-    Runs on the GPU where there is one; on a CPU, ViT-B at 448 pixels takes minutes.
+    Runs on the GPU where there is one; on a CPU, ViT-B at 448 pixels takes minutes. Raises
+    ``InputError`` for a recipe of another method.
     """
+    if method_of(recipe).network is not MoRe:
+        raise InputError(f"method is {recipe.method!r}: bench step takes MoRe's step apart; give a "
+                         "profile of method more")  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = MoRe.from_recipe(recipe, pretrained=False).train().to(device)

@@ -16,6 +16,7 @@ from more_lib.data.transforms import (
 )
 from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.profiles import PROFILES
+from more_lib.system.errors import InputError
 
 STILL = dict(crop_scale=(1.0, 1.0), color_jitter=(0.0, 0.0, 0.0, 0.0), jitter_probability=0.0)
 PLAIN = replace(PROFILES["mini"].data, crop_size=32, **STILL)
@@ -165,3 +166,20 @@ def test_padded_crop_of_a_large_image_is_a_part_of_it_at_its_scale():
         starts.append(float(row.min()))
     assert 1 < min(steps) < 1.15 and 1.75 < max(steps) < 2.05
     assert min(starts) < 40 and max(starts) > 110
+
+
+def test_further_views_are_another_crop_and_the_same_one_in_other_colours(photograph):
+    still = training_transform(replace(PLAIN, crop_scale=(0.3, 0.5)), views=True)
+    seen = seeded(still, photograph)
+    assert seen["image"].shape == (3, 32, 32) and seen["views"].shape == (2, 3, 32, 32)
+    other, same = seen["views"]
+    assert torch.equal(same, seen["image"]) and not torch.equal(other, seen["image"])
+    assert all(map(torch.equal, seen.values(), seeded(still, photograph).values()))
+    options = {"color_jitter": (0.9, 0.0, 0.0, 0.0), "jitter_probability": 1.0}
+    bright = seeded(training_transform(replace(PLAIN, **options), views=True), photograph)
+    a, b = denormalize(torch.stack((bright["image"], bright["views"][1])))
+    dim = ((a < 0.9) & (b < 0.9) & (a > 0.1)).numpy()
+    shares = b.numpy()[dim] / a.numpy()[dim]
+    assert np.ptp(shares) < 0.2 and abs(shares.mean() - 1) > 0.01  # brighter or darker as a whole
+    with pytest.raises(InputError, match="data.crop is 'padded': views"):
+        training_transform(PADDED, views=True)

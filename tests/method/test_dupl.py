@@ -11,12 +11,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from more_lib.method.dupl import (
+    DRAWS,
+    STRONG,
     DualStudent,
     consistency_loss,
     discrepancy_loss,
     falling_threshold,
     image_thresholds,
     noise_filter,
+    strong_view,
 )
 from more_lib.method.losses import segmentation_loss
 from more_lib.method.pseudo_labels import PixelAdaptiveRefinement, refine_cam, three_way_mask
@@ -278,6 +281,28 @@ def test_discrepancy_reaches_both_encoders_once_they_differ():
     for number in (0, 1):
         assert f"students.{number}.encoder.norm.weight" in names
     assert not any("classifier" in name or "decoder" in name for name in names)
+
+
+def test_strong_view_by_hand():
+    """Operation 2 keeps two bits, 5 dims by 0.7; a grey image has no colour to lose in 3."""
+    grey = (torch.arange(48.0).reshape(1, 1, 6, 8) / 47).expand(2, 3, 6, 8).clone()
+    two_bits, dim, colour = (torch.full((2, 1), (n + 0.5) / 7) for n in (2, 5, 3))
+    levels = (255 * grey).round().long() // 64 * 64
+    torch.testing.assert_close(strong_view(grey, two_bits), levels / 255)
+    torch.testing.assert_close(strong_view(grey, dim), 0.7 * grey, atol=2 / 255, rtol=0)
+    torch.testing.assert_close(strong_view(grey, colour), grey, atol=2 / 255, rtol=0)
+
+
+def test_strong_view_takes_each_images_own_draws_in_their_order():
+    pictures, draws = uniform(3, 3, 8, 8), uniform(3, DRAWS, seed=2)
+    draws[0] = 0.999
+    strong = strong_view(pictures, draws)
+    assert strong.shape == pictures.shape and strong.dtype == pictures.dtype
+    assert strong.min() >= 0 and strong.max() <= 1
+    for image, own, together in zip(pictures, draws, strong, strict=True):
+        for number in (len(STRONG) * own).long():
+            image = strong_view(image[None], (number + 0.5).reshape(1, 1) / len(STRONG))[0]
+        torch.testing.assert_close(image, together)
 
 
 def test_dupl_refuses_bad_input():

@@ -7,9 +7,17 @@ import pytest
 
 from more_lib.method.objective import MINED, Objective
 from more_lib.paper import records
-from more_lib.recipes import PROFILES, load_recipe, profiles, to_dict, training_fingerprint
+from more_lib.recipes import (
+    PROFILES,
+    changed,
+    load_recipe,
+    profiles,
+    to_dict,
+    training_fingerprint,
+    training_values,
+)
 from more_lib.recipes.classes import COCO_CLASSES, EMOJI_CLASSES, PET_BREEDS, VOC_CLASSES
-from more_lib.recipes.loading import fingerprint, training_values
+from more_lib.recipes.loading import fingerprint
 
 RELEASED = {
     "voc": """
@@ -61,6 +69,9 @@ def test_classes_are_the_data_sets():
         "mini": EMOJI_CLASSES,
         "mini-released": EMOJI_CLASSES,
         "mini-plus": EMOJI_CLASSES,
+        "toco": EMOJI_CLASSES,
+        "dupl": EMOJI_CLASSES,
+        "mctformer": EMOJI_CLASSES,
         "photos": PET_BREEDS,
         "pets": PET_BREEDS,
         "voc": VOC_CLASSES,
@@ -86,6 +97,21 @@ def test_pets_profile_fits_its_patches_and_never_takes_the_final_cam():
     recipe = PROFILES["pets"]
     assert len(recipe.data.classes) == 37 and recipe.data.crop_size % 16 == 0
     assert recipe.schedule.final_cam == recipe.optimizer.iterations
+
+
+@pytest.mark.parametrize("profile", ["toco", "dupl", "mctformer"])
+def test_rivals_share_all_of_minis_values_but_their_own(profile):
+    mini, rival = PROFILES["mini"], PROFILES[profile]
+    assert rival.method == profile and not rival.graph.use
+    for name in ("seed", "data", "masks", "energy", "evaluation"):
+        assert getattr(mini, name) == getattr(rival, name)
+    ours, theirs = vars(mini.optimizer), vars(rival.optimizer)
+    assert {name for name in ours if ours[name] != theirs[name]} <= {"token_lr_factor"}
+    sections = {"toco", "dupl", "mctformer"} - {profile}
+    assert not sections & training_values(rival).keys() and profile in training_values(rival)
+    unread = [f"{name}.{key}" for name, key in (("toco", "num_crops=1"), ("dupl", "least=1"))]
+    others = [override for override in unread if not override.startswith(profile)]
+    assert training_fingerprint(changed(rival, others)) == training_fingerprint(rival)
 
 
 def test_stored_networks_and_records_keep_their_fingerprints():

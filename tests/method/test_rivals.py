@@ -1,0 +1,239 @@
+"""The rivals as the trainer and the evaluation see them: what learns from what, when, and maps."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from more_lib.method import dupl, rivals
+from more_lib.method.localization import multiscale_cam, views_of
+from more_lib.method.losses import patch_token_contrast_loss, segmentation_loss
+from more_lib.method.methods import METHODS, method_of
+from more_lib.method.model import MoReOutput
+from more_lib.method.pseudo_labels import refine_cam, three_way_mask
+from more_lib.recipes import PROFILES, changed, schema
+from tests.method.helpers import drawn, reached, refuses
+
+RIVALS = ("toco", "dupl", "mctformer")
+LABELS = torch.zeros(2, len(PROFILES["mini"].data.classes))
+LABELS[0, 2] = LABELS[1, 0] = LABELS[1, 4] = 1
+QUICK = "backbone.name=mini_w48 data.crop_size=48 masks.dilations=[1,2] masks.refinements=2"
+OWN = {
+    "toco": "toco.local_size=16 toco.head=[16,8,32] toco.num_crops=3 schedule.segmentation=5 "
+    "schedule.dense_energy=5",
+    "dupl": "dupl.filter_from=8 dupl.least=20 schedule.segmentation=5 dupl.end=[0.55]",
+    "mctformer": "mctformer.contrast_blocks=2",
+}
+TERMS = {  # by iteration
+    "toco": {
+        0: "classification aux_classification patch_token_contrast class_token_contrast",
+        5: "classification aux_classification patch_token_contrast class_token_contrast "
+        "segmentation dense_energy",
+    },
+    "dupl": {
+        0: "classification aux_classification patch_token_contrast discrepancy",
+        5: "classification aux_classification patch_token_contrast discrepancy segmentation",
+        8: "classification aux_classification patch_token_contrast discrepancy segmentation "
+        "consistency",
+    },
+    "mctformer": {0: "classification token_classification layer_contrast"},
+}
+
+
+@cache
+def recipe_of(name: str, more: str = "") -> schema.Recipe:
+    return changed(PROFILES[name], [*QUICK.split(), *OWN[name].split(), *more.split()])
+
+
+def build(name: str, more: str = ""):
+    """A rival's network on a random backbone while training, and its objective."""
+    recipe, method = recipe_of(name, more), METHODS[name]
+    torch.manual_seed(0)
+    return method.network.from_recipe(recipe, pretrained=False).train(), method.objective(recipe)
+
+
+def pictures(seed: int = 0, count: int = 2, side: int = 48) -> Tensor:
+    return drawn(count, 3, side, side, seed=seed, dtype=torch.float32)
+
+
+def losses_of(name: str, iteration: int, more: str = "", **options):
+    model, objective = build(name, more)
+    images, further = pictures(), dict(options)
+    if objective.views:
+        further["views"] = torch.stack((pictures(1), pictures(2)), dim=1)
+    return model, objective, objective(model, images, LABELS, model(images), iteration, **further)
+
+
+def test_each_name_has_its_method_and_its_section():
+    assert tuple(METHODS) == schema.METHODS
+    for name in RIVALS:
+        assert method_of(PROFILES[name]) is METHODS[name] and hasattr(PROFILES[name], name)
+
+
+@pytest.mark.parametrize(("name", "iteration"), [(n, t) for n in RIVALS for t in TERMS[n]])
+def test_terms_set_in_when_the_recipe_says_and_each_has_a_weight(name, iteration):
+    _, objective, losses = losses_of(name, iteration)
+    assert sorted(losses) == sorted(TERMS[name][iteration].split())
+    for term, loss in losses.items():
+        assert loss.ndim == 0 and loss.isfinite() and objective.weights[term] > 0, term
+    released = {
+        "class_token_contrast": 0.5,
+        "patch_token_contrast": 0.2,
+        "discrepancy": 0.1,
+        "consistency": 0.05,
+        "layer_contrast": 1,
+        "segmentation": {"toco": 0.1, "dupl": 0.2}.get(name),
+    }
+    for term in losses.keys() & released.keys():
+        assert objective.weights[term] == released[term]
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_every_parameter_has_one_place_in_the_optimizer_and_learns_in_the_end(name):
+    model, objective, losses = losses_of(name, max(TERMS[name]))
+    if name == "dupl":  # students that are alike feel no discrepancy, and no pixel is dropped here
+        losses["segmentation"] = losses["segmentation"] + losses.pop("consistency")
+    groups = model.parameter_groups(recipe_of(name).optimizer)
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert sorted(grouped) == sorted(map(id, trained.values()))
+    names = reached(model, sum(objective.weights[term] * loss for term, loss in losses.items()))
+    # Empty: no registers. A key's bias moves no softmax; MCTformer+ applies no final norm.
+    silent = {n for n, p in trained.items() if p.numel() == 0}
+    silent |= {n for n in trained if name == "mctformer" and ".norm." in n and "blocks" not in n}
+    assert trained.keys() - names <= silent
+    assert not any(n.startswith("teacher") for n in names)
+
+
+def test_tocos_teacher_moves_a_tenth_towards_the_head_and_only_the_head_has_one():
+    model, objective = build("toco")
+    teacher = [p.clone() for p in model.teacher.parameters()]
+    assert all(map(torch.equal, teacher, model.head.parameters()))
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter += 1
+    views = torch.stack((pictures(1), pictures(2)), dim=1)
+    objective(model, pictures(), LABELS, model(pictures()), 0, views=views)
+    for old, new in zip(teacher, model.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.1)
+
+
+def test_tocos_targets_are_the_teachers():
+    losses, views = [], torch.stack((pictures(1), pictures(2)), dim=1)
+    for sign in (1, -1):
+        model, objective = build("toco", "toco.momentum=1")
+        model.teacher.last_layer.weight.mul_(sign)
+        torch.manual_seed(1)
+        given = (model, pictures(), LABELS, model(pictures()), 0)
+        losses.append(objective(*given, views=views)["class_token_contrast"].item())
+    assert losses[0] != pytest.approx(losses[1], rel=1e-2)
+
+
+def test_tocos_contrast_reaches_encoder_and_head_alone():
+    model, _, losses = losses_of("toco", 0)
+    names = reached(model, losses["class_token_contrast"])
+    assert {name.split(".")[0] for name in names} == {"encoder", "head"}
+    assert "encoder.class_tokens" in names and "head.last_layer.weight" in names
+
+
+def test_dupls_terms_are_the_sums_of_both_students_and_labels_are_crossed():
+    """The first iterations, written out; students are made unlike, or nothing would be crossed."""
+    recipe = recipe_of("dupl", "masks.scales=[1.0]")
+    model, objective = build("dupl", "masks.scales=[1.0]")
+    with torch.no_grad():
+        model.students[1].encoder.blocks[0].attn.qkv.weight.mul_(3)
+    images = pictures()
+    outputs = model(images)
+    losses = objective(model, images, LABELS, outputs, 5)
+    shown, contrast, labels = (
+        (images * objective.normal[1] + objective.normal[0]).clamp(0, 1),
+        0,
+        [],
+    )
+    for student, output in zip(model.students, outputs, strict=True):
+        cam, aux_cam = multiscale_cam(student, images, [1.0])
+        small = torch.nn.functional.interpolate(aux_cam, (6, 6), mode="bilinear")
+        mask = three_way_mask(small, LABELS, 0.7, 0.25)
+        contrast += patch_token_contrast_loss(output.features, mask)
+        labels.append(refine_cam(objective.refinement, shown, cam, LABELS, 0.7, 0.25))
+    assert not torch.equal(*labels)
+    first, second = (output.seg_logits for output in outputs)
+    crossed = segmentation_loss(first, labels[1]) + segmentation_loss(second, labels[0])
+    torch.testing.assert_close(losses["patch_token_contrast"], contrast, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses["segmentation"], crossed, rtol=1e-4, atol=1e-5)
+    assert recipe.method == "dupl"
+
+
+def test_dupls_thresholds_fall_by_class_once_the_decoder_learns():
+    ends = [0.5 + 0.01 * c for c in range(LABELS.shape[1])]
+    _, objective = build("dupl", f"dupl.end={ends}".replace(" ", "") + " dupl.fall=10")
+    assert objective.thresholds(4, LABELS).tolist() == pytest.approx([0.7, 0.7])
+    assert objective.thresholds(15, LABELS).tolist() == pytest.approx([0.52, 0.54])
+    middle = objective.thresholds(5 + 4, LABELS)
+    assert (middle < 0.7).all() and (middle > torch.tensor([0.52, 0.54])).all()
+    refuses("dupl.end has 2 values; give 1, or", build, "dupl", "dupl.end=[0.5,0.6]")
+
+
+def test_dupls_strong_view_is_smaller_mirrored_and_whole_patches(monkeypatch):
+    model, objective = build("dupl")
+    monkeypatch.setattr(dupl, "strong_view", lambda images, draws: images)
+    shown = torch.linspace(0, 1, 40).expand(2, 3, 64, 40)
+    strong = objective._strong(shown, model.patch_size) * objective.normal[1] + objective.normal[0]
+    assert strong.shape == (2, 3, 48, 32)  # 0.75 * 40 = 30 is 3.75 patches of 8
+    assert (strong.diff(dim=3) < 0).all() and strong[..., 0].min() > 0.95
+
+
+def test_padding_teaches_dupl_nothing():
+    box = torch.tensor([[0, 0, 24, 48], [0, 0, 48, 48]])
+    model, objective = build("dupl")
+    images = pictures()
+    images[0, :, :, 24:] = 0
+    given = ([], (images, LABELS, torch.tensor([0.7, 0.7]), None))
+    assert objective._own_terms(*given, None) == ({}, [])
+    outputs = model(images)
+    pairs = list(zip(model.students, outputs, strict=True))
+    padding = rivals.padding_mask(box, (48, 48))
+    given = (images, LABELS, torch.tensor([0.7, 0.7]), padding)
+    _, labels = objective._own_terms(pairs, given, images.clamp(0, 1))
+    for mask in labels:
+        assert (mask[0, :, 24:] == 255).all() and (mask[0, :, :24] != 255).any()
+    assert objective(model, images, LABELS, outputs, 5, box)["segmentation"].isfinite()
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_evaluation_draws_the_maps_that_a_network_has_and_refuses_the_others(name):
+    model, images, classes = build(name)[0].eval(), pictures(), LABELS.shape[1]
+    output = model(images, with_decoder=False)
+    assert isinstance(output, MoReOutput) and output.class_logits.shape == (2, classes)
+    group = ((1.0, 0.5), True)
+    views = views_of(model, images, [group], kinds=model.kinds)
+    for kind in model.kinds:
+        maps = views.merged(group, kind)
+        assert maps.shape == (2, classes + (kind == "decoder"), 48, 48)
+        assert maps.min() >= 0 and maps.max() <= 1 + 1e-6
+    refuses(
+        "this network draws no lam; choose among cam, aux_cam", views_of, model, images, [group]
+    )
+
+
+def test_dupl_shows_either_student():
+    model, images = build("dupl")[0].eval(), pictures()
+    for number in (0, 1):
+        model.shown = number
+        assert torch.equal(model(images).cam, model.students[number](images).cam)
+
+
+def test_seeds_are_attention_times_patch_cam_spread_by_affinity():
+    model, images = build("mctformer")[0].eval(), pictures()
+    seen, output = super(rivals.MCTformerPlus, model).forward(images), model(images)
+    fused = (seen.class_attention.mean(0) * seen.patch_cam.relu()).sqrt()
+    spread = (seen.affinity @ fused.flatten(2).mT).mT.view_as(fused)
+    torch.testing.assert_close(output.cam, spread)
+    assert torch.equal(output.class_logits, (seen.class_logits + seen.patch_logits) / 2)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_networks_of_any_rival_refuse_crops_that_no_patch_fills(name):
+    recipe = changed(recipe_of(name), ["data.crop_size=50"])
+    refuses("data.crop_size is 50", METHODS[name].network.from_recipe, recipe, False)

@@ -1,0 +1,53 @@
+"""The rivals through the one trainer: trained, resumed, found again, evaluated."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from more_lib.evaluation.scoring import evaluate_or_load
+from more_lib.recipes import changed, load_recipe
+from more_lib.system.errors import InputError
+from more_lib.training import train
+from more_lib.training.cache import load_trained
+from tests.training.helpers import same_weights, small_recipe
+
+SHORT = """optimizer.iterations=4 optimizer.warmup_iterations=0 optimizer.checkpoint_every=2
+optimizer.log_every=1 schedule.segmentation=1 dupl.filter_from=2 dupl.least=10
+toco.head=[16,8,32] toco.num_crops=3""".split()
+
+DRAWN = {"toco": {"cam", "decoder"}, "dupl": {"cam", "decoder"}, "mctformer": {"cam", "attention"}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    recipe = small_recipe(tmp_path_factory.mktemp("rivals"))
+    keep = "optimizer.batch_size=2 optimizer.precision=fp32 loss.dense_energy=0".split()
+    data = [f"data.root={recipe.data.root}", f"backbone.weights={recipe.backbone.weights}"]
+    return [*data, *keep, *SHORT]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "otherwise"),
+    [
+        ("toco", "toco.aligned=false"),
+        ("dupl", "dupl.least=11"),
+        ("mctformer", "mctformer.decay=0.9"),
+    ],
+)
+def test_a_rival_trains_and_is_resumed_to_the_same_weights(name, otherwise, place, tmp_path):
+    recipe = load_recipe(name, place)
+    whole = train(recipe, tmp_path / "whole")
+    assert all(np.isfinite(line["total"]) for line in whole.log())
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder / "checkpoints", folder / "checkpoints")
+    shutil.copy(whole.folder / "recipe.yaml", folder)
+    assert same_weights(train(recipe, folder, resume=True), whole)
+    again = load_trained(whole.folder, recipe)
+    assert type(again.model) is type(whole.model) and same_weights(again, whole)
+    with pytest.raises(InputError, match="was trained by another recipe"):
+        load_trained(whole.folder, changed(recipe, [otherwise]))
+    results = evaluate_or_load(whole).results
+    assert {result.protocol.map for result in results} == DRAWN[name]
+    assert all(result.matrix.sum() > 0 for result in results)
