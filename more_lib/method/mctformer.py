@@ -78,8 +78,9 @@ class MCTformer(nn.Module):
         batch, classes, number = len(images), self.encoder.num_classes, prod(grid)
         patches = slice(embedded.shape[1] - number, None)
         tokens, looks = [], [embedded.new_empty(0, batch, classes, number)]
+        layers = self.encoder.layers(embedded)
         affinity = embedded.new_zeros(batch, number, number)
-        for block, before, x in self.encoder.layers(embedded):
+        for block, (before, x) in zip(self.encoder.blocks, layers, strict=True):
             if with_attention:
                 attention = block_attention(block, before)
                 looks.append(attention[None, :, :classes, patches])

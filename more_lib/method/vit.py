@@ -132,16 +132,18 @@ class ClassTokenViT(nn.Module):
     def _blocks(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Token sequences (B, L, D) before the last block, at the end, and aux; and the grid."""
         embedded, grid = self.embed(images)
-        steps = list(self.layers(embedded))
-        aux, (_, before, after) = steps[self.aux_block][2], steps[-1]
+        for index, layer in enumerate(self.layers(embedded)):
+            if index == self.aux_block:
+                aux = layer[1]
+        before, after = layer
         return before, self.norm(after), aux, grid
 
-    def layers(self, x: Tensor) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
-        """Each block with the token sequences (B, L, D) that enter and leave it."""
+    def layers(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The token sequences (B, L, D) that enter and leave each block; ``x`` enters the first."""
         for index, block in enumerate(self.blocks):
             before = self._turned(x) if index == self.aux_block else x
             x = block(before)
-            yield block, before, x
+            yield before, x
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The token sequence (B, L, D) that enters the first block, and the grid (h, w).
