@@ -5,6 +5,8 @@ Notebook 01 §4 takes it apart; notebook 05 trains it.
 
 from typing import NamedTuple
 
+import torch
+from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -141,7 +143,8 @@ class MoRe(nn.Module):
 
         With ``token_parameters`` 2, class and register tokens move as the sum of two, token and
         position, does: both have its gradient, so each takes AdamW's step and decays by lr *
-        weight_decay of itself; the sum takes two steps and decays as anything else.
+        weight_decay of itself; the sum takes two steps and decays as anything else. ``decayed``
+        "matrices" takes these tokens, and parameters of one dimension, out of all decay.
         """
         lr, decay, parts = settings.lr, settings.weight_decay, settings.token_parameters
         classes, registers = self.encoder.class_tokens, self.encoder.register_tokens
@@ -150,12 +153,21 @@ class MoRe(nn.Module):
         encoder = [p for p in self.encoder.parameters() if id(p) not in alone]
         new = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
         sums = {"weight_decay": decay / parts}
-        return [
+        groups: list[dict] = [
             {"params": encoder, "lr": lr, "weight_decay": decay},
             {"params": [classes], "lr": parts * lr * settings.token_lr_factor, **sums},
             {"params": new, "lr": lr * settings.head_lr_factor, "weight_decay": decay},
             *({"params": [each], "lr": parts * lr, **sums} for each in apart[1:]),
         ]
+        if settings.decayed == "matrices":
+            spared = alone | {id(p) for p in self.parameters() if p.ndim < 2}
+            groups = [
+                group | ({"weight_decay": 0.0} if free else {}) | {"params": chosen}
+                for free in (False, True)
+                for group in groups
+                if (chosen := [p for p in group["params"] if (id(p) in spared) == free])
+            ]
+        return groups
 
 
 def image_logits(features: Tensor, classifier: nn.Conv2d) -> Tensor:
@@ -176,6 +188,10 @@ def recipe_backbone(recipe: Recipe, pretrained: bool) -> VisionTransformer:
         raise InputError(f"backbone.depth is {spec.depth}, but there are {len(blocks)} blocks")
     if spec.depth and len(blocks):
         vit.blocks = blocks[: spec.depth]  # the first ones; the last norm is kept
+    if spec.drop_path:
+        rates = torch.linspace(0, spec.drop_path, len(vit.blocks)).tolist()  # as timm spreads it
+        for block, rate in zip(vit.blocks, rates, strict=True):
+            block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
     return vit
 
 

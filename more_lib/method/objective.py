@@ -34,7 +34,12 @@ from more_lib.method.losses import (
     token_discrepancy_loss,
 )
 from more_lib.method.model import MoRe, MoReOutput
-from more_lib.method.pseudo_labels import PixelAdaptiveRefinement, refine_cam, three_way_mask
+from more_lib.method.pseudo_labels import (
+    Level,
+    PixelAdaptiveRefinement,
+    refine_cam,
+    three_way_mask,
+)
 from more_lib.recipes.constants import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.schema import Recipe
 
@@ -109,7 +114,7 @@ class Objective(nn.Module):
         cams = multiscale_cam(model, images, self.recipe.masks.scales, straight, labels)
         masks = self._patch_masks(cams, present, features.shape[-2:], iteration, padding)
 
-        losses |= self.own_losses(model, cams, present, output, views)
+        losses |= self.own_losses(model, cams, present, output, views, active)
         if "patch_token_contrast" in active:
             losses["patch_token_contrast"] = patch_token_contrast_loss(features, masks.contrast)
         if "confident_relation" in active:
@@ -122,7 +127,9 @@ class Objective(nn.Module):
                 tokens, features, masks.uncertain, present, *sizes, lir
             )
         if active.intersection(DECODED):
-            pixels = self._pixel_labels(cams[0], labels, output, pictures, box)
+            taught, high = self.decoder_cam(cams, iteration), self.recipe.masks.decoder[0]
+            pixels = self.pixel_labels(taught, labels, output, pictures, box, high)
+            del taught
         del cams  # full-size maps, which the rest needs no longer
         if "segmentation" in active:
             target = _where_padded(padding, IGNORE_INDEX, pixels)
@@ -140,9 +147,15 @@ class Objective(nn.Module):
         present: Tensor,
         output: MoReOutput,
         views: Tensor | None,
+        active: set[str],
     ) -> dict[str, Tensor]:
         """Terms that another method adds to these, from the same multi-scale CAMs; here none."""
         return {}
+
+    def decoder_cam(self, cams: tuple[Tensor, Tensor], iteration: int) -> Tensor:
+        """Which of the final and the auxiliary CAM the decoder learns from at ``iteration``."""
+        early = iteration < self.recipe.schedule.final_cam
+        return cams[self.recipe.masks.decoder_map == "aux_first" and early]
 
     def _patch_masks(
         self,
@@ -171,15 +184,21 @@ class Objective(nn.Module):
         )
 
     @torch.no_grad()
-    def _pixel_labels(
-        self, cam: Tensor, labels: Tensor, output: MoReOutput, pictures: Tensor, box: Tensor | None
+    def pixel_labels(
+        self,
+        cam: Tensor,
+        labels: Tensor,
+        output: MoReOutput,
+        pictures: Tensor,
+        box: Tensor | None,
+        high: Level,
     ) -> Tensor:
-        """The decoder's labels (B, H, W), refined along the image's edges."""
+        """The decoder's labels (B, H, W), refined along the edges of ``pictures`` in [0, 1]."""
         masks, size = self.recipe.masks, pictures.shape[-2:]
         if masks.picture == "bytes":
             pictures = (255 * pictures).floor() / 255
         taught = cam
-        if masks.decoder_map != "cam":
+        if masks.decoder_map in ("lam", "both"):
             maps = lam(output.features, output.class_tokens, masks.lam_similarity)
             taught = min_max(resized(maps.float(), size))
         if masks.decoder_map == "both":
@@ -191,7 +210,7 @@ class Objective(nn.Module):
         if box is not None:
             # Beyond its border a padded image goes on as its border, as it would without padding.
             pictures, taught = _extended(pictures, box), _extended(taught, box)
-        return refine_cam(self.refinement, pictures, taught, labels, *masks.decoder)
+        return refine_cam(self.refinement, pictures, taught, labels, high, masks.decoder[1])
 
 
 def image_losses(output: MoReOutput, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:

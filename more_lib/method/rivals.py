@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from more_lib.method import dupl, toco
+from more_lib.method.backbones import check_plain
 from more_lib.method.localization import multiscale_cam
 from more_lib.method.losses import (
     classification_loss,
@@ -28,7 +29,7 @@ from more_lib.method.mctformer import (
 )
 from more_lib.method.model import MoRe, MoReOutput, recipe_backbone, require_patches
 from more_lib.method.objective import Objective, image_losses, padding_mask
-from more_lib.method.pseudo_labels import refine_cam, three_way_mask
+from more_lib.method.pseudo_labels import three_way_mask
 from more_lib.method.vit import ClassTokenViT
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.recipes.schema import OptimizerRecipe, Recipe
@@ -65,8 +66,9 @@ class ToCoObjective(Objective):
         self.weights["class_token_contrast"] = recipe.toco.class_token_contrast
 
     def active(self, iteration: int) -> set[str]:
-        """As ``Objective.active``, and L_ctc from the first iteration on."""
-        return super().active(iteration) | {"class_token_contrast"}
+        """As ``Objective.active``, and L_ctc, which sets in with the patch-token contrast."""
+        begun = iteration >= self.recipe.schedule.patch_token_contrast
+        return super().active(iteration) | ({"class_token_contrast"} if begun else set())
 
     def own_losses(
         self,
@@ -75,8 +77,11 @@ class ToCoObjective(Objective):
         present: Tensor,
         output: MoReOutput,
         views: Tensor | None,
+        active: set[str],
     ) -> dict[str, Tensor]:
         """L_ctc between the image, another crop of it and local crops (``toco``)."""
+        if "class_token_contrast" not in active:
+            return {}
         settings = self.recipe.toco
         assert views is not None  # the transform makes them for this objective
         another, rendering = views.unbind(1)
@@ -155,17 +160,17 @@ class DuPLObjective(Objective):
         views: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """As ``Objective.forward``, of a ``DuPL`` and the pair that it gives while training."""
-        settings, schedule = self.recipe.dupl, self.recipe.schedule
-        decodes, filters = iteration >= schedule.segmentation, iteration >= settings.filter_from
+        settings = self.recipe.dupl
+        filters = iteration >= settings.filter_from
         pictures = (images * self.normal[1] + self.normal[0]).clamp(0, 1)
-        high = self.thresholds(iteration, labels)
-        padding = None if box is None else padding_mask(box, images.shape[-2:])
         pairs = list(zip(model.students, output, strict=True))
-        given = (images, labels, high, padding)
-        losses, pixels = self._own_terms(pairs, given, pictures if decodes else None)
-        first, second = (each.features for each in output)
-        losses["discrepancy"] = dupl.discrepancy_loss(first, second, settings.form, settings.along)
-        if not decodes:
+        losses, pixels = self._own_terms(pairs, (images, pictures), labels, box, iteration)
+        if iteration >= settings.discrepancy_from:
+            first, second = (each.features for each in output)
+            losses["discrepancy"] = dupl.discrepancy_loss(
+                first, second, settings.form, settings.along
+            )
+        if not pixels:
             return losses
         if filters:
             sizes = (settings.least, settings.floor, settings.gap, settings.posterior)
@@ -187,7 +192,8 @@ class DuPLObjective(Objective):
 
     def thresholds(self, iteration: int, labels: Tensor) -> Tensor:
         """(B,) the images' high thresholds, which fall once the decoder learns."""
-        settings, begin = self.recipe.dupl, self.recipe.schedule.segmentation
+        settings = self.recipe.dupl
+        begin = settings.fall_from or self.recipe.schedule.segmentation
         start = torch.full_like(self.ends, settings.start)
         ends = dupl.falling_threshold(iteration - begin, settings.fall, start, self.ends)
         return dupl.image_thresholds(ends, labels.cpu())
@@ -195,33 +201,43 @@ class DuPLObjective(Objective):
     def _own_terms(
         self,
         pairs: list[tuple[Any, MoReOutput]],
-        given: tuple[Tensor, Tensor, Tensor, Tensor | None],
-        pictures: Tensor | None,
+        seen: tuple[Tensor, Tensor],
+        labels: Tensor,
+        box: Tensor | None,
+        iteration: int,
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """What each student learns from its own maps, summed, and each one's pixel labels.
 
-        given: images, labels, thresholds, padding. pictures: in [0, 1]; no pixel labels without.
+        seen: the images, normalised and in [0, 1]. No pixel labels before the decoder learns.
         """
-        images, labels, high, padding = given
-        masks, pixels = self.recipe.masks, []
+        masks, high = self.recipe.masks, self.thresholds(iteration, labels)
+        contrasts, decodes = (
+            iteration >= getattr(self.recipe.schedule, name)
+            for name in ("patch_token_contrast", "segmentation")
+        )
+        (images, pictures), pixels = seen, []
+        padding = None if box is None else padding_mask(box, images.shape[-2:])
         losses: dict[str, Tensor] = {}
         present = labels.to(images.device, non_blocking=True)
-        for student, seen in pairs:
-            straight = (seen.cam.detach(), seen.aux_cam.detach())
-            cam, aux_cam = multiscale_cam(student, images, masks.scales, straight, labels)
-            aux_cam = F.interpolate(aux_cam, seen.features.shape[-2:], mode="bilinear")
-            patches = three_way_mask(aux_cam, present, high, masks.contrast[1])
-            if padding is not None:
-                small = F.interpolate(padding[:, None].float(), patches.shape[-2:])[:, 0] > 0
-                patches = patches.masked_fill(small, IGNORE_INDEX)
-            if pictures is not None:
-                level = masks.decoder[1]
-                pixel = refine_cam(self.refinement, pictures, cam, labels, high, level)
+        for student, output in pairs:
+            terms = image_losses(output, present, self.recipe)
+            if contrasts or decodes:
+                straight = (output.cam.detach(), output.aux_cam.detach())
+                cams = multiscale_cam(student, images, masks.scales, straight, labels)
+            if contrasts:
+                aux_cam = F.interpolate(cams[1], output.features.shape[-2:], mode="bilinear")
+                patches = three_way_mask(aux_cam, present, high, masks.contrast[1])
+                if padding is not None:
+                    small = padding[:, None].float()
+                    small = F.interpolate(small, patches.shape[-2:], mode="nearest-exact")[:, 0]
+                    patches = patches.masked_fill(small > 0, IGNORE_INDEX)
+                terms["patch_token_contrast"] = patch_token_contrast_loss(output.features, patches)
+            if decodes:
+                taught = self.decoder_cam(cams, iteration)
+                pixel = self.pixel_labels(taught, labels, output, pictures, box, high)
                 if padding is not None:
                     pixel = pixel.masked_fill(padding, IGNORE_INDEX)
                 pixels.append(pixel)
-            terms = image_losses(seen, present, self.recipe)
-            terms["patch_token_contrast"] = patch_token_contrast_loss(seen.features, patches)
             losses = {name: losses.get(name, 0) + loss for name, loss in terms.items()}
         return losses, pixels
 
@@ -245,8 +261,13 @@ class MCTformerPlus(MCTformer):
     def from_recipe(cls, recipe: Recipe, pretrained: bool = True) -> "MCTformerPlus":
         """As ``MoRe.from_recipe``."""
         settings, vit = recipe.mctformer, recipe_backbone(recipe, pretrained)
+        check_plain(vit)
+        side, before = recipe.data.crop_size // vit.patch_embed.feat_ratio(), vit.patch_embed
+        grid = None  # positions are repeated where the crop has whole multiples of the pretrained
+        if all(side > length and side % length == 0 for length in before.grid_size):
+            grid = (side, side)
         start = recipe.backbone.token_start
-        model = cls(vit, len(recipe.data.classes), settings.decay, token_start=start)
+        model = cls(vit, len(recipe.data.classes), settings.decay, grid, start)
         require_patches(recipe, model.patch_size)
         model.map_blocks = settings.map_blocks
         return model

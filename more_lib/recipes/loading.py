@@ -22,9 +22,11 @@ from more_lib.system.errors import InputError
 
 _MOST_BYTES = 2**20  # of a recipe's file
 
-_ADDED = """data.crop data.padding backbone.depth backbone.token_start backbone.frozen_blocks
-backbone.freeze_position lir.fill_up masks.picture masks.spread loss.token_readout
-optimizer.accumulate optimizer.token_parameters optimizer.late_terms""".split()
+_ADDED = """data.crop data.padding data.grey data.blur data.strong data.views backbone.depth
+backbone.token_start backbone.frozen_blocks backbone.freeze_position backbone.drop_path lir.fill_up
+masks.picture masks.spread loss.token_readout optimizer.accumulate optimizer.token_parameters
+optimizer.late_terms optimizer.decayed optimizer.decay optimizer.final_ratio optimizer.lr_every
+dupl.fall_from dupl.discrepancy_from""".split()
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
 
@@ -143,7 +145,7 @@ def training_values(recipe: Recipe) -> dict:
             values.pop(method, None)
     if recipe.method == METHODS[0]:
         del values["method"]  # which came after networks had been stored
-    if recipe.masks.decoder_map == "cam":
+    if recipe.masks.decoder_map in ("cam", "aux_first"):
         del values["masks"]["lam_similarity"]
     del values["evaluation"]
     unread = ("val_split", "root", "labels", "skip", "workers", "numbering", "mask_orientation")
@@ -153,7 +155,7 @@ def training_values(recipe: Recipe) -> dict:
         del values["optimizer"][name]
     for key in _ADDED:
         section, name = key.split(".")
-        if values[section][name] == _default(key):
+        if section in values and values[section][name] == _default(key):
             del values[section][name]
     return values
 

@@ -57,7 +57,7 @@ Factor = Annotated[Positive, Field(le=1e6)]
 Scale = Annotated[Positive, Field(ge=0.05, le=16)]
 Scales = Annotated[tuple[Scale, ...], Field(min_length=1)]
 Beta = Annotated[Amount, Field(lt=1)]
-CropScale = Annotated[tuple[Positive, Share], _rule(lambda s: s[0] <= s[1], "[low, high]")]
+CropScale = Annotated[tuple[Positive, Scale], _rule(lambda s: s[0] <= s[1], "[low, high]")]
 Thresholds = Annotated[tuple[Share, Share], _rule(lambda t: t[0] >= t[1], "[high, low]")]
 # One form of each letter with an accent: macOS and others write two.
 ClassName = Annotated[Name, AfterValidator(partial(normalize, "NFC"))]
@@ -88,11 +88,23 @@ class DataRecipe:
     skip: tuple[Text, ...] = ()  # ids that every split leaves out, such as damaged images
     # to crop_size; COCO "padded": image rescaled, crop filled up with black
     crop: Literal["resized", "padded"] = "resized"
-    padding: Literal["masked", "picture"] = "masked"  # that black; released: part of the picture
+    # That black; MoRe as released: part of the picture; ToCo: half of the boxes are mirrored.
+    padding: Literal["masked", "picture", "mirrored"] = "masked"
+    grey: Share = 0.0  # probability of losing all colour; ToCo and DuPL as released: 0.2
+    blur: Share = 0.0  # of a Gaussian blur, sigma in [0.1, 2] pixels; ToCo and DuPL: 1
+    strong: Literal["none", "randaugment"] = "none"  # MCTformer+: this, and erasing; no jitter
+    views: Literal["alike", "released"] = "alike"  # ToCo's further ones: as the image, or its own
     # Class names whose order gives the masks' ids from 1; () is the data set's own, or classes.
     numbering: Distinct = ()
     # How masks lie whose size does not tell it, of photographs that EXIF turns: as these are seen.
     mask_orientation: Literal["upright", "stored"] = "upright"
+
+    @field_validator("crop")
+    @classmethod
+    def _part_of_the_image(cls, crop: str, info: ValidationInfo) -> str:
+        if crop == "resized" and info.data.get("crop_scale", (0, 0))[1] > 1:
+            raise ValueError("it should be 'padded' where data.crop_scale ends above 1")
+        return crop
 
     @field_validator("root")
     @classmethod
@@ -115,6 +127,7 @@ class BackboneRecipe:
     num_registers: Few = 4  # released: extra tokens beside the class tokens
     # ours: so many first blocks, and all that enters them, stay as pretrained; no backward there
     frozen_blocks: Few = 0
+    drop_path: Share = 0.0  # rate in the last block, growing to it evenly; MCTformer+: 0.1
     depth: Count = 0  # ours: keep only the first so many of its blocks; 0 keeps all
     freeze_position: Switch = False  # of the patches; ToCo and DuPL as released: True
     aux_layer: Whole = -3  # released: the block whose output feeds the auxiliary classifier
@@ -159,8 +172,9 @@ class MasksRecipe:
     final: Thresholds = (0.6, 0.35)  # final CAM, for both, from schedule.final_cam on
     contrast: Thresholds = (0.7, 0.25)  # auxiliary CAM, for the patch-token contrast
     decoder: Thresholds = (0.7, 0.25)  # background scores, for the segmentation loss
-    # Refined into the decoder's labels; paper: lam; ours: the mean of both.
-    decoder_map: Literal["cam", "lam", "both"] = "cam"
+    # Refined into the decoder's labels; paper: lam; ours: the mean of both. ToCo and DuPL on COCO:
+    # aux_first, the auxiliary CAM until schedule.final_cam.
+    decoder_map: Literal["cam", "aux_first", "lam", "both"] = "cam"
     spread: Amount = 0.0  # ours: temperature at which that map is spread to similar patches; 0: not
     lam_similarity: Literal["dot", "cosine"] = "dot"  # of LAM, wherever it is drawn; paper: cosine
     # Of the refinement's neighbours, in pixels.
@@ -217,10 +231,12 @@ class DuplRecipe:
     """What DuPL has beyond MoRe's part (``method.dupl``), as released; no other method reads it."""
 
     discrepancy: Amount = 0.1  # weight of L_dis
+    discrepancy_from: Count = 0  # COCO: 8_001
     form: Literal["sum", "log"] = "sum"  # of the discrepancy; paper: log
     along: Literal["patches", "channels"] = "patches"  # its cosines
     start: Share = 0.7  # the high threshold before the decoder learns, from when on it falls
     end: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.55,)  # for all, or by class
+    fall_from: Count = 0  # the first iteration that it falls; 0: as schedule.segmentation
     fall: Count = 18_000  # iterations that it falls
     filter_from: Count = 8_000  # the first iteration whose labels are filtered
     least: Count = 1_000  # values that a mixture takes at least
@@ -246,7 +262,7 @@ class MctformerRecipe:
 class ScheduleRecipe:
     """Iterations before a loss sets in, and before LIR's masks come from the final CAM."""
 
-    patch_token_contrast: Count
+    patch_token_contrast: Count  # and with it ToCo's class-token contrast
     confident_relation: Count
     uncertain_relation: Count
     segmentation: Count
@@ -271,8 +287,12 @@ class OptimizerRecipe:
     late_terms: Literal["absent", "zero"] = "absent"
     betas: tuple[Beta, Beta] = (0.9, 0.999)  # released
     weight_decay: Amount = 0.01  # released, on every parameter
+    decayed: Literal["all", "matrices"] = "all"  # matrices: no 1-D parameter, no class token
     warmup_ratio: Share = 1e-6  # released: share of lr that the first iteration takes
+    decay: Literal["polynomial", "cosine"] = "polynomial"  # of the learning rate
     power: Amount = 0.9  # released: of the polynomial decay (1 - t/T)^power
+    final_ratio: Share = 0.0  # share of lr that the cosine decay ends at
+    lr_every: PositiveCount = 1  # iterations at one learning rate, as an epoch's
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # auto: bf16 where it is native
     accumulate: PositiveCount = 1  # batches a process whose losses are averaged before an iteration
     checkpoint_every: Count = 0  # iterations between checkpoints to resume from; 0 keeps none

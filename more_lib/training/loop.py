@@ -7,6 +7,7 @@ process and leaves more to MPI).
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +37,17 @@ class DivergenceError(InputError, RuntimeError):
 
 
 def learning_rate_factor(step: int, optimizer: OptimizerRecipe) -> float:
-    """Factor on the learning rate at iteration ``step`` (from 0): linear warm-up, then decay."""
+    """Factor on the learning rate at iteration ``step`` (from 0): linear warm-up, then decay.
+
+    The decay is as far at ``step`` as if there had been no warm-up. With ``lr_every`` the factor
+    changes with each so many iterations alone.
+    """
+    step -= step % optimizer.lr_every
     if step < optimizer.warmup_iterations:
         return 1 - (1 - step / optimizer.warmup_iterations) * (1 - optimizer.warmup_ratio)
+    if optimizer.decay == "cosine":
+        left = (1 + math.cos(math.pi * step / optimizer.iterations)) / 2
+        return optimizer.final_ratio + (1 - optimizer.final_ratio) * left
     return (1 - step / optimizer.iterations) ** optimizer.power
 
 

@@ -186,7 +186,7 @@ def test_training_fingerprint_changes_with_what_decides_the_weights_alone(key, t
 def test_unknown_profile_lists_those_that_exist():
     there = (
         "(profiles: mini, mini-released, mini-plus, toco, dupl, mctformer, photos, pets, voc, "
-        "coco, coco-log)"
+        "coco, coco-log, toco-voc, toco-coco, dupl-voc, dupl-coco, mctformer-voc, mctformer-coco)"
     )
     assert f"'mimi' is unknown: did you mean mini? {there}" in complaint(profile="mimi")
     assert "did you mean" not in complaint(profile="imagenet")

@@ -37,6 +37,7 @@ def _recipe(profile: str) -> Recipe:
     return Recipe(**values)
 
 
-_NAMES = "mini mini-released mini-plus toco dupl mctformer photos pets voc coco coco-log"
+_NAMES = """mini mini-released mini-plus toco dupl mctformer photos pets voc coco coco-log
+toco-voc toco-coco dupl-voc dupl-coco mctformer-voc mctformer-coco"""
 
 PROFILES: dict[str, Recipe] = {profile: _recipe(profile) for profile in _NAMES.split()}
