@@ -55,6 +55,13 @@ class ToCo(MoRe):
         width, classes = recipe.backbone.decoder_width, len(recipe.data.classes)
         return cls(_one_token(recipe, pretrained), classes, width, *recipe.toco.head)
 
+    def read_out(self, class_tokens: Tensor) -> Tensor:
+        """While training the projected class token (B, O), else as ``MoRe.read_out``.
+
+        Part of the forward pass, for only what that reaches is averaged by several processes.
+        """
+        return self.head(class_tokens[:, 0]) if self.training else super().read_out(class_tokens)
+
 
 class ToCoObjective(Objective):
     """MoRe's terms without LIR and class-token discrepancy, and the contrast of class tokens."""
@@ -100,7 +107,7 @@ class ToCoObjective(Objective):
         )
         local = model.head(local).unflatten(0, crops.shape[:2])
         loss = toco.class_token_contrast_loss(
-            torch.stack((model.head(token), model.head(other), *local.unbind(1))),
+            torch.stack((output.token_logits, model.head(other), *local.unbind(1))),
             model.teacher(torch.stack((token, other)).detach()),
             F.pad(positive, (2, 0), value=True),  # the two whole views are positive
             settings.temperature,

@@ -20,13 +20,13 @@ def start_accelerator(wanted_precision: str) -> Accelerator:
     check_processes()
     wanted, any_gpu = _processes("WORLD_SIZE"), torch.accelerator.is_available()
     AcceleratorState._reset_state()  # else a second training could not choose another precision
-    # A stage of training may leave a part of the network without a loss.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # A stage of training may leave a part of the network without a loss; buffers never change.
+    options = {"find_unused_parameters": True, "broadcast_buffers": False}
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         # Of itself it takes several processes on a machine without GPUs for as many single ones.
         cpu=wanted > 1 and not any_gpu,
-        kwargs_handlers=[unused],
+        kwargs_handlers=[DistributedDataParallelKwargs(**options)],
     )
     if accelerator.num_processes < wanted:
         raise InputError(

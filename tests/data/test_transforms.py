@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from more_lib.data.transforms import (
     RandomRescale,
+    _erasing,
     denormalize,
     evaluation_transform,
     training_transform,
 )
 from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.profiles import PROFILES
-from more_lib.system.errors import InputError
 
 STILL = dict(crop_scale=(1.0, 1.0), color_jitter=(0.0, 0.0, 0.0, 0.0), jitter_probability=0.0)
 PLAIN = replace(PROFILES["mini"].data, crop_size=32, **STILL)
@@ -181,5 +182,139 @@ def test_further_views_are_another_crop_and_the_same_one_in_other_colours(photog
     dim = ((a < 0.9) & (b < 0.9) & (a > 0.1)).numpy()
     shares = b.numpy()[dim] / a.numpy()[dim]
     assert np.ptp(shares) < 0.2 and abs(shares.mean() - 1) > 0.01  # brighter or darker as a whole
-    with pytest.raises(InputError, match="data.crop is 'padded': views"):
-        training_transform(PADDED, views=True)
+
+
+@pytest.mark.parametrize("profile", ["mini", "voc", "coco"])
+def test_profiles_of_before_see_what_they_saw(photograph, profile):
+    """Step by step, and with the same random numbers left for what comes after."""
+    data = replace(PROFILES[profile].data, crop_size=48, padding="picture")
+    jitter = v2.RandomApply([v2.ColorJitter(*data.color_jitter)], p=data.jitter_probability)
+    cut = v2.RandomResizedCrop(48, data.crop_scale, interpolation=v2.InterpolationMode.BICUBIC)
+    steps = [cut, v2.RandomHorizontalFlip(), jitter]
+    if profile == "coco":
+        padded = v2.RandomCrop(48, pad_if_needed=True, fill=0)
+        steps = [jitter, RandomRescale(data.crop_scale), v2.RandomHorizontalFlip(), padded]
+    literal = v2.Compose([*steps, evaluation_transform(None)])
+    for seed in range(5):
+        seen = seeded(training_transform(data), photograph, seed), torch.rand(())
+        wanted = seeded(literal, photograph, seed), torch.rand(())
+        assert all(map(torch.equal, seen, wanted))
+
+
+def test_grey_and_blur_obey_their_probabilities(photograph):
+    straight = evaluation_transform(None)(photograph)
+
+    def shown(**options):
+        for seed in range(30):
+            yield seeded(
+                training_transform(replace(PLAIN, crop="padded", **options)), photograph, seed
+            )
+
+    def grey(seen):
+        return denormalize(first(seen)).var(dim=0).max() < 1e-4
+
+    assert all(map(grey, shown(grey=1.0))) and not any(map(grey, shown(blur=1.0)))
+    assert 5 < sum(map(grey, shown(grey=0.5))) < 25
+    spreads = [denormalize(first(seen)).std().item() for seen in shown(blur=1.0)]
+    whole = denormalize(straight).std().item()
+    assert min(spreads) < 0.2 * whole and 0.9 * whole < max(spreads) < whole + 1e-3
+    same = [torch.allclose(first(seen), straight) for seen in shown(blur=0.0)]
+    assert 5 < sum(same) < 25  # the others are mirrored
+
+
+def test_blur_is_a_gaussian_of_at_most_two_pixels():
+    spot, widths = Image.new("RGB", (33, 33)), []
+    spot.putpixel((16, 16), (255, 255, 255))
+    transform = training_transform(replace(PLAIN, crop="padded", crop_size=33, blur=1.0))
+    offsets = torch.arange(33.0) - 16
+    for seed in range(40):
+        row = denormalize(first(seeded(transform, spot, seed)))[0].sum(0)
+        widths.append(float((row * offsets**2).sum() / row.sum()) ** 0.5)
+    # In bytes the tails of the widest are cut.
+    assert min(widths) < 0.4 and 1.5 < max(widths) < 2.05
+
+
+def test_padded_views_share_the_images_geometry_and_its_box():
+    image, sides = Image.new("RGB", (40, 20), (255, 255, 255)), set()
+    for options in ({}, {"views": "released"}):
+        transform = training_transform(replace(PADDED, **options), views=True)
+        for seed in range(30):
+            seen = seeded(transform, image, seed)
+            assert seen.keys() == {"image", "views", "box"} and seen["views"].shape == (
+                2,
+                3,
+                32,
+                32,
+            )
+            left, top, right, bottom = seen["box"].tolist()
+            other, rendering = denormalize(seen["views"])
+            shown = denormalize(seen["image"])
+            assert (right - left, bottom - top) == (20, 10)
+            assert shown[:, top:bottom, left:right].eq(1).all() and shown.sum() == 3 * 200
+            # The rendering may be blurred, the other crop is padded as well or a part of the file.
+            assert (rendering > 0.5).sum() == pytest.approx(600, abs=60)
+            sides.add((len(options), round(other.mean().item(), 2)))
+    assert {mean for released, mean in sides if not released} == {0.2}  # 200 of 1024 pixels
+    assert {mean for released, mean in sides if released} == {0.0, 1.0}  # solarised, or all white
+    assert "box" not in seeded(
+        training_transform(replace(PADDED, padding="picture"), views=True), image
+    )
+
+
+def test_released_views_have_augmentations_of_their_own(photograph):
+    data = replace(PLAIN, crop="padded", views="released", grey=1.0)
+    transform, large = training_transform(data, views=True), photograph.resize((32, 32))
+    blurred, coloured = 0, 0
+    for seed in range(40):
+        seen = seeded(transform, large, seed)
+        (other, rendering), image = denormalize(seen["views"]), denormalize(seen["image"])
+        blurred += not torch.allclose(rendering, image)
+        coloured += bool(other.var(dim=0).max() > 1e-3)
+        assert rendering.var(dim=0).max() < 1e-4
+    assert 10 < blurred < 30 and coloured == 40
+
+
+def test_half_of_mirrored_boxes_are_those_of_the_mirror_image():
+    image, ways = Image.new("RGB", (40, 20), (255, 255, 255)), []
+    for seed in range(40):
+        seen, box = seeded(training_transform(replace(PADDED, padding="mirrored")), image, seed)
+        white = denormalize(seen)[0].sum(0).nonzero().flatten()
+        left, right = int(white.min()), int(white.max()) + 1
+        followed, mirrored = (left, right), (32 - right, 32 - left)
+        assert (box[0], box[2]) in (followed, mirrored) and box[3] - box[1] == 10
+        if followed != mirrored:
+            ways.append((box[0], box[2]) == followed)
+    assert 0.25 < np.mean(ways) < 0.75
+
+
+def test_randaugment_is_random_through_torch_and_leaves_other_generators_alone(photograph):
+    transform = training_transform(replace(PLAIN, strong="randaugment"))
+    straight, changed_ones = evaluation_transform(None)(photograph), 0
+    random.seed(3)
+    np.random.seed(3)
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    views = [seeded(transform, photograph, seed) for seed in range(30)]
+    assert random.getstate() == states[0] and np.random.get_state()[1].tolist() == states[1]
+    random.seed(4)
+    np.random.seed(4)
+    for seed, seen in enumerate(views):
+        assert seen.shape == (3, 32, 32) and torch.equal(seen, seeded(transform, photograph, seed))
+        changed_ones += not (torch.equal(seen, straight) or torch.equal(seen, straight.flip(-1)))
+    assert 15 <= changed_ones < 30  # each of two operations comes with 0.5, the erasing with 0.25
+
+
+def test_erasing_covers_a_quarter_of_the_images_with_noise():
+    flat, erased = torch.zeros(3, 64, 64), []
+    for seed in range(200):
+        seen = seeded(_erasing(), flat, seed)
+        if seen.any():
+            erased.append(seen.ne(0).any(0).float().mean().item())
+            assert seen[seen != 0].std() == pytest.approx(1, abs=0.3)
+    assert 30 <= len(erased) <= 70
+    assert 0.015 < min(erased) < 0.06 and 0.25 < max(erased) < 0.36
+
+
+def test_padded_crops_may_enlarge(photograph):
+    image = Image.new("RGB", (20, 20), (255, 255, 255))
+    seen, box = seeded(training_transform(replace(PADDED, crop_scale=(2.0, 2.0))), image)
+    assert box.tolist() == [0, 0, 32, 32] and denormalize(seen).eq(1).all()

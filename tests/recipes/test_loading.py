@@ -217,6 +217,14 @@ def test_unknown_profile_lists_those_that_exist():
         ("data.classes=cat", "data.classes is 'cat': it must be a list"),
         ("data.classes=[cat, 1]", "data.classes[1] is 1: it must be text"),
         ("data.crop_scale=[1]", "the recipe lacks data.crop_scale[1]: give a value"),
+        (
+            "data.crop_scale=[0.5, 2]",
+            "crop is 'resized': it must be 'padded' where data.crop_scale",
+        ),
+        (
+            "optimizer.decay=linear",
+            "optimizer.decay is 'linear': it must be 'polynomial' or 'cosine'",
+        ),
         ("data.color_jitter=[0, 0, 0]", "the recipe lacks data.color_jitter[3]: give a value"),
         ("optimizer.betas=[0.9, yes]", "optimizer.betas[1] is True"),
         ("evaluation.scales=1.0", "evaluation.scales is 1.0: it must be a list"),
@@ -235,7 +243,7 @@ def test_unknown_keys_name_the_nearest_and_wrong_types_and_forms_the_key(overrid
 WRONG = """
 seed=-1 seed=4294967296 data.dataset=cityscapes data.classes=[] data.classes=[cat,cat]
 data.train_split= data.val_split= data.crop_size=0 data.crop_scale=[0,1]
-data.crop_scale=[0.8,0.5] data.crop_scale=[0.5,1.1] data.color_jitter=[-1,0,0,0]
+data.crop_scale=[0.8,0.5] data.crop_scale=[0.5,17] data.color_jitter=[-1,0,0,0]
 data.color_jitter=[0,0,0,0.6] data.jitter_probability=1.1 data.workers=-1
 data.crop=centre backbone.name= backbone.num_registers=-1 backbone.decoder_width=0
 loss.classification=-1 loss.token_discrepancy=-0.1 loss.token_temperature=0
@@ -335,7 +343,9 @@ def test_a_file_that_is_no_recipe_is_not_read_to_its_end(tmp_path):
             load_recipe("mini", file=path)
 
 
-@pytest.mark.parametrize(("decoder_map", "trains"), [("cam", False), ("lam", True), ("both", True)])
+@pytest.mark.parametrize(
+    ("decoder_map", "trains"), [("cam", False), ("aux_first", False), ("lam", True), ("both", True)]
+)
 def test_how_lam_is_drawn_trains_something_only_where_lam_teaches(decoder_map, trains):
     taught = f"masks.decoder_map={decoder_map}"
     recipe = load_recipe("mini", [taught])
