@@ -195,6 +195,40 @@ def test_parameter_groups_hold_every_parameter_once_at_its_rate(model):
     assert registers[0]["params"][0] is model.encoder.register_tokens
 
 
+def test_without_decay_are_what_has_one_dimension_and_class_tokens(model):
+    settings = replace(PROFILES["mini"].optimizer, decayed="matrices", weight_decay=0.1, lr=0.5)
+    everything = {id(p): n for n, p in model.named_parameters()}
+    for parts in (1, 2):
+        groups = model.parameter_groups(replace(settings, token_parameters=parts))
+        placed = [id(p) for group in groups for p in group["params"]]
+        assert sorted(placed) == sorted(everything)
+        rates, decays = (
+            {everything[id(p)]: group[key] for group in groups for p in group["params"]}
+            for key in ("lr", "weight_decay")
+        )
+        plain = model.parameter_groups(replace(settings, token_parameters=parts, decayed="all"))
+        assert rates == {everything[id(p)]: g["lr"] for g in plain for p in g["params"]}
+        assert decays.pop("encoder.class_tokens") == 0
+        registers = decays.pop("encoder.register_tokens")
+        assert registers == (0.1 if parts == 1 else 0)
+        shapes = {name: p.ndim for name, p in model.named_parameters()}
+        assert decays == {name: 0.1 if shapes[name] > 1 else 0 for name in decays}
+        assert decays["encoder.blocks.0.norm1.weight"] == decays["encoder.norm.bias"] == 0
+        assert decays["encoder.patch_position"] == decays["classifier.weight"] == 0.1
+
+
+def test_drop_path_grows_evenly_to_its_rate_and_is_off_in_evaluation():
+    recipe = load_recipe("mini", ["backbone.drop_path=0.5", "backbone.depth=3"])
+    encoder = MoRe.from_recipe(recipe, pretrained=False).encoder
+    for part in ("drop_path1", "drop_path2"):
+        assert [getattr(b, part).drop_prob for b in encoder.blocks] == [0, 0.25, 0.5]
+    pixels = torch.randn(1, 3, 96, 96)
+    encoder.train()
+    assert not torch.equal(encoder(pixels).patch_tokens, encoder(pixels).patch_tokens)
+    encoder.eval()
+    assert torch.equal(encoder(pixels).patch_tokens, encoder(pixels).patch_tokens)
+
+
 class Position(nn.Module):
     """What a token is: itself and its position, two parameters."""
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from more_lib.method import dupl, rivals
+from more_lib.method import objective as objective_module
 from more_lib.method.localization import multiscale_cam, views_of
 from more_lib.method.losses import patch_token_contrast_loss, segmentation_loss
 from more_lib.method.methods import METHODS, method_of
@@ -175,6 +176,69 @@ def test_dupls_thresholds_fall_by_class_once_the_decoder_learns():
     refuses("dupl.end has 2 values; give 1, or", build, "dupl", "dupl.end=[0.5,0.6]")
 
 
+def test_dupls_threshold_and_discrepancy_begin_when_the_recipe_says():
+    ends = "dupl.end=[0.5] dupl.fall=11 dupl.fall_from=7"
+    _, objective = build("dupl", ends)
+    assert objective.thresholds(7, LABELS).tolist() == pytest.approx([0.7, 0.7])
+    assert objective.thresholds(12, LABELS).tolist() == pytest.approx([0.6, 0.6])  # half way
+    for first, begun in ((1, False), (0, True)):
+        _, _, losses = losses_of("dupl", 0, f"dupl.discrepancy_from={first}")
+        assert ("discrepancy" in losses) == begun
+
+
+@pytest.mark.parametrize("name", ["toco", "dupl"])
+def test_decoders_learn_from_the_auxiliary_cam_until_the_final_one_is_trusted(name, monkeypatch):
+    """And no CAM is drawn while only image labels teach."""
+    late = "schedule.patch_token_contrast=5 schedule.final_cam=6 schedule.dense_energy=9"
+    settings = f"masks.decoder_map=aux_first {late} masks.scales=[1.0]"
+    model, objective = build(name, settings)
+    taught, maps = [], {"cam": [], "aux_cam": []}
+    refine = objective_module.refine_cam
+
+    def watched(par, shown, cam, *rest):
+        taught.append(cam)
+        return refine(par, shown, cam, *rest)
+
+    monkeypatch.setattr(objective_module, "refine_cam", watched)
+    images, further = pictures(), {}
+    if objective.views:
+        further["views"] = torch.stack((pictures(1), pictures(2)), dim=1)
+    for student in getattr(model, "students", [model]):
+        drawn_maps = multiscale_cam(student, images, [1.0])
+        for kind, drawn_map in zip(maps, drawn_maps, strict=True):
+            maps[kind].append(drawn_map)
+    present = LABELS[:, :, None, None]
+    early = objective(model, images, LABELS, model(images), 4, **further)
+    assert early.keys() - {"discrepancy"} == {"classification", "aux_classification"}
+    for step, kind in ((5, "aux_cam"), (6, "cam")):
+        taught.clear()
+        losses = objective(model, images, LABELS, model(images), step, **further)
+        assert {"segmentation", "patch_token_contrast"} <= losses.keys()
+        assert ("class_token_contrast" in losses) == (name == "toco")
+        for ours, expected in zip(taught, maps[kind], strict=True):
+            torch.testing.assert_close(ours * present, expected * present, rtol=1e-3, atol=1e-4)
+
+
+def test_tocos_projection_is_part_of_its_forward_while_it_trains():
+    model, images = build("toco")[0], pictures()
+    output = model(images)
+    torch.testing.assert_close(output.token_logits, model.head(output.class_tokens[:, 0]))
+    assert model.eval()(images).token_logits.shape == (2, 1)
+
+
+def test_mctformers_positions_are_repeated_where_the_crop_is_a_multiple_of_the_pretrained():
+    def position(side: int):
+        torch.manual_seed(0)
+        recipe = changed(recipe_of("mctformer"), [f"data.crop_size={side}"])
+        return rivals.MCTformerPlus.from_recipe(recipe, False).encoder
+
+    plain, doubled = position(96), position(192)
+    assert plain.grid_size == position(48).grid_size == position(144).grid_size == (12, 12)
+    assert doubled.grid_size == (24, 24) and doubled.patch_position.requires_grad
+    before, after = plain.patch_position[0], doubled.patch_position[0].unflatten(0, (24, 24))
+    assert torch.equal(after[1::2, ::2].flatten(0, 1), before)
+
+
 def test_dupls_strong_view_is_smaller_mirrored_and_whole_patches(monkeypatch):
     model, objective = build("dupl")
     monkeypatch.setattr(dupl, "strong_view", lambda images, draws: images)
@@ -189,16 +253,13 @@ def test_padding_teaches_dupl_nothing():
     model, objective = build("dupl")
     images = pictures()
     images[0, :, :, 24:] = 0
-    given = ([], (images, LABELS, torch.tensor([0.7, 0.7]), None))
-    assert objective._own_terms(*given, None) == ({}, [])
-    outputs = model(images)
-    pairs = list(zip(model.students, outputs, strict=True))
-    padding = rivals.padding_mask(box, (48, 48))
-    given = (images, LABELS, torch.tensor([0.7, 0.7]), padding)
-    _, labels = objective._own_terms(pairs, given, images.clamp(0, 1))
+    pairs = list(zip(model.students, model(images), strict=True))
+    shown = (images, images.clamp(0, 1))
+    assert objective._own_terms(pairs, shown, LABELS, box, 4)[1] == []
+    _, labels = objective._own_terms(pairs, shown, LABELS, box, 5)
     for mask in labels:
         assert (mask[0, :, 24:] == 255).all() and (mask[0, :, :24] != 255).any()
-    assert objective(model, images, LABELS, outputs, 5, box)["segmentation"].isfinite()
+    assert objective(model, images, LABELS, model(images), 5, box)["segmentation"].isfinite()
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -41,6 +41,21 @@ def test_learning_rate_is_the_released_schedule():
     assert learning_rate_factor(0, without_warmup) == 1.0
 
 
+def test_cosine_decay_ends_at_its_floor_and_changes_with_each_epoch():
+    """By hand: 8 iterations, 2 an epoch, the first epoch a warm-up from a tenth."""
+    settings = "iterations=8 warmup_iterations=2 warmup_ratio=0.1 decay=cosine final_ratio=0.2"
+    settings = [f"optimizer.{each}" for each in f"{settings} lr_every=1".split()]
+    each = changed(PROFILES["mini"], settings).optimizer
+    # 0.2 + 0.8 (1 + cos(pi t / 8)) / 2 from t = 2 on: 45, 90, 135 degrees at 2, 4, 6
+    expected = {0: 0.1, 1: 0.55, 2: 0.6 + 0.2828427, 4: 0.6, 6: 0.6 - 0.2828427, 8: 0.2}
+    for step, factor in expected.items():
+        assert learning_rate_factor(step, each) == pytest.approx(factor, abs=1e-6)
+    epoch = changed(PROFILES["mini"], [*settings, "optimizer.lr_every=2"]).optimizer
+    factors = [learning_rate_factor(step, epoch) for step in range(9)]
+    assert factors[1::2] == factors[:8:2] and len(set(factors)) == 5
+    assert factors[4] == pytest.approx(0.6) and factors[0] == pytest.approx(0.1)
+
+
 @pytest.fixture(scope="module")
 def trained(recipe, tmp_path_factory):
     """What the recipe ends as, where nobody may ask for a mask."""
