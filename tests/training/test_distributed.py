@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from more_lib.method.objective import MINED
-from more_lib.recipes.loading import changed, to_dict
+from more_lib.recipes.loading import changed, load_recipe, to_dict
 from more_lib.system.locks import exclusive
 from tests.training.helpers import assert_close_for_most, log_of, small_recipe
 from tests.training.whole_batch_runs import COUNTS, TOTALS, train_in_float64
@@ -24,6 +24,18 @@ VARIANTS = {
     "release": ["lir.num_tokens=1"],  # so few that one has to be drawn
     "paper": ["lir.confident=paper", "lir.form=cosine", "lir.token=centre", "lir.sampling=all"],
 }
+RIVALS = {
+    "toco": """toco.head=[16,8,32] toco.num_crops=3 toco.local_size=16 data.crop=padded
+        data.crop_scale=[0.5,2] data.blur=1 data.views=released toco.aligned=false
+        loss.dense_energy=0.05""",
+    "dupl": "dupl.least=10 dupl.filter_from=1 dupl.gap=0 dupl.confidence=0.05 data.crop=padded",
+    "mctformer": "data.strong=randaugment optimizer.decayed=matrices",
+}
+OWN = {
+    "toco": {"class_token_contrast", "patch_token_contrast", "segmentation"},
+    "dupl": {"discrepancy", "patch_token_contrast", "segmentation", "consistency"},
+    "mctformer": {"layer_contrast", "token_classification", "classification"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +45,10 @@ def recipes(tmp_path_factory):
         optimizer.checkpoint_every=2 optimizer.warmup_iterations=0 lir.kernel_size=2 lir.phi=0.5
         schedule.segmentation=1 schedule.dense_energy=1 loss.dense_energy=0.05"""
     recipe = small_recipe(tmp_path_factory.mktemp("start"), *settings.split(), train=6)
-    return {name: changed(recipe, values) for name, values in VARIANTS.items()}
+    given = f"""data.root={recipe.data.root} backbone.weights={recipe.backbone.weights}
+        optimizer.batch_size=2 optimizer.precision=fp32 loss.dense_energy=0 {settings}"""
+    rivals = {name: load_recipe(name, f"{given} {own}".split()) for name, own in RIVALS.items()}
+    return {name: changed(recipe, values) for name, values in VARIANTS.items()} | rivals
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +81,7 @@ def gradients_of(folder):
     return {number: values["exp_avg"] for number, values in state.items()}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *RIVALS])
 def test_losses_and_gradients_are_those_of_one_process_with_the_summed_batch(
     recipes, two, tmp_path, variant
 ):
@@ -74,7 +89,8 @@ def test_losses_and_gradients_are_those_of_one_process_with_the_summed_batch(
     one = train_in_float64(summed, tmp_path / "one")
     both = replace(one, folder=two / variant)
     lines = log_of(both)
-    assert len(lines) == 3 and all(abs(lines[1][name]) > 1e-3 for name in MINED)
+    terms = OWN.get(variant, MINED)
+    assert len(lines) == 3 and all(abs(lines[1][name]) > 1e-3 for name in terms)
     for ours, theirs in zip(log_of(one), lines, strict=True):
         assert ours == pytest.approx(theirs, abs=2e-6)  # the log rounds to six digits
     gradients = gradients_of(both.folder)

@@ -7,6 +7,7 @@ import pytest
 
 from more_lib.evaluation.scoring import evaluate_or_load
 from more_lib.recipes import changed, load_recipe
+from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.system.errors import InputError
 from more_lib.training import train
 from more_lib.training.cache import load_trained
@@ -25,6 +26,46 @@ def place(tmp_path_factory):
     keep = "optimizer.batch_size=2 optimizer.precision=fp32 loss.dense_energy=0".split()
     data = [f"data.root={recipe.data.root}", f"backbone.weights={recipe.backbone.weights}"]
     return [*data, *keep, *SHORT]
+
+
+# What makes a profile of hours one of a second.
+TINY = """data.dataset=voc data.train_split=train data.crop_size=48 data.workers=0
+backbone.name=mini backbone.decoder_width=8 masks.dilations=[1,2] masks.refinements=2
+optimizer.iterations=2 optimizer.batch_size=2 optimizer.lr_every=1 optimizer.precision=fp32
+schedule.patch_token_contrast=1 schedule.segmentation=1 schedule.dense_energy=1
+schedule.final_cam=2 dupl.filter_from=1 dupl.discrepancy_from=1 toco.local_size=16
+toco.head=[16,8,32] toco.num_crops=3 optimizer.log_every=1""".split()
+FULL = {
+    "toco": {"class_token_contrast", "patch_token_contrast", "segmentation", "dense_energy"},
+    "dupl": {"discrepancy", "patch_token_contrast", "segmentation", "consistency"},
+    "mctformer": {"layer_contrast", "token_classification"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", [f"{name}-{data}" for name in FULL for data in ("voc", "coco")])
+def test_full_profiles_train_at_tiny_size(profile, place, tmp_path):
+    start = [*place[:2], f"data.classes={list(VOC_CLASSES)}"]
+    run = train(load_recipe(profile, [*start, *TINY]), tmp_path / "run")
+    assert all(np.isfinite(line["total"]) for line in run.log())
+    first, last = run.log()
+    assert first.keys() < last.keys() or profile.startswith("mctformer")
+    assert FULL[profile.partition("-")[0]] <= last.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_rivals_train_in_mixed_precision(name, place, tmp_path):
+    short = "optimizer.iterations=2 optimizer.checkpoint_every=0 dupl.filter_from=1".split()
+    exact, rounded = (
+        train(load_recipe(name, [*place, *short, f"optimizer.precision={each}"]), tmp_path / each)
+        for each in ("fp32", "bf16")
+    )
+    assert rounded.record["precision"] == "bf16"
+    for ours, theirs in zip(rounded.log(), exact.log(), strict=True):
+        assert ours.keys() == theirs.keys() and ours != theirs
+        for term in ours.keys() - {"iteration", "lr", "images_per_second"}:
+            assert ours[term] == pytest.approx(theirs[term], rel=0.03, abs=0.03), term
 
 
 @pytest.mark.slow

@@ -10,11 +10,12 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import yaml
 from torchvision.transforms import v2
 
 from more_lib.data.transforms import training_transform
 from more_lib.method import objective
-from more_lib.recipes.loading import load_recipe
+from more_lib.recipes.loading import from_dict, load_recipe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.processes import mean_over_batch, random_numbers
 from more_lib.training import cache as training
@@ -22,8 +23,17 @@ from more_lib.training import cache as training
 TOTALS, COUNTS = (6.0, 1.0), (3, 0)  # of two processes
 
 
-def double_transform(data):
-    return v2.Compose([training_transform(data), torch.Tensor.double])
+def double_transform(data, views=False):
+    return v2.Compose([training_transform(data, views), in_double])
+
+
+def in_double(seen):
+    """An image, a pair of it and its box, or a dictionary of these and further views."""
+    if isinstance(seen, tuple):
+        return tuple(map(in_double, seen))
+    if isinstance(seen, torch.Tensor):
+        return seen.double() if seen.is_floating_point() else seen
+    return {name: in_double(each) for name, each in seen.items()}
 
 
 def train_in_float64(recipe: Recipe, folder: Path) -> training.Trained:
@@ -36,8 +46,8 @@ def train_in_float64(recipe: Recipe, folder: Path) -> training.Trained:
 
 
 def main(folder: Path, rank: int) -> None:
-    for name in ("release", "paper"):
-        train_in_float64(load_recipe("mini", file=folder / f"{name}.yaml"), folder / name)
+    for file in sorted(folder.glob("*.yaml")):
+        train_in_float64(from_dict(yaml.safe_load(file.read_text())), folder / file.stem)
     again = training.train(load_recipe("mini", file=folder / "paper.yaml"), folder / "paper", True)
     (folder / f"loaded_{rank}").write_text(str(again.loaded))
     torch.manual_seed(5)
