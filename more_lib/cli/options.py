@@ -59,7 +59,9 @@ ImageLabels = Annotated[
     Path | None, File(help="Take the classes of this table, as for `train --labels`.")
 ]
 Output = Annotated[Path, Folder(help="Where masks and overlays go.")]
-MapName = Annotated[str, Name(help="Made into masks: lam, cam, fused, decoder.")]
+_MAP = """Made into masks: lam, cam, fused, decoder or attention; of another method what that
+draws. Without it LAM, or the method's own."""
+MapName = Annotated[str, Name(help=_MAP)]
 Crf = Annotated[bool, Option("--crf", help="Refine along the image's edges by a dense CRF.")]
 Npz = Annotated[bool, Option("--npz", help="Keep the maps as numbers, too: maps/<image>.npz.")]
 ResumePredictions = Annotated[

@@ -16,13 +16,16 @@ from more_lib.system.errors import InputError
 MAP_NAMES = {
     "attention": "attention",  # ViT-LAM: the last block's class-patch scores
     "cam": "CAM",
+    "aux_cam": "auxiliary CAM",
     "lam": "LAM",
     "fused": "LAM × CAM",
+    "root": "√(attention × CAM)",  # MCTformer+'s, as is the next
+    "seed": "seed",
     "decoder": "decoder",  # scores every class at every pixel: no labels, no threshold
 }
-MAPS = tuple(MAP_NAMES)
+MAPS = ("attention", "cam", "lam", "fused", "decoder")  # of MoRe, in the order of its tables
 MASK_MAPS = ("lam", "cam", "fused", "decoder")  # what masks are made of, the paper's own first
-SQUARE_MAPS = ("lam", "cam", "decoder")  # what the released scripts make of squares
+SQUARE_MAPS = ("lam", "cam", "aux_cam", "seed", "decoder")  # what scripts make of squares
 LABELS = ("true", "predicted")
 CRFS = ("none", "released")
 
@@ -49,7 +52,7 @@ class Protocol:
 
     dataset: str
     split: str
-    map: str  # one of MAPS
+    map: str  # of MAP_NAMES
     labels: str
     scales: tuple[float, ...]
     flip: bool = True
@@ -163,7 +166,7 @@ def table_protocols(
 
     The decoder, at one scale, has one row. Raises ``InputError`` for unknown maps or labels.
     """
-    check_choice("maps", maps, MAPS)
+    check_choice("maps", maps, tuple(MAP_NAMES))
     check_choice("labels", labels, LABELS)
     given = {kind: ("none",) if kind == "decoder" else labels for kind in maps}
     return [map_protocol(recipe, kind, label) for kind in maps for label in given[kind]]
@@ -178,7 +181,7 @@ def check_protocols(protocols: Sequence[Protocol]) -> None:
     """Raise ``InputError`` for a protocol that does not say how to make a mask."""
     for protocol in protocols:
         decoder = protocol.map == "decoder"
-        check_choice("map", [protocol.map], SQUARE_MAPS if protocol.size else MAPS)
+        check_choice("map", [protocol.map], SQUARE_MAPS if protocol.size else tuple(MAP_NAMES))
         check_choice("labels", [protocol.labels], ("none",) if decoder else LABELS)
         check_choice("crf", [protocol.crf], CRFS)
         if protocol.threshold is not None and (decoder or protocol.crf != "none"):

@@ -117,14 +117,17 @@ def test_protocol_on_one_line():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"map": "seed"}, "map holds seed"),
+        ({"map": "seeds"}, "map holds seeds"),
         ({"labels": "none"}, "labels holds none"),
         ({"crf": "mine"}, "crf holds mine; choose from none, released"),
         ({"threshold": 0.4}, "threshold is 0.4 .*decoder and CRF take none"),
         ({"map": "decoder"}, "labels holds predicted; choose from none"),
         ({"map": "decoder", "labels": "none", "threshold": 0.4}, "threshold is 0.4"),
         ({"scales": ()}, "scales is empty"),
-        ({"map": "fused", "size": 8}, "map holds fused; choose from lam, cam, decoder"),
+        (
+            {"map": "fused", "size": 8},
+            "map holds fused; choose from lam, cam, aux_cam, seed, decoder",
+        ),
         ({"scales": (0.4,), "size": 8}, "scale 0.4 makes the images 3x3, less than one patch of 4"),
         ({"split": "x"}, "x.txt"),
     ],
