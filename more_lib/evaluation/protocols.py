@@ -10,6 +10,7 @@ from importlib import resources
 
 import yaml
 
+from more_lib.method.methods import method_of
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 
@@ -152,10 +153,17 @@ PROTOCOLS |= {
 def named_protocols(names: Sequence[str], recipe: Recipe, split: str = "") -> dict[str, Protocol]:
     """The protocols of these names in ``PROTOCOLS`` under a recipe, by name.
 
-    ``split`` takes the place of the splits that they name. Raises ``InputError`` for another name.
+    ``split`` takes the place of the splits that they name. Raises ``InputError`` for another name,
+    and for one of a map that the recipe's method does not draw.
     """
     if unknown := [name for name in names if name not in PROTOCOLS]:
         raise InputError(f"protocol {unknown[0]!r} is unknown; choose from {', '.join(PROTOCOLS)}")
+    drawn = method_of(recipe).maps
+    for name in names:
+        if PROTOCOLS[name].map not in drawn:
+            own = ", ".join(MAP_NAMES[kind] for kind in drawn)
+            raise InputError(f"protocol {name!r} scores {MAP_NAMES[PROTOCOLS[name].map]}, which "
+                             f"method {recipe.method!r} does not draw; it draws {own}")  # fmt: skip
     return {name: PROTOCOLS[name].of(recipe, split) for name in names}
 
 
@@ -200,8 +208,9 @@ def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None
 
 
 def listing(recipe: Recipe) -> str:
-    """Every named protocol under a recipe, and the published number that it belongs to."""
+    """The named protocols of maps that a recipe draws, and the published numbers they belong to."""
     return "\n".join(
         f"{name}\n    {named.of(recipe).describe()}\n    published: {named.published}"
         for name, named in PROTOCOLS.items()
+        if named.map in method_of(recipe).maps
     )
