@@ -175,7 +175,7 @@ def predict(
     released: give.Released = None,
     labels: give.ImageLabels = None,
     output: give.Output = Path("predictions"),
-    map: give.MapName = "lam",
+    map: give.MapName = "",
     crf: give.Crf = False,
     npz: give.Npz = False,
     resume: give.ResumePredictions = False,

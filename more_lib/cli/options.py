@@ -43,8 +43,9 @@ Tensorboard = Annotated[bool, Option("--tensorboard", help="Write the log for Te
 
 # evaluate
 _PROTOCOL = """Score by the protocol of a published number: paper-val, decoder-val, decoder-log,
-lam-log, cam-log, of which NAME-native takes photographs in their own size, lam-train,
-lam-train-crf, cam-train or cam-train-crf. May be repeated."""
+lam-log, cam-log, cam-one, of which NAME-native takes photographs in their own size, lam-train,
+lam-train-crf, cam-train or cam-train-crf; of other methods also aux-cam-one and seed-train. May be
+repeated."""
 Protocols = Annotated[list[str] | None, Name("--protocol", help=_PROTOCOL)]
 ListProtocols = Annotated[bool, Option("--list-protocols", help="Say what each is; score nothing.")]
 Split = Annotated[str, Name(help="With --protocol: another split than its own.")]
@@ -59,7 +60,9 @@ ImageLabels = Annotated[
     Path | None, File(help="Take the classes of this table, as for `train --labels`.")
 ]
 Output = Annotated[Path, Folder(help="Where masks and overlays go.")]
-MapName = Annotated[str, Name(help="Made into masks: lam, cam, fused, decoder.")]
+_MAP = """Made into masks: lam, cam, fused, decoder or attention; of another method what that
+draws. Without it LAM, or the method's own."""
+MapName = Annotated[str, Name(help=_MAP)]
 Crf = Annotated[bool, Option("--crf", help="Refine along the image's edges by a dense CRF.")]
 Npz = Annotated[bool, Option("--npz", help="Keep the maps as numbers, too: maps/<image>.npz.")]
 ResumePredictions = Annotated[

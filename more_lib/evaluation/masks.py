@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from more_lib.data.transforms import denormalize, evaluation_transform
 from more_lib.data.tree import ImageTree
-from more_lib.evaluation.protocols import MAPS, Protocol
+from more_lib.evaluation.protocols import MAP_NAMES, Protocol
 from more_lib.evaluation.released import predicted_classes, square_map, square_views
 from more_lib.method.crf import Method, choose_method, dense_crf_many, has_lattice, with_background
-from more_lib.method.localization import KINDS, Group, Views, fuse, resized, views_of
+from more_lib.method.localization import Group, Views, fuse, resized, views_of
+from more_lib.method.methods import method_of
 from more_lib.method.model import MoRe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
@@ -28,10 +29,9 @@ from more_lib.system.precision import autocast
 FUSED = {"fused": ("lam", "cam")}  # maps that are made of others
 
 
-def drawn_maps(model: nn.Module) -> list[str]:
-    """Those of ``MAPS`` that a network draws: all of them, unless its ``kinds`` name fewer."""
-    kinds = set(getattr(model, "kinds", KINDS))
-    return [name for name in MAPS if kinds.issuperset(FUSED.get(name, (name,)))]
+def drawn_maps(recipe: Recipe) -> list[str]:
+    """The maps that a recipe's method draws, in the order of tables."""
+    return [name for name in MAP_NAMES if name in method_of(recipe).maps]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,9 @@ from PIL import Image
 from more_lib.data.images import read_image
 from more_lib.data.transforms import evaluation_transform
 from more_lib.evaluation.masks import ImageMaps, protocol_views, scores_of, whole_patches
-from more_lib.evaluation.protocols import MASK_MAPS, Protocol, map_protocol
+from more_lib.evaluation.protocols import Protocol, map_protocol
 from more_lib.method.crf import dense_crf
+from more_lib.method.methods import method_of
 from more_lib.method.model import MoRe
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import resolved_precision
@@ -54,16 +55,17 @@ def predict(
     images: Iterable[str | Path],
     labels: Mapping[str, Collection[str]] | None = None,
     *,
-    map: str = "lam",
+    map: str = "",
     crf: bool = False,
 ) -> Iterator[Prediction]:
     """A ``Prediction`` for each image file, computed when it is asked for: one is in memory.
 
-    The default is the protocol paper-val-native without its CRF: LAM, predicted classes, scales and
-    threshold of the recipe. An image without a predicted class is background
-    altogether. The network sees images in their own size, up to ``MOST_CROPS``; masks have it.
+    The default is the protocol paper-val-native without its CRF: LAM (of another method its own
+    map), predicted classes, scales and threshold of the recipe. An image without a predicted class
+    is background altogether. The network sees images in their own size, up to ``MOST_CROPS``; masks
+    have it.
 
-    model: runs where it is. recipe: the one that it was trained by. map: one of ``MASK_MAPS``.
+    model: runs where it is. recipe: the one that it was trained by. map: of its method's.
     images: files. A camera's EXIF orientation is applied, to image, maps and mask alike.
     labels: class names by file name, with or without its ending, for every image, instead of the
         predicted ones. The decoder then chooses among them and the background.
@@ -80,12 +82,16 @@ def predict(
 
 
 def own_protocol(recipe: Recipe, map: str, crf: bool) -> Protocol:
-    """How images that belong to no split get their masks; ``InputError`` for an unknown map.
+    """How images of no split get their masks, by the method's own map or the one named.
+
+    Raises ``InputError`` for a map that the method does not draw.
 
     Nobody compares them with those of other machines: "auto" is what is fastest here.
     """
-    if map not in MASK_MAPS:
-        raise InputError(f"map {map!r} is unknown; choose from {', '.join(MASK_MAPS)}")
+    drawn = method_of(recipe).maps
+    map = map or drawn[0]
+    if map not in drawn:
+        raise InputError(f"map {map!r} is unknown; choose from {', '.join(drawn)}")
     plain = map_protocol(recipe, map, "none" if map == "decoder" else "predicted")
     plain = replace(plain, precision=resolved_precision(recipe.evaluation.precision))
     return replace(plain, threshold=None, crf="released") if crf else plain

@@ -10,19 +10,23 @@ from importlib import resources
 
 import yaml
 
+from more_lib.method.methods import method_of
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 
 MAP_NAMES = {
     "attention": "attention",  # ViT-LAM: the last block's class-patch scores
     "cam": "CAM",
+    "aux_cam": "auxiliary CAM",
     "lam": "LAM",
     "fused": "LAM × CAM",
+    "root": "√(attention × CAM)",  # MCTformer+'s, as is the next
+    "seed": "seed",
     "decoder": "decoder",  # scores every class at every pixel: no labels, no threshold
 }
-MAPS = tuple(MAP_NAMES)
+MAPS = ("attention", "cam", "lam", "fused", "decoder")  # of MoRe, in the order of its tables
 MASK_MAPS = ("lam", "cam", "fused", "decoder")  # what masks are made of, the paper's own first
-SQUARE_MAPS = ("lam", "cam", "decoder")  # what the released scripts make of squares
+SQUARE_MAPS = ("lam", "cam", "aux_cam", "seed", "decoder")  # what scripts make of squares
 LABELS = ("true", "predicted")
 CRFS = ("none", "released")
 
@@ -49,7 +53,7 @@ class Protocol:
 
     dataset: str
     split: str
-    map: str  # one of MAPS
+    map: str  # of MAP_NAMES
     labels: str
     scales: tuple[float, ...]
     flip: bool = True
@@ -149,10 +153,17 @@ PROTOCOLS |= {
 def named_protocols(names: Sequence[str], recipe: Recipe, split: str = "") -> dict[str, Protocol]:
     """The protocols of these names in ``PROTOCOLS`` under a recipe, by name.
 
-    ``split`` takes the place of the splits that they name. Raises ``InputError`` for another name.
+    ``split`` takes the place of the splits that they name. Raises ``InputError`` for another name,
+    and for one of a map that the recipe's method does not draw.
     """
     if unknown := [name for name in names if name not in PROTOCOLS]:
         raise InputError(f"protocol {unknown[0]!r} is unknown; choose from {', '.join(PROTOCOLS)}")
+    drawn = method_of(recipe).maps
+    for name in names:
+        if PROTOCOLS[name].map not in drawn:
+            own = ", ".join(MAP_NAMES[kind] for kind in drawn)
+            raise InputError(f"protocol {name!r} scores {MAP_NAMES[PROTOCOLS[name].map]}, which "
+                             f"method {recipe.method!r} does not draw; it draws {own}")  # fmt: skip
     return {name: PROTOCOLS[name].of(recipe, split) for name in names}
 
 
@@ -163,7 +174,7 @@ def table_protocols(
 
     The decoder, at one scale, has one row. Raises ``InputError`` for unknown maps or labels.
     """
-    check_choice("maps", maps, MAPS)
+    check_choice("maps", maps, tuple(MAP_NAMES))
     check_choice("labels", labels, LABELS)
     given = {kind: ("none",) if kind == "decoder" else labels for kind in maps}
     return [map_protocol(recipe, kind, label) for kind in maps for label in given[kind]]
@@ -178,7 +189,7 @@ def check_protocols(protocols: Sequence[Protocol]) -> None:
     """Raise ``InputError`` for a protocol that does not say how to make a mask."""
     for protocol in protocols:
         decoder = protocol.map == "decoder"
-        check_choice("map", [protocol.map], SQUARE_MAPS if protocol.size else MAPS)
+        check_choice("map", [protocol.map], SQUARE_MAPS if protocol.size else tuple(MAP_NAMES))
         check_choice("labels", [protocol.labels], ("none",) if decoder else LABELS)
         check_choice("crf", [protocol.crf], CRFS)
         if protocol.threshold is not None and (decoder or protocol.crf != "none"):
@@ -197,8 +208,9 @@ def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None
 
 
 def listing(recipe: Recipe) -> str:
-    """Every named protocol under a recipe, and the published number that it belongs to."""
+    """The named protocols of maps that a recipe draws, and the published numbers they belong to."""
     return "\n".join(
         f"{name}\n    {named.of(recipe).describe()}\n    published: {named.published}"
         for name, named in PROTOCOLS.items()
+        if named.map in method_of(recipe).maps
     )

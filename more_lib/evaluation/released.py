@@ -14,8 +14,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from more_lib.evaluation.protocols import SQUARE_MAPS, Protocol
-from more_lib.method.localization import Views, min_max, resized, views_of
+from more_lib.evaluation.protocols import Protocol
+from more_lib.method.localization import KINDS, Views, min_max, resized, views_of
 from more_lib.method.model import MoRe
 from more_lib.system.precision import autocast
 
@@ -31,15 +31,20 @@ def square_views(
     """
     size = protocols[0].size
     as_it_is = ((1.0,), False)  # which names the classes
+    kinds = dict.fromkeys(protocol.map for protocol in protocols)
+    if "decoder" in getattr(model, "kinds", KINDS):  # it names classes where the logits name none
+        kinds["decoder"] = None
     groups = [as_it_is, *((protocol.scales, protocol.flip) for protocol in protocols)]
     with autocast(images.device, protocols[0].precision):
-        views = views_of(model, resized(images, (size, size)), groups, similarity, SQUARE_MAPS)
+        views = views_of(model, resized(images, (size, size)), groups, similarity, list(kinds))
     assert views.class_logits is not None
     return views, views.class_logits
 
 
 def predicted_classes(views: Views, logits: Tensor) -> Tensor:
     """(B, C) bool: classes of positive logit; where there is none, those that the decoder shows."""
+    if "decoder" not in views.raw[1.0]:
+        return logits > 0
     decoder = views.raw[1.0]["decoder"][: views.images]
     winner = decoder.argmax(1).flatten(1)[:, None]  # (B, 1, N)
     numbers = torch.arange(1, decoder.shape[1], device=winner.device)[:, None]

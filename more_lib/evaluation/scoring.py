@@ -62,7 +62,7 @@ def evaluate_or_load(trained: Trained) -> Evaluation:
     on a GPU where there is one. A pass that was killed goes on where it last noted its counts.
     Raises what ``evaluate`` raises, and ``InputError`` for a damaged file.
     """
-    maps = drawn_maps(trained.model)
+    maps = drawn_maps(trained.recipe)
     return _kept_or_scored(trained, [table_protocols(trained.recipe, maps)])[0]
 
 

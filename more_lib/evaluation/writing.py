@@ -80,7 +80,7 @@ def plan_predictions(
     inputs: Iterable[str | Path],
     output: Output,
     labels: str | Path | None = None,
-    map: str = "lam",
+    map: str = "",
     crf: bool = False,
     skip_bad: bool = False,
 ) -> Plan:

@@ -22,7 +22,9 @@ from more_lib.system.shapes import check_shapes
 # The zero of a CAM says that a patch speaks neither for nor against a class: what is below is
 # dropped. The zero of a similarity means nothing: LAM and attention keep their sign.
 RECTIFIED = ("cam", "aux_cam")
-KINDS = ("cam", "aux_cam", "lam", "attention", "decoder")  # of maps
+KINDS = ("cam", "aux_cam", "lam", "attention", "decoder")  # of maps, those that MoRe draws
+FIELDS = {"attention": "attention_scores", "decoder": "seg_logits"}  # else a map's own name
+AVERAGED = ("decoder", "seed", "root")  # over mirror images, where others take the larger
 
 Group = tuple[tuple[float, ...], bool]  # scales, and whether the mirror images are seen too
 RawMaps = dict[str, Tensor]
@@ -229,13 +231,12 @@ def views_of(
         if scale == 1:
             for name in ("class_logits", "token_logits"):
                 logits[name] = getattr(output, name)[: len(images)].to(images.dtype)
-        raw = {"attention": output.attention_scores, "decoder": output.seg_logits}
-        raw |= {"cam": output.cam, "aux_cam": output.aux_cam}
+        raw = {kind: getattr(output, FIELDS.get(kind, kind)) for kind in kinds if kind != "lam"}
         if "lam" in kinds:
             with no_autocast(images):
                 features, tokens = map(at_least_float32, (output.features, output.class_tokens))
                 raw["lam"] = lam(features, tokens, similarity)
-        return {kind: raw[kind] for kind in kinds}
+        return raw
 
     views = _run_views(model, images, groups, draw)
     return replace(views, **logits)
@@ -267,7 +268,7 @@ class Views:
     ) -> Tensor:
         """The maps (B, K, H, W) of one kind over a group's views, of some images and channels.
 
-        A scale's map is the larger of straight and mirrored one, of probabilities the mean.
+        A scale's map is the larger of straight and mirrored one, of ``AVERAGED`` kinds the mean.
         """
         (scales, flip), total = group, torch.zeros((), dtype=self.dtype)
         for scale in scales:
@@ -277,7 +278,8 @@ class Views:
             ]
             seen = [maps.softmax(1) for maps in seen] if kind == "decoder" else seen
             seen = [seen[0], *(maps.flip(-1) for maps in seen[1:])]
-            merged = sum(seen) / len(seen) if kind == "decoder" else reduce(torch.maximum, seen)
+            mean = kind in AVERAGED
+            merged = sum(seen) / len(seen) if mean else reduce(torch.maximum, seen)
             total = total + (merged.relu() if kind in RECTIFIED else merged)
         return total / len(scales) if kind == "decoder" else min_max(total)
 

@@ -20,13 +20,14 @@ class Method(NamedTuple):
 
     network: Any  # has what MoRe has: parameter_groups, patch_size, forward for evaluation
     objective: type[Objective]
+    maps: tuple[str, ...]  # that masks are made of, its own first; "fused" is LAM x CAM
 
 
 METHODS = {
-    "more": Method(MoRe, Objective),
-    "toco": Method(ToCo, ToCoObjective),
-    "dupl": Method(DuPL, DuPLObjective),
-    "mctformer": Method(MCTformerPlus, MCTformerObjective),
+    "more": Method(MoRe, Objective, ("lam", "cam", "fused", "decoder", "attention")),
+    "toco": Method(ToCo, ToCoObjective, ("decoder", "cam", "aux_cam")),
+    "dupl": Method(DuPL, DuPLObjective, ("decoder", "cam", "aux_cam")),
+    "mctformer": Method(MCTformerPlus, MCTformerObjective, ("seed", "root", "cam", "attention")),
 }
 
 

@@ -1,12 +1,12 @@
 """ToCo, DuPL and MCTformer+ as the trainer and the evaluation know MoRe: networks and objectives.
 
-Each network is built by ``from_recipe``, has ``parameter_groups`` and ``patch_size``, and gives a
-``MoReOutput`` in evaluation mode, of which ``kinds`` names the maps that can be drawn. Each
+Each network is built by ``from_recipe``, has ``parameter_groups`` and ``patch_size``, and in
+evaluation mode gives its logits and the raw maps that its ``kinds`` name, as a ``MoReOutput``. Each
 objective is called as ``Objective`` is. Sizes and rates are the recipe's, for all methods alike.
 """
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -258,10 +258,22 @@ class DuPLObjective(Objective):
         return (strong - self.normal[0]) / self.normal[1]
 
 
-class MCTformerPlus(MCTformer):
-    """MCTformer+; in evaluation mode its seeds are the CAM, its patch CAM the auxiliary one."""
+class MCTMaps(NamedTuple):
+    """What MCTformer+ says of images in evaluation mode: (B, C) logits, (B, C, h, w) maps."""
 
-    kinds = ("cam", "aux_cam", "attention")
+    class_logits: Tensor  # the mean of both
+    token_logits: Tensor
+    class_tokens: Tensor  # (B, C, D), the last ones
+    attention_scores: Tensor  # mean class attention of the last blocks, after the softmax
+    cam: Tensor  # of the patches, no ReLU
+    root: Tensor  # of attention times the CAM's positive part
+    seed: Tensor  # the root, spread by what patches look at
+
+
+class MCTformerPlus(MCTformer):
+    """MCTformer+; in evaluation mode it gives ``MCTMaps``."""
+
+    kinds = ("attention", "cam", "root", "seed")
     map_blocks = 12
 
     @classmethod
@@ -287,17 +299,14 @@ class MCTformerPlus(MCTformer):
             return super().forward(images, with_attention=False)
         seen = super().forward(images)
         fused = fused_maps(seen.class_attention, seen.patch_cam, self.map_blocks)
-        nothing = fused[:, :0]
-        return MoReOutput(
+        return MCTMaps(
             class_logits=seen.logits,
-            aux_logits=seen.patch_logits,
-            seg_logits=nothing,
-            features=nothing,
-            class_tokens=seen.tokens[-1],
             token_logits=seen.class_logits,
+            class_tokens=seen.tokens[-1],
             attention_scores=seen.class_attention[-self.map_blocks :].mean(dim=0),
-            cam=spread(fused, seen.affinity),
-            aux_cam=seen.patch_cam,
+            cam=seen.patch_cam,
+            root=fused,
+            seed=spread(fused, seen.affinity),
         )
 
 

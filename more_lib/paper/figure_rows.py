@@ -18,7 +18,7 @@ from more_lib.data.voc import VocMasks
 from more_lib.evaluation.masks import Batch, SplitImages, evaluation_mode, segment
 from more_lib.evaluation.protocols import Protocol
 from more_lib.evaluation.scoring import Device, check_masks
-from more_lib.method.localization import fuse, multiscale_maps
+from more_lib.method.localization import KINDS, fuse, views_of
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
@@ -122,16 +122,20 @@ def square_batch(recipe: Recipe, indices: Sequence[int]) -> dict:
 def localize(
     model: nn.Module, recipe: Recipe, images: Tensor, device: Device = None
 ) -> dict[str, Tensor]:
-    """Every map of images by the names of ``protocols.MAPS``, at the recipe's evaluation scales.
+    """Every map of images by the names of ``protocols.MAP_NAMES``, at the recipe's scales.
 
-    images: (B, 3, H, W), normalised. Returns "cam", "aux_cam", "lam", "attention", "fused" (LAM
-    times CAM), each (B, C, H, W) in [0, 1], on the CPU. Raises what ``multiscale_maps`` raises.
+    images: (B, 3, H, W), normalised. Returns all that the network draws but for the decoder's, with
+    LAM also "fused" (LAM times CAM), each (B, C, H, W) in [0, 1], on the CPU. Raises what
+    ``views_of`` raises.
     """
+    group, similarity = (recipe.evaluation.scales, True), recipe.masks.lam_similarity
+    kinds = [kind for kind in getattr(model, "kinds", KINDS) if kind != "decoder"]
     with evaluation_mode(model, device) as place:
-        scales, similarity = recipe.evaluation.scales, recipe.masks.lam_similarity
-        maps = multiscale_maps(model, images.to(place), scales, similarity)
-    found = maps._asdict() | {"fused": fuse(maps.lam, maps.cam)}
-    return {kind: found[kind].cpu() for kind in ("cam", "aux_cam", "lam", "attention", "fused")}
+        views = views_of(model, images.to(place), [group], similarity, kinds)
+        found = {kind: views.merged(group, kind) for kind in kinds}
+    if "lam" in found:
+        found["fused"] = fuse(found["lam"], found["cam"])
+    return {kind: maps.cpu() for kind, maps in found.items()}
 
 
 def _segmented(

@@ -14,7 +14,7 @@ import pandas as pd
 from more_lib.evaluation.protocols import map_protocol
 from more_lib.method.model import MoRe
 from more_lib.method.weight_files import MINI_WIDTHS
-from more_lib.paper import ablation, photographs, records, switches, trials
+from more_lib.paper import ablation, photographs, records, rivals, switches, trials
 from more_lib.paper.trials import SCORES, Rows, with_spread
 from more_lib.recipes.loading import changed, training_fingerprint
 from more_lib.recipes.schema import Recipe
@@ -89,6 +89,13 @@ STUDIES = {
     "backbones": Study(
         "Do the effects hold on other backbones?", backbones, "baseline", profile="mini-released"
     ),
+    "methods": Study(
+        "How does MoRe fare beside ToCo, DuPL and MCTformer+?",
+        rivals.trials,
+        "more",
+        rivals.score_methods,
+        rivals.beside,
+    ),
     "photographs": Study(
         "Do they hold on photographs of your own?",
         ablation.trials,
@@ -149,6 +156,8 @@ def recorded(name: str) -> dict:
 
 def trial_titles(name: str, recipe: Recipe) -> dict[str, str]:
     """What each trial of a study is, in words, by its name."""
+    if name == "methods":
+        return rivals.TITLES
     if name in ("conditions", "photographs"):
         return {key: each.title for key, each in ablation.CONDITIONS.items()}
     titles = {key: key for key in _study(name).trials(recipe)}
@@ -167,6 +176,9 @@ def format_study(found: Mapping) -> str:
     study = _study(found["study"])
     lines = [study.question, f"{found['protocol']}; {found['training']}"]
     lines += [f"trained on: {each}" for each in found["hardware"]]
+    if found["study"] == "methods":  # whose best map is not always LAM
+        tables = rivals.comparison(found), rivals.cost_table(found)
+        return "\n".join([*lines, *(table.to_string(index=False) for table in tables)])
     table = compared(found["rows"], study.reference)
     width = table["trial"].str.len().max()
     heads = "".join(f"{head:>13}" for head in ("image mAP %", "token mAP %", "mIoU %", "confusion"))

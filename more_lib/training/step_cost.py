@@ -3,14 +3,19 @@
 Synthetic images and random weights: time and memory depend on sizes alone. The released code took
 945 ms and 12.1 GB for a step of four 448-pixel images on one RTX 3090. Each round also times one
 forward of the plain ViT on the same batch: how many of these a step costs is much the same on a
-busy machine, where seconds are not.
+busy machine, where seconds are not. How often the encoder sees the batch, with and without a
+gradient, is counted.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import partial
+from math import isnan, nan
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -23,9 +28,9 @@ from more_lib.method.backbones import build_backbone
 from more_lib.method.methods import method_of
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
+from more_lib.method.vit import ClassTokenViT
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import peak_memory
-from more_lib.system.errors import InputError
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 PLAIN, CAM, ENERGY = "plain ViT, forward", "multi-scale CAM", "dense energy"
@@ -40,7 +45,8 @@ class StepCost:
     milliseconds: by part, medians over rounds, ``PLAIN`` and "whole step" among them.
     cpu_milliseconds: what the process was busy for, all threads together. memory_gb: peak, on a
     GPU of tensors alone, else of the whole process. operations, bytes: ``operations`` and
-    ``least_bytes`` of the recipe.
+    ``least_bytes`` of the recipe, nan for another method than MoRe. encoded: how many times the
+    batch's patches went through an encoder with a gradient, and without one. parameters: trained.
     """
 
     precision: str
@@ -50,37 +56,42 @@ class StepCost:
     memory_gb: float | None
     operations: float
     bytes: float
+    encoded: tuple[float, float] = (nan, nan)
+    parameters: int = 0
 
 
 def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
     """Time the last iteration of a recipe, in which every term counts, on random images.
 
     precision: "fp32" or "bf16". repeats: rounds at most; no other begins after ``ENOUGH`` seconds.
-    Runs on the GPU where there is one; on a CPU, ViT-B at 448 pixels takes minutes. Raises
-    ``InputError`` for a recipe of another method.
+    Runs on the GPU where there is one; on a CPU, ViT-B at 448 pixels takes minutes. Any method.
     """
-    if method_of(recipe).network is not MoRe:
-        raise InputError(f"method is {recipe.method!r}: bench step takes MoRe's step apart; give a "
-                         "profile of method more")  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    model = MoRe.from_recipe(recipe, pretrained=False).train().to(device)
+    method, plain = method_of(recipe), _plain_vit(recipe).to(device)
+    model = method.network.from_recipe(recipe, pretrained=False).train().to(device)
     model.to(memory_format=torch.channels_last)  # as in training
-    plain = _plain_vit(recipe).to(device)
-    plain.blocks = model.encoder.blocks  # the weights lie in memory once
+    if isinstance(model, MoRe):
+        plain.blocks = model.encoder.blocks  # the weights lie in memory once
     optimizer = AdamW(model.parameter_groups(recipe.optimizer), fused=True)
     size, side, C = recipe.optimizer.batch_size, recipe.data.crop_size, len(recipe.data.classes)
     images = torch.randn(size, 3, side, side).clamp(-1.8, 2.1).to(device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = (torch.rand(size, C) < LABELS_PER_IMAGE / C).float()
     labels[:, 0] = 1  # every image shows something
-    objective = Objective(recipe).to(device)
+    objective, batch = method.objective(recipe).to(device), [images, labels]
+    if objective.views:
+        batch.append(torch.stack([images.flip(2), images.flip(3)], dim=1))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    given, rounds = (objective, images, labels, AUTOCAST[precision]), []
+    given, rounds = ((plain, model), optimizer, objective, batch, AUTOCAST[precision]), []
     started = time.perf_counter()
-    while len(rounds) < 2 or (len(rounds) <= repeats and time.perf_counter() - started < ENOUGH):
-        rounds.append(_one_step((plain, model), optimizer, *given))
+    with _encoded(images, model.patch_size) as encoded:
+        while len(rounds) < 2 or (
+            len(rounds) <= repeats and time.perf_counter() - started < ENOUGH
+        ):
+            rounds.append(_one_step(*given))
+    known = isinstance(model, MoRe) and type(objective) is Objective
     wall, cpu = (
         {
             part: 1000 * statistics.median(each[part][clock] for each in rounds[1:])
@@ -94,9 +105,26 @@ def bench_step(recipe: Recipe, precision: str, repeats: int = 5) -> StepCost:
         wall,
         cpu,
         peak_memory(device),
-        operations(model, recipe),
-        least_bytes(model, recipe),
+        operations(model, recipe) if known else nan,
+        least_bytes(model, recipe) if known else nan,
+        (encoded[True] / len(rounds), encoded[False] / len(rounds)),
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
+
+
+@contextmanager
+def _encoded(images: Tensor, side: int) -> Iterator[Counter]:
+    """Counts, with a gradient (True) and without, how many such batches enter any encoder."""
+    counted, embed = Counter(), ClassTokenViT.embed
+
+    def counting(encoder: ClassTokenViT, seen: Tensor) -> Any:
+        patches = len(seen) * (seen.shape[-2] // side) * (seen.shape[-1] // side)
+        whole = len(images) * (images.shape[-2] // side) * (images.shape[-1] // side)
+        counted[torch.is_grad_enabled()] += patches / whole
+        return embed(encoder, seen)
+
+    with patch.object(ClassTokenViT, "embed", counting):
+        yield counted
 
 
 def _plain_vit(recipe: Recipe) -> nn.Module:
@@ -176,27 +204,30 @@ def format_step(costs: list[StepCost]) -> str:
                 for part, wall in cost.milliseconds.items()
             },
             "peak memory": f"{cost.memory_gb or 0:.1f} GB",
-            f"operations: {teraflop:.2f} TFLOP": f"{1000 * teraflop / whole:.1f} TFLOP/s",
-            f"bytes at least: {gigabytes:.2f} GB": f"{1000 * gigabytes / whole:.1f} GB/s",
+            "batches encoded, with and without gradient": "{:.2f}, {:.2f}".format(*cost.encoded),
         }
+        if not isnan(teraflop):
+            columns[cost.precision] |= {
+                f"operations: {teraflop:.2f} TFLOP": f"{1000 * teraflop / whole:.1f} TFLOP/s",
+                f"bytes at least: {gigabytes:.2f} GB": f"{1000 * gigabytes / whole:.1f} GB/s",
+            }
     head = f"one step on {costs[0].device}; the last number counts forwards of the plain ViT"
     return f"{head}\n{pd.DataFrame(columns).to_string(col_space=18)}"
 
 
 def _one_step(
-    models: tuple[nn.Module, MoRe],
+    models: tuple[nn.Module, Any],
     optimizer: AdamW,
     objective: Objective,
-    images: Tensor,
-    labels: Tensor,
+    batch: list[Tensor],
     dtype: torch.dtype | None,
 ) -> dict[str, np.ndarray]:
     """Seconds, by the clock and of the CPU, of each part of the last iteration.
 
-    models: the plain ViT and MoRe's. The step runs once, as in training; what the network takes for
-    the CAM, and the energy, are measured inside of it.
+    models: the plain ViT and a method's. batch: images, labels, perhaps views. The step runs once,
+    as in training; what the network takes for the CAM, and the energy, are measured inside of it.
     """
-    (plain, model), recipe = models, objective.recipe
+    (plain, model), recipe, (images, labels, *views) = models, objective.recipe, batch
     parts = ("forward", CAM, "masks and losses", ENERGY, "backward", "optimizer")
     took = {part: np.zeros(2) for part in (PLAIN, *parts, "losses")}
     wait = torch.cuda.synchronize if images.is_cuda else lambda: None
@@ -213,15 +244,17 @@ def _one_step(
 
         return run
 
-    seer = SimpleNamespace(patch_size=model.patch_size, cams=timed(CAM, model.cams))
     optimizer.zero_grad()
     timed(PLAIN, torch.no_grad()(autocast(plain)))(images)
     output = timed("forward", autocast(model))(images)
-    with patch.object(objective.energy, "forward", timed(ENERGY, objective.energy.forward)):
-        losses = timed("losses", autocast(objective))(
-            seer, images, labels, output, recipe.optimizer.iterations - 1
-        )
-    total = sum(getattr(recipe.loss, name) * loss for name, loss in losses.items())
+    further = {"views": views[0]} if views else {}
+    last = partial(objective, iteration=recipe.optimizer.iterations - 1, **further)
+    with (
+        patch.object(objective.energy, "forward", timed(ENERGY, objective.energy.forward)),
+        patch.object(MoRe, "cams", timed(CAM, MoRe.cams)),
+    ):
+        losses = timed("losses", autocast(last))(model, images, labels, output)
+    total = sum(objective.weights[name] * loss for name, loss in losses.items())
     timed("backward", total.backward)()
     timed("optimizer", optimizer.step)()
     took["masks and losses"] = took.pop("losses") - took[CAM] - took[ENERGY]

@@ -128,7 +128,7 @@ def test_threshold_sweep(model, recipe):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda m, r: evaluate(m, r, maps=["cam", "seed"]), "maps holds seed; .* decoder"),
+        (lambda m, r: evaluate(m, r, maps=["cam", "seeds"]), "maps holds seeds; .* decoder"),
         (lambda m, r: evaluate(m, r, labels=["false"]), "labels holds false; .* predicted"),
         (lambda m, r: evaluate(m, r, maps=[]), "maps is empty"),
         (lambda m, r: evaluate(m, r).result("seed"), "'seed'.*cam with labels predicted"),

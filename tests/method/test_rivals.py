@@ -266,16 +266,16 @@ def test_padding_teaches_dupl_nothing():
 def test_evaluation_draws_the_maps_that_a_network_has_and_refuses_the_others(name):
     model, images, classes = build(name)[0].eval(), pictures(), LABELS.shape[1]
     output = model(images, with_decoder=False)
-    assert isinstance(output, MoReOutput) and output.class_logits.shape == (2, classes)
+    assert isinstance(output, MoReOutput | rivals.MCTMaps)
+    assert output.class_logits.shape == (2, classes)
     group = ((1.0, 0.5), True)
     views = views_of(model, images, [group], kinds=model.kinds)
     for kind in model.kinds:
         maps = views.merged(group, kind)
         assert maps.shape == (2, classes + (kind == "decoder"), 48, 48)
         assert maps.min() >= 0 and maps.max() <= 1 + 1e-6
-    refuses(
-        "this network draws no lam; choose among cam, aux_cam", views_of, model, images, [group]
-    )
+    complaint = f"this network draws no lam; choose among {model.kinds[0]}"
+    refuses(complaint, views_of, model, images, [group], "dot", ["lam"])
 
 
 def test_dupl_shows_either_student():
@@ -290,7 +290,8 @@ def test_seeds_are_attention_times_patch_cam_spread_by_affinity():
     seen, output = super(rivals.MCTformerPlus, model).forward(images), model(images)
     fused = (seen.class_attention.mean(0) * seen.patch_cam.relu()).sqrt()
     spread = (seen.affinity @ fused.flatten(2).mT).mT.view_as(fused)
-    torch.testing.assert_close(output.cam, spread)
+    torch.testing.assert_close(output.seed, spread)
+    assert torch.equal(output.root, fused) and torch.equal(output.cam, seen.patch_cam)
     assert torch.equal(output.class_logits, (seen.class_logits + seen.patch_logits) / 2)
 
 

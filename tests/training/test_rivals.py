@@ -5,7 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from more_lib.evaluation.scoring import evaluate_or_load
+from more_lib.data import open_tree
+from more_lib.evaluation.protocols import named_protocols
+from more_lib.evaluation.scoring import evaluate_or_load, evaluate_protocols
+from more_lib.evaluation.voc_server import export_voc
+from more_lib.evaluation.writing import Output, plan_predictions, write_predictions
 from more_lib.recipes import changed, load_recipe
 from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.system.errors import InputError
@@ -17,7 +21,13 @@ SHORT = """optimizer.iterations=4 optimizer.warmup_iterations=0 optimizer.checkp
 optimizer.log_every=1 schedule.segmentation=1 dupl.filter_from=2 dupl.least=10
 toco.head=[16,8,32] toco.num_crops=3""".split()
 
-DRAWN = {"toco": {"cam", "decoder"}, "dupl": {"cam", "decoder"}, "mctformer": {"cam", "attention"}}
+CAMS = {"cam", "aux_cam", "decoder"}
+DRAWN = {"toco": CAMS, "dupl": CAMS, "mctformer": {"attention", "cam", "root", "seed"}}
+PUBLISHED = {
+    "toco": "decoder-val aux-cam-one",
+    "dupl": "decoder-log cam-one",
+    "mctformer": "cam-log",
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +102,24 @@ def test_a_rival_trains_and_is_resumed_to_the_same_weights(name, otherwise, plac
     results = evaluate_or_load(whole).results
     assert {result.protocol.map for result in results} == DRAWN[name]
     assert all(result.matrix.sum() > 0 for result in results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_rival_is_scored_by_protocols_predicts_and_is_exported(name, place, tmp_path):
+    recipe = load_recipe(name, place)
+    trained = train(recipe, tmp_path / "net")
+    wanted = named_protocols(PUBLISHED[name].split(), recipe)
+    for protocol, found in zip(
+        wanted.values(), evaluate_protocols(trained, list(wanted.values())), strict=True
+    ):
+        assert found.results[0].protocol == protocol and found.results[0].matrix.sum() > 0
+        assert export_voc(trained, protocol, tmp_path / f"{protocol.map}.tgz") == 4
+    folder = open_tree(recipe.data).root / "JPEGImages"
+    pictures = sorted(folder.iterdir())[:2]
+    plan = plan_predictions(recipe, pictures, Output(tmp_path / "masks"))
+    assert plan.protocol.map == {"mctformer": "seed"}.get(name, "decoder")
+    rows = write_predictions(plan, trained.model)
+    assert len(rows) == 2 and len(list((tmp_path / "masks/masks").iterdir())) == 2
+    with pytest.raises(InputError, match="map 'lam' is unknown; choose from"):
+        plan_predictions(recipe, pictures, Output(tmp_path / "other"), map="lam")

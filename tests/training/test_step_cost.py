@@ -34,6 +34,19 @@ def test_parts_add_up_and_every_term_takes_part():
     assert 0 < parts["forward"] + parts["backward"] + parts["optimizer"] < parts["whole step"]
 
 
+@pytest.mark.parametrize(
+    ("profile", "encoded"), [("mini", 1), ("toco", 2 + 2 / 16), ("dupl", 4), ("mctformer", 1)]
+)
+def test_a_step_of_every_method_is_counted(profile, encoded):
+    """ToCo sees another crop and here two local ones of a patch; DuPL's students a strong view."""
+    own = "toco.local_size=8 toco.num_crops=2 dupl.strong_scale=1 dupl.least=10"
+    cost = bench_step(load_recipe(profile, [*SMALL, *own.split()]), "fp32", repeats=1)
+    without = {"mini": 1, "toco": 1, "dupl": 2, "mctformer": 0}
+    assert cost.encoded == (encoded, without[profile])  # the mirror image's CAM, of each student
+    assert cost.parameters > 2e6 and cost.milliseconds["whole step"] > 0
+    assert "batches encoded" in format_step([cost])
+
+
 @pytest.mark.slow
 def test_operations_agree_with_a_counter():
     """Everything but the dense energy, whose pairs no counter of products sees: by hand."""
@@ -82,7 +95,7 @@ def test_the_table_has_times_forwards_and_rates():
     assert lines[0].startswith("one step on CPU") and lines[1].split() == ["fp32", "bf16"]
     assert lines[3].split() == ["forward", *["25.0", "ms,", "50.0", "of", "CPU,", "1.25"] * 2]
     assert "320.0 of CPU, 8.00" in lines[5]
-    assert "8.2 GB" in lines[6] and "20.0 TFLOP/s" in lines[7] and "50.0 GB/s" in lines[8]
+    assert "8.2 GB" in lines[6] and "20.0 TFLOP/s" in lines[8] and "50.0 GB/s" in lines[9]
     assert forwards(replace(costs[0], device="a GPU"))["whole step"] == 5
 
 
