@@ -4,14 +4,8 @@ from typing import Any, NamedTuple
 
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
-from more_lib.method.rivals import (
-    DuPL,
-    DuPLObjective,
-    MCTformerObjective,
-    MCTformerPlus,
-    ToCo,
-    ToCoObjective,
-)
+from more_lib.method.rival_objectives import DuPLObjective, MCTformerObjective, ToCoObjective
+from more_lib.method.rivals import DuPL, MCTformerPlus, ToCo
 from more_lib.recipes.schema import Recipe
 
 
