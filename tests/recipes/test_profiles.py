@@ -23,6 +23,17 @@ from more_lib.recipes.loading import fingerprint
 ENDS = [0.7 if name in "aeroplane bicycle bird boat chair train".split() else 0.55
         for name in VOC_CLASSES]  # fmt: skip
 ENDS = str(ENDS).replace(" ", "")
+AS_RELEASED = """data.crop=padded data.crop_size=448 data.crop_scale=[0.5,2.0] data.grey=0.2
+data.color_jitter=[0.4,0.4,0.2,0.1] data.jitter_probability=0.8 data.blur=1
+backbone.name=vit_base_patch16_224.orig_in21k_ft_in1k backbone.freeze_position=true
+masks.scales=[1.0,0.5,1.5] masks.contrast=[0.7,0.25] masks.decoder=[0.7,0.25] masks.decoder_map=cam
+loss.classification=1 loss.aux_classification=1 loss.patch_token_contrast=0.2
+schedule.segmentation=2_001 optimizer.iterations=20_000 optimizer.batch_size=4 optimizer.lr=6e-5
+optimizer.weight_decay=0.01 optimizer.head_lr_factor=10 optimizer.warmup_iterations=1_500
+optimizer.power=0.9 optimizer.decay=polynomial optimizer.token_parameters=1"""
+ON_COCO = """data.padding=mirrored data.blur=1 optimizer.iterations=80_000 optimizer.batch_size=8
+masks.decoder_map=aux_first schedule.segmentation=8_001 schedule.patch_token_contrast=12_001
+schedule.final_cam=12_001 evaluation.threshold=0.45"""
 RELEASED = {
     "voc": """
 data.train_split=train_aug data.val_split=val data.crop_size=448 data.crop_scale=[0.32,1.0]
@@ -49,51 +60,27 @@ masks.scales=[1.0,0.5,0.75,1.25,1.5] masks.decoder=[0.65,0.25]
 masks.uncertain=[0.65,0.25] masks.contrast=[0.65,0.25] masks.confident=[0.5,0.25]
 masks.final=[0.6,0.35] evaluation.scales=[1.0,0.5,0.75,1.25,1.5] evaluation.threshold=0.45
 """,
-    "toco-voc": """
-data.crop=padded data.crop_size=448 data.crop_scale=[0.5,2.0] data.color_jitter=[0.4,0.4,0.2,0.1]
-data.jitter_probability=0.8 data.grey=0.2 data.blur=1 data.views=released data.padding=mirrored
-backbone.name=vit_base_patch16_224.orig_in21k_ft_in1k backbone.aux_layer=-3
-backbone.freeze_position=true backbone.decoder_width=512 masks.scales=[1.0,0.5,1.5]
-masks.contrast=[0.7,0.25] masks.decoder=[0.7,0.25] masks.decoder_map=cam
+    "toco-voc": f"""{AS_RELEASED} data.views=released data.padding=mirrored
 toco.class_token_contrast=0.5 toco.temperature=0.5 toco.momentum=0.9 toco.region=[0.7,0.25]
 toco.num_crops=8 toco.local_size=96 toco.head=[2048,256,1024] toco.aligned=false toco.repulsion=true
-loss.classification=1 loss.aux_classification=1 loss.patch_token_contrast=0.2 loss.segmentation=0.1
-loss.dense_energy=0.05 schedule.segmentation=2_001 schedule.dense_energy=2_001
-optimizer.iterations=20_000 optimizer.batch_size=4 optimizer.lr=6e-5 optimizer.weight_decay=0.01
-optimizer.head_lr_factor=10 optimizer.warmup_iterations=1_500 optimizer.power=0.9
-optimizer.decay=polynomial optimizer.token_parameters=1
-""",
-    "toco-coco": """
-optimizer.iterations=80_000 optimizer.batch_size=8 toco.temperature=1 toco.region=[0.65,0.25]
-masks.contrast=[0.65,0.25] masks.decoder=[0.65,0.25] masks.decoder_map=aux_first
-schedule.segmentation=8_001 schedule.dense_energy=8_001 schedule.final_cam=12_001
-schedule.patch_token_contrast=12_001 evaluation.threshold=0.45 data.views=released data.blur=1
-""",
-    "dupl-voc": f"""
-data.crop=padded data.crop_scale=[0.5,2.0] data.jitter_probability=0.8 data.grey=0.2 data.blur=1
-data.padding=masked backbone.freeze_position=true masks.scales=[1.0,0.5,1.5] dupl.start=0.7
-dupl.end={ENDS} dupl.fall_from=2_000 dupl.fall=18_000 dupl.filter_from=8_000 dupl.least=1_000
-dupl.floor=0.1 dupl.gap=1 dupl.posterior=0.95 dupl.discrepancy=0.1 dupl.consistency=0.05
-dupl.confidence=0.9 dupl.strong_scale=0.75 loss.patch_token_contrast=0.2 loss.segmentation=0.2
-loss.dense_energy=0 masks.contrast=[0.7,0.25] masks.decoder=[0.7,0.25] schedule.segmentation=2_001
-optimizer.iterations=20_000 optimizer.batch_size=4 optimizer.lr=6e-5 optimizer.head_lr_factor=10
-""",
-    "dupl-coco": """
-optimizer.iterations=80_000 optimizer.batch_size=8 dupl.start=0.65 dupl.end=[0.55]
-dupl.discrepancy=0.05 dupl.discrepancy_from=8_001 dupl.fall_from=12_000 dupl.filter_from=32_000
-masks.decoder_map=aux_first schedule.segmentation=8_001 schedule.final_cam=12_001
-data.padding=mirrored loss.dense_energy=0 evaluation.threshold=0.45
-""",
+loss.segmentation=0.1 loss.dense_energy=0.05 schedule.dense_energy=2_001""",
+    "toco-coco": f"""{ON_COCO} toco.temperature=1 toco.region=[0.65,0.25]
+masks.contrast=[0.65,0.25] masks.decoder=[0.65,0.25] schedule.dense_energy=8_001""",
+    "dupl-voc": f"""{AS_RELEASED} data.padding=masked dupl.start=0.7 dupl.end={ENDS}
+dupl.fall_from=2_000 dupl.fall=18_000 dupl.filter_from=8_000 dupl.least=1_000 dupl.floor=0.1
+dupl.gap=1 dupl.posterior=0.95 dupl.discrepancy=0.1 dupl.consistency=0.05 dupl.confidence=0.9
+dupl.strong_scale=0.75 loss.segmentation=0.2 loss.dense_energy=0""",
+    "dupl-coco": f"""{ON_COCO} dupl.start=0.65 dupl.end=[0.55] dupl.discrepancy=0.05
+dupl.discrepancy_from=8_001 dupl.fall_from=12_000 dupl.filter_from=32_000 loss.dense_energy=0""",
     "mctformer-voc": """
 backbone.name=deit_small_patch16_224.fb_in1k backbone.drop_path=0.1 backbone.token_start=identical
 data.crop=resized data.crop_size=448 data.crop_scale=[0.08,1.0] data.strong=randaugment
 data.jitter_probability=0 data.grey=0 data.blur=0 mctformer.layer_contrast=1
 mctformer.contrast_blocks=12 mctformer.decay=0.996 mctformer.map_blocks=12
-optimizer.iterations=14_850 optimizer.batch_size=32 optimizer.lr=3.125e-5 optimizer.decay=cosine
+optimizer.iterations=14_850 optimizer.batch_size=32 optimizer.decay=cosine
 optimizer.weight_decay=0.05 optimizer.decayed=matrices optimizer.head_lr_factor=1
-optimizer.token_lr_factor=1 optimizer.lr_every=330 optimizer.precision=fp16
-loss.classification=1 loss.token_classification=1 evaluation.scales=[1.0,0.75,1.25]
-""",
+optimizer.token_lr_factor=1 optimizer.precision=fp16
+loss.classification=1 loss.token_classification=1 evaluation.scales=[1.0,0.75,1.25]""",
     "mctformer-coco": "optimizer.batch_size=64 mctformer.map_blocks=3",
 }
 STAGES = {  # a term counts while iteration > start, counted from 0

@@ -26,6 +26,7 @@ VARIANTS = {
 }
 RIVALS = {
     "toco": """toco.head=[16,8,32] toco.num_crops=3 toco.local_size=16 data.crop=padded
+        backbone.freeze_position=true
         data.crop_scale=[0.5,2] data.blur=1 data.views=released toco.aligned=false
         loss.dense_energy=0.05""",
     "dupl": "dupl.least=10 dupl.filter_from=1 dupl.gap=0 dupl.confidence=0.05 data.crop=padded",
