@@ -40,7 +40,7 @@ below. Cells of checks are locked: whatever is changed in them is put back befor
 `seed`, in the first cell of the exercises, chooses the random cases that the visible checks take. \
 Grading takes others as well."""
 NAMES = 'NAME = ""\nCOLLABORATORS = ""'
-NEXT = """wrote {course}: {count} assignments. In it, for each ASSIGNMENT of source/:
+NEXT = """wrote {course}: {count} assignments. In it, with `.venv` active, for each in source/:
 nbgrader generate_assignment ASSIGNMENT   students' copies into release/
 nbgrader release_assignment ASSIGNMENT    into the exchange; or hand release/ASSIGNMENT out
 nbgrader zip_collect ASSIGNMENT           from downloaded/ASSIGNMENT/archive/ to submitted/

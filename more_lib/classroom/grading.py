@@ -6,7 +6,9 @@ those of the test cells that run without an error and whose checks' reports are 
 judgement (``witness``). Cells that check by plain asserts, as one may write them, are believed.
 """
 
+import logging
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +20,8 @@ from more_lib.classroom.checking import judge
 from more_lib.classroom.sandbox import NOTHING
 from more_lib.classroom.witness import unpacked
 from more_lib.system.errors import InputError
+
+logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # what nbformat finds is no news here
 
 # So that a student's own `check` is not asked; the lines of the master's cell stay together.
 BEFORE_TESTS = "from more_lib.classroom.witness import check\n"
@@ -51,7 +55,8 @@ class Notebook:
     def read(cls, content: bytes) -> "Notebook":
         """Raises ``InputError`` with half a sentence on why it cannot be graded."""
         try:
-            book = nbformat.reads(content.decode("utf-8"), as_version=4)
+            with warnings.catch_warnings(action="ignore"):  # doubled cells, old formats
+                book = nbformat.reads(content.decode("utf-8"), as_version=4)
             cells = [cell for cell in book.cells if isinstance(cell.source, str)]
             language = book.metadata.get("kernelspec", {}).get("language", "")
             language = book.metadata.get("language_info", {}).get("name", "") or language
