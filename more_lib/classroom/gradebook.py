@@ -39,6 +39,22 @@ class Submission(NamedTuple):
     path: Path
 
 
+class Master(NamedTuple):
+    """Exercises with their solutions and hidden tests."""
+
+    path: Path
+    content: bytes
+    notebook: Notebook
+
+    @classmethod
+    def read(cls, path: Path) -> "Master":
+        content = path.read_bytes()
+        try:
+            return cls(path, content, Notebook.read(content))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
 class Graded(NamedTuple):
     """What a submission got; ``problem`` is why it could not be run."""
 
@@ -74,7 +90,7 @@ def grade(
     that fails here too; what is wrong with a submission stands in its grade.
     """
     folder, output = folder.absolute(), output.absolute()
-    sources = {path.stem: path for path in sorted(masters.glob("*.ipynb"))}
+    sources = {path.stem: Master.read(path) for path in sorted(masters.glob("*.ipynb"))}
     if not sources:
         raise InputError(f"no exercises in {masters}: grade from a checkout of the repository")
     found = submissions(folder)
@@ -84,7 +100,8 @@ def grade(
         raise InputError(f"{output} lies among the submissions: name a folder outside of {folder}")
     with atomic_file(output / "records" / "README.txt") as temporary:  # can it be written?
         temporary.write_text("Marks by content; `classroom grade --resume` reads them.\n")
-    watched = [*sources.values(), *(each.path for each in found if not _irregular(each))]
+    watched = [each.path for each in sources.values()]
+    watched += [each.path for each in found if not _irregular(each)]
     before = {path: _digest(path.read_bytes()) for path in watched}
     students = [path for path in folder.iterdir() if not path.is_symlink()]
     hidden = [*students, output, masters, CHECKOUT / "tests", CHECKOUT / ".git"]
@@ -126,6 +143,8 @@ def _irregular(submission: Submission) -> str:
     status = submission.path.lstat()
     if not stat.S_ISREG(status.st_mode):
         return "it is no file" if submission.notebook else "no notebook was handed in"
+    if not os.access(submission.path, os.R_OK):
+        return "it may not be read"
     return "it is larger than 20 MB" if status.st_size > LARGEST else ""
 
 
@@ -133,12 +152,16 @@ class Room:
     """Where notebooks are run: the masters, the limits, and what has been graded before."""
 
     def __init__(
-        self, masters: dict[str, Path], limits: sandbox.Limits, scratch: sandbox.Scratch, kept: Path
+        self,
+        masters: dict[str, Master],
+        limits: sandbox.Limits,
+        scratch: sandbox.Scratch,
+        kept: Path,
     ) -> None:
         self.masters, self.limits, self.scratch, self.kept = masters, limits, scratch, kept
         sources = sorted(Path(__file__).parent.glob("*.py"))
         self.checks = [path.read_bytes() for path in sources]
-        self.running: dict[str, asyncio.Task] = {}
+        self.running: dict[Path, asyncio.Task] = {}
         self.numbers = itertools.count()
 
     async def grade_all(self, found: Sequence[Submission], jobs: int) -> list[Graded]:
@@ -158,46 +181,45 @@ class Room:
         return await asyncio.gather(*map(one, found))
 
     async def _grade(self, submission: Submission) -> Graded:
-        path = self.masters.get(Path(submission.notebook).stem)
-        why = _irregular(submission)
-        if path is None:
-            why = why or f"no exercises are called {Path(submission.notebook).stem!r}"
-            return Graded(submission, [], why)
-        content, master = path.read_bytes(), Notebook.read(path.read_bytes())
+        stem, why = Path(submission.notebook).stem, _irregular(submission)
+        if stem not in self.masters:
+            return Graded(submission, [], why or f"no exercises are called {stem!r}")
+        master = self.masters[stem]
         try:
             if why:
                 raise InputError(why)
             handed_in = submission.path.read_bytes()
             submitted = Notebook.read(handed_in)
-            cells = assemble(master, submitted)
+            cells = assemble(master.notebook, submitted)
         except (InputError, OSError) as error:
-            return Graded(submission, nothing(master, str(error)), str(error))
-        own = [handed_in, content, *self.checks, repr(self.limits).encode()]
+            return Graded(submission, nothing(master.notebook, str(error)), str(error))
+        own = [handed_in, master.content, *self.checks, repr(self.limits).encode()]
         record = self.kept / f"{_digest(*own)}.json"
         if record.is_file():
             kept = json.loads(record.read_text(encoding="utf-8"))
             return Graded(submission, [Mark(*mark) for mark in kept], "")
-        calls = await self._once(path, master)
+        calls = await self._once(master)
         outcomes = await self._run([cell.source for cell in cells])
         named = {cell.name: done for cell, done in zip(cells, outcomes, strict=False)}
-        given = marks(master, submitted, named, calls)
-        write_json(given, record)
+        given = marks(master.notebook, submitted, named, calls)
+        if all(done["status"] != "not run" for done in outcomes or [sandbox.NOTHING]):
+            write_json(given, record)  # else it is tried again
         return Graded(submission, given, "")
 
-    async def _once(self, path: Path, master: Notebook) -> dict:
+    async def _once(self, master: Master) -> dict:
         """What the master's tests ask, from the first who needs it."""
 
         async def ask() -> dict:
-            cells = assemble(master, master)
+            cells = assemble(master.notebook, master.notebook)
             try:
                 return asked(cells, await self._run([cell.source for cell in cells]))
             except InputError as error:
                 more = "; give more --timeout or --memory if that is why"
-                raise InputError(f"{path}: {error}{more}") from error
+                raise InputError(f"{master.path}: {error}{more}") from error
 
-        if path.name not in self.running:
-            self.running[path.name] = asyncio.create_task(ask())
-        return await self.running[path.name]
+        if master.path not in self.running:
+            self.running[master.path] = asyncio.create_task(ask())
+        return await self.running[master.path]
 
     async def _run(self, cells: Sequence[str]) -> list[dict]:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

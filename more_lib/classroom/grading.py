@@ -60,7 +60,7 @@ class Notebook:
             cells = [cell for cell in book.cells if isinstance(cell.source, str)]
             language = book.metadata.get("kernelspec", {}).get("language", "")
             language = book.metadata.get("language_info", {}).get("name", "") or language
-            "".join(cell.source for cell in cells).encode("utf-8")
+            "".join(cell.source + cell.cell_type for cell in cells).encode("utf-8")
             known = [cell.metadata.get("nbgrader", {}).get("grade_id", "") for cell in cells]
         except Exception as error:  # nbformat raises what it likes
             raise InputError(f"it is no notebook ({type(error).__name__})") from error
