@@ -21,6 +21,13 @@ class Verdict(NamedTuple):
         """Nothing: ``check`` has printed the sentence already."""
 
 
+class Attempt(NamedTuple):
+    """What an answer did on each case, or why it cannot be tried."""
+
+    misfit: str
+    outcomes: list[Outcome]
+
+
 class Try(NamedTuple):
     """What an answer did on a case, and what was wrong with that."""
 
@@ -37,10 +44,23 @@ def check(exercise_id: str, answer: Any, seed: int = 0) -> Verdict:
     Raises ``InputError`` for an exercise that does not exist.
     """
     exercise = find(exercise_id)
-    wrong = _misfit(exercise, answer) or _failure(exercise, answer, seed)
-    verdict = Verdict(not wrong, f"{exercise.id}: {wrong or 'right'}")
+    verdict = judge(exercise, attempt(exercise, answer, seed), seed)
     print(verdict.sentence)
     return verdict
+
+
+def attempt(exercise: Exercise, answer: Any, seed: int) -> Attempt:
+    """What an answer does on each case, or why it is none."""
+    if misfit := _misfit(exercise, answer):
+        return Attempt(misfit, [])
+    function = answer if callable(answer) else lambda: answer
+    return Attempt("", [outcome(function, case, exercise) for case in exercise.tries(seed)])
+
+
+def judge(exercise: Exercise, given: Attempt, seed: int) -> Verdict:
+    """The verdict on an attempt with this seed, which may have been made in another process."""
+    wrong = given.misfit or _failure(exercise, given.outcomes, seed)
+    return Verdict(not wrong, f"{exercise.id}: {wrong or 'right'}")
 
 
 def _misfit(exercise: Exercise, answer: Any) -> str:
@@ -61,11 +81,11 @@ def _misfit(exercise: Exercise, answer: Any) -> str:
     return ""
 
 
-def _failure(exercise: Exercise, answer: Any, seed: int) -> str:
+def _failure(exercise: Exercise, outcomes: list[Outcome], seed: int) -> str:
     """What goes wrong on the cases; "" if nothing does."""
-    function, tries = answer if callable(answer) else lambda: answer, []
-    for case in exercise.tries(seed):
-        right, yours = (outcome(each, case, exercise) for each in (exercise.solution, function))
+    tries = []
+    for case, yours in zip(exercise.tries(seed), outcomes, strict=True):
+        right = outcome(exercise.solution, case, exercise)
         tries.append(Try(case, yours, fault(right, yours, exercise)))
     first = next((each for each in tries if each.fault), None)
     if first is None:

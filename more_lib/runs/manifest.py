@@ -21,9 +21,8 @@ from pathlib import Path
 import more_lib
 from more_lib.recipes.loading import to_dict
 from more_lib.recipes.schema import Recipe
-from more_lib.system.files import sha256, write_json
+from more_lib.system.files import CHECKOUT, sha256, write_json
 
-CHECKOUT = Path(more_lib.__file__).resolve().parents[1]
 PACKAGES = (
     "torch torchvision timm accelerate numpy scikit-learn pillow matplotlib safetensors papermill "
     "ipykernel"

@@ -14,8 +14,10 @@ from pathlib import Path
 import platformdirs
 from filelock import lock_descriptor
 
+import more_lib
 from more_lib.system.errors import InputError
 
+CHECKOUT = Path(more_lib.__file__).resolve().parents[1]  # or site-packages, without notebooks
 _TEMPORARY = ".more_lib-"  # what names of files and folders begin with until they are whole
 
 

@@ -81,14 +81,15 @@ def test_nbgrader_knows_what_is_solution_test_and_graded_by_hand(cells):
     keys = {"grade", "grade_id", "locked", "schema_version", "solution", "task"}
     for name, data in known.items():
         kind = name.rpartition("-")[2]
-        if kind not in ("answer", "tests", "reason"):
+        if kind not in ("answer", "tests", "reason", "parameters", "imports"):
             assert data is None
             continue
-        graded = kind != "answer"
+        graded = kind in ("tests", "reason")
         assert set(data) == keys | ({"points"} if graded else set())
         assert data["grade_id"] == name and re.fullmatch(r"[\w-]+", name)
         assert (data["schema_version"], data["task"], data["grade"]) == (3, False, graded)
-        assert data["solution"] is (kind != "tests") and data["locked"] is (kind == "tests")
+        written = kind in ("answer", "reason")
+        assert data["solution"] is written and data["locked"] is not written
         assert not graded or data["points"] > 0
     assert any(name.endswith("-reason") for name in known)
     assert all(f"{name[:-6]}question" in known for name in known if name.endswith("-reason"))
