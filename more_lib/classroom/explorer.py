@@ -32,7 +32,7 @@ from more_lib.evaluation.masks import (
 from more_lib.evaluation.metrics import confusion_matrix, scores
 from more_lib.evaluation.predict import seen_size
 from more_lib.evaluation.protocols import MAP_NAMES, Protocol, map_protocol
-from more_lib.figures.explorer import Seen, draw_seen
+from more_lib.figures.explorer import Seen, draw_seen, png
 from more_lib.method.crf import dense_crf
 from more_lib.method.gcr import Graph
 from more_lib.method.localization import Group, Views
@@ -176,9 +176,9 @@ class Explorer:
             np.asarray(image), values.numpy(), mask, truth, number, judged, **self._patch(view)
         )
 
-    def draw(self, view: View) -> Image.Image:
-        """What a view shows, as a picture."""
-        return draw_seen(self.see(view), self.classes(view.network), view.title)
+    def png(self, view: View) -> bytes:
+        """What a view shows, drawn."""
+        return png(draw_seen(self.see(view), self.classes(view.network), view.title))
 
     def _patch(self, view: View) -> dict:
         """The fields of ``Seen`` that tell of the chosen patch."""

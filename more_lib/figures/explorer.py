@@ -6,6 +6,7 @@ drawn anew at every turn of a slider.
 
 from collections.abc import Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,6 +125,12 @@ def draw_seen(seen: Seen, classes: Names, title: str = "") -> Image.Image:
         _write(pen, (left + width, below + 10), "1", size=11, anchor="ra")
     _draw_tokens(pen, seen, classes)
     return row
+
+
+def png(image: Image.Image) -> bytes:
+    """A drawn row as a file, written quickly rather than small."""
+    image.save(buffer := BytesIO(), format="png", compress_level=1)
+    return buffer.getvalue()
 
 
 def _draw_tokens(pen: ImageDraw.ImageDraw, seen: Seen, classes: Names) -> None:
