@@ -196,7 +196,8 @@ class Explorer:
         framed = torch.zeros(len(tokens.patches), dtype=torch.bool)
         own = neighbors[known.index(view.category)]
         framed[own[own >= 0]] = True
-        gathered = (weights * (neighbors == place)).sum(1)
+        taken = neighbors == place
+        gathered = torch.where(taken.any(1), (weights * taken).sum(1), torch.nan)
         return told | {"gathered": gathered.numpy(), "neighbors": framed.view(tokens.grid).numpy()}
 
     def _image(self, picture: str) -> Image.Image:

@@ -46,7 +46,7 @@ class Seen(NamedTuple):
     patch: tuple[int, int]  # row and column of the chosen one
     likeness: np.ndarray  # (h, w): its cosine with every patch
     tokens: np.ndarray  # (C,): its cosine with every class token
-    gathered: np.ndarray | None  # (C,): weight S with which GCR gathers it for each; 0: it does not
+    gathered: np.ndarray | None  # (C,): weight S with which GCR gathers it for each; nan: not
     neighbors: np.ndarray | None  # (h, w) of bool: the patches that GCR gathers for the class
 
 
@@ -150,7 +150,7 @@ def _draw_tokens(pen: ImageDraw.ImageDraw, seen: Seen, classes: Names) -> None:
         )
         _write(pen, (left - 4, y), classes[number], size=11, anchor="rm", bold=own)
         _write(pen, (left + BARS + 34, y), f"{cosine:.2f}", size=11, anchor="rm")
-        if seen.gathered is not None and seen.gathered[number] > 0:
+        if seen.gathered is not None and not np.isnan(seen.gathered[number]):
             text = f"S {seen.gathered[number]:.2f}"
             _write(pen, (WIDTH - 1, y), text, canvas.LINES[1], 11, anchor="rm")
     if seen.gathered is not None:
