@@ -70,7 +70,8 @@ lab: $(INSTALLED)
 
 explore: $(INSTALLED)
 	@echo "== The explorer, served by Voilà (Ctrl-C stops it); networks that are not there are trained first"
-	@$(RUN) -m voila notebooks/09_explorer.ipynb
+	@$(RUN) -m voila --VoilaConfiguration.extension_allowlist=anywidget \
+	  notebooks/09_explorer.ipynb
 
 clean:
 	@echo "== Removing .venv, build leftovers and caches of tests"
