@@ -12,7 +12,7 @@ PYTEST := MORE_PROGRESS=0 $(RUN) -m pytest -q
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check test reliability bench lab clean
+.PHONY: help reproduce check test reliability bench lab explore clean
 
 help:
 	@echo "make reproduce                data, training, every notebook, and a report; PROFILE=mini"
@@ -23,6 +23,7 @@ help:
 	@echo "make reliability              kills, full disks, 10,000 images; half an hour on two cores"
 	@echo "make bench                    the speed ratios of RESULTS.md, to runs/speed.json; 2 minutes"
 	@echo "make lab                      JupyterLab on notebooks/"
+	@echo "make explore                  notebook 09's screen alone, to look rather than read"
 	@echo "make clean                    remove .venv and build leftovers; keep runs/ and data"
 	@echo "make help                     this list"
 	@echo
@@ -66,6 +67,11 @@ bench: $(INSTALLED)
 lab: $(INSTALLED)
 	@echo "== JupyterLab on notebooks/ (Ctrl-C twice stops it)"
 	@$(RUN) -m jupyterlab notebooks
+
+explore: $(INSTALLED)
+	@echo "== The explorer, served by Voilà (Ctrl-C stops it); networks that are not there are trained first"
+	@$(RUN) -m voila --VoilaConfiguration.extension_allowlist=anywidget \
+	  notebooks/09_explorer.ipynb
 
 clean:
 	@echo "== Removing .venv, build leftovers and caches of tests"

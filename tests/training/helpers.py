@@ -18,9 +18,9 @@ from tests.recipes.helpers import values_of as values_of
 SHAPES = "voc_state_dict_shapes.json"
 
 
-def small_recipe(folder: Path, *overrides: str, train: int = 8) -> Recipe:
+def small_recipe(folder: Path, *overrides: str, train: int = 8, val: int = 4) -> Recipe:
     """Batches of two of an EmojiVOC tree in ``folder``, on a random backbone; no dense energy."""
-    tree = emoji.prepare(folder / "tree", train=train, val=4, dev=1)
+    tree = emoji.prepare(folder / "tree", train=train, val=val, dev=1)
     weights = folder / "backbone.safetensors"
     torch.manual_seed(0)
     save_weights(mini_vit(), weights)
