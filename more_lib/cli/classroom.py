@@ -1,11 +1,16 @@
 """``python -m more_lib classroom``: what a lecturer does, before and after class."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from more_lib.cli import options as give
 from more_lib.system.errors import clear_errors
 from more_lib.system.usage import Group
+
+_Pack = Annotated[Path, typer.Argument(metavar="FILE", help="The archive, as more.tar.")]
 
 app = typer.Typer(
     cls=Group,
@@ -18,3 +23,34 @@ def command(example: str) -> Callable:
     """As in ``more_lib.cli.commands``: help from the docstring, one line for an ``InputError``."""
     register = app.command(epilog=f"Example:\n\npython -m more_lib classroom {example}")
     return lambda function: register(clear_errors(function))
+
+
+@command("pack more.tar")
+def pack(file: _Pack, profile: give.Profile = "mini") -> None:
+    """Write data, networks and scores to one archive.
+
+    All that the notebooks would download, make, train or score with a profile; what is not there
+    yet is made first. `unpack` puts it elsewhere, so that nobody trains in class.
+    """
+    from more_lib.classroom import packing
+    from more_lib.recipes import load_recipe
+
+    packed = packing.pack(file, load_recipe(profile))
+    size = sum(size for size, _ in packed.files.values()) / 1e6
+    typer.echo(f"{len(packed.networks)} networks, {len(packed.files)} files, {size:.0f} MB: {file}")
+
+
+@command("unpack more.tar")
+def unpack(file: _Pack) -> None:
+    """Put what `pack` wrote into the data folder.
+
+    Everything is checked before anything is in its place; what is there and equal is kept, and what
+    differs is refused by name.
+    """
+    from more_lib.classroom import packing
+    from more_lib.system.files import data_folder
+
+    done = packing.unpack(file)
+    for name in done.written:
+        typer.echo(f"unpacked {name}")
+    typer.echo(f"in {data_folder()}: {len(done.written)} written, {len(done.kept)} kept")
