@@ -11,6 +11,11 @@ from more_lib.system.errors import clear_errors
 from more_lib.system.usage import Group
 
 _Pack = Annotated[Path, typer.Argument(metavar="FILE", help="The archive, as more.tar.")]
+_Notebooks = Annotated[list[Path] | None, typer.Argument(metavar="[NOTEBOOK...]")]
+_Slides = Annotated[Path, give.Folder("--output", help="Where the slides go.")]
+_Reveal = Annotated[
+    Path | None, give.Folder(help="A copy of reveal.js, as npm's package, to show them by.")
+]
 
 app = typer.Typer(
     cls=Group,
@@ -54,3 +59,18 @@ def unpack(file: _Pack) -> None:
     for name in done.written:
         typer.echo(f"unpacked {name}")
     typer.echo(f"in {data_folder()}: {len(done.written)} written, {len(done.kept)} kept")
+
+
+@command("slides notebooks/01_vit_lam.ipynb --output slides")
+def slides(
+    notebooks: _Notebooks = None, output: _Slides = Path("slides"), reveal: _Reveal = None
+) -> None:
+    """Make slides of notebooks' pictures and key cells.
+
+    A file of HTML for each executed notebook, all numbered ones by default, that any browser shows
+    without network: arrows turn, s shows the notes, printing makes a PDF.
+    """
+    from more_lib.classroom.slides import write_slides
+
+    for path in write_slides(notebooks or [], output, reveal):
+        typer.echo(path)
