@@ -8,7 +8,6 @@ does not list there: no link, no device, no path out of the data folder, no byte
 import hashlib
 import json
 import re
-import shutil
 import tarfile
 import time
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from more_lib import __version__
 from more_lib.data import tree_root, validation_fingerprint
@@ -34,6 +33,7 @@ from more_lib.system.files import absolute, atomic_file, atomic_folder, data_fol
 from more_lib.training.cache import TRAINING_VERSION, cached_folder
 
 FORMAT = 1
+OURS = [__version__, FORMAT, TRAINING_VERSION, SCORING_VERSION]
 MANIFEST = "manifest.json"
 MOST_BYTES = 2**26  # of the manifest; mini's has 2 MB
 SECOND_BACKBONE = "backbone.depth=4"  # Figure 3's, by default, in notebook 07
@@ -79,14 +79,14 @@ def pack(file: str | Path, recipe: Recipe) -> Manifest:
     file, root, wanted = absolute(file), data_folder(), networks(recipe)
     if file.exists():
         raise InputError(f"{file} exists: move it, or name another file")
-    if recipe.data.root or recipe.data.dataset == "folder":
+    if recipe.data.root:
         raise InputError("a pack holds data of MORE_DATA, and data.root is elsewhere: leave it out")
     train_side_by_side(list(wanted.values()))
     score_each(wanted, [recipe.seed])
     measure(recipe)
     folders = list(dict.fromkeys(cached_folder(each) for each in wanted.values()))
     data = (path for path in tree_root(recipe.data).rglob("*") if path.is_file())
-    paths = sorted(path for path in data if not _hidden(path.relative_to(root)))
+    paths = sorted(path for path in data if "/." not in path.relative_to(root).as_posix())
     paths += sorted(path for folder in folders for kept in KEPT for path in folder.glob(kept))
     sums = zip(paths, digests(paths), strict=True)
     manifest = Manifest(
@@ -126,7 +126,6 @@ def unpack(file: str | Path) -> Unpacked:
             trees = dict.fromkeys(_tree_of(name) for name in manifest.files)
             kept = [tree for tree in trees if (root / tree).exists()]
             _require_equal(root, manifest, kept)
-            _require_room(root, manifest, kept)
             with ExitStack() as stack:
                 places = {
                     tree: stack.enter_context(atomic_folder(root / tree))
@@ -153,10 +152,6 @@ def _add(tar: tarfile.TarFile, name: str, size: int, content: BinaryIO) -> None:
     tar.addfile(member, content)
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def _tree_of(name: str) -> str:
     """The tree that a file belongs to: ``EmojiVOC-v2-seed0``, or ``trained/mini-0123``."""
     parts = name.split("/")
@@ -171,20 +166,17 @@ def _read_manifest(tar: tarfile.TarFile, file: Path) -> tuple[Manifest, Recipe]:
     try:
         content = json.loads(_stream(tar, member).read(member.size))
         theirs = [content[key] for key in ("kit", "format", "training", "scoring")]
-        ours = [__version__, FORMAT, TRAINING_VERSION, SCORING_VERSION]
-        if theirs[1:] != ours[1:]:
-            each = "kit {}, pack {}, training {}, scoring {}".format
-            raise InputError(
-                f"{file} is of another version ({each(*theirs)}; here {each(*ours)}): pack it anew "
-                "with the kit that is here"
-            )
-        manifest = Manifest(**content)
-        recipe = from_dict(manifest.recipe)
-    except InputError:
-        raise
-    except (ValueError, TypeError, KeyError, ValidationError, RecursionError) as error:
+        recipe = None
+        if theirs[1:] == OURS[1:]:
+            manifest = Manifest(**content)
+            recipe = from_dict(manifest.recipe)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{file}: its {MANIFEST} is damaged ({reason}): get it anew") from error
+    if recipe is None:
+        each = "kit {}, pack {}, training {}, scoring {}".format
+        versions = f"{each(*theirs)}; here {each(*OURS)}"
+        raise InputError(f"{file} is of another version ({versions}): pack it anew with this kit")
     allowed = {tree_root(recipe.data).name, *(f"trained/{name}" for name in manifest.networks)}
     for name in manifest.files:
         parts = name.split("/")
@@ -211,16 +203,6 @@ def _require_equal(root: Path, manifest: Manifest, kept: Iterable[str]) -> None:
         what = "is missing there" if missing else "differs"
         tree = root / _tree_of(name)
         raise InputError(f"{tree} is there, but {root / name} {what}: move {tree} away, then again")
-
-
-def _require_room(root: Path, manifest: Manifest, kept: Iterable[str]) -> None:
-    kept = set(kept)
-    needed = sum(size for n, (size, _) in manifest.files.items() if _tree_of(n) not in kept)
-    disk = next(path for path in (root, *root.parents) if path.exists())
-    free = shutil.disk_usage(disk).free
-    if needed > free:
-        sizes = f"{needed >> 20} MB are needed and {free >> 20} free"
-        raise InputError(f"{root} has no room: {sizes}; set MORE_DATA to another disk")
 
 
 def _extract(tar: tarfile.TarFile, manifest: Manifest, places: dict[str, Path], file: Path) -> None:

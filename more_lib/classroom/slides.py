@@ -3,7 +3,8 @@
 What is on them is decided by rule, from an executed notebook as it is. A heading of the second
 level begins a column of slides, one of the third a slide in it: with the paragraph after it, tables
 and equations. Each figure is a slide, with the "Look for" line before it, and so is what a cell
-tagged ``report`` prints. Code is left out, and so are exercises; other prose is speaker's notes.
+tagged ``report`` prints, if it can be read from afar. Code is left out, and so are exercises; other
+prose is speaker's notes.
 
 nbconvert draws the cells, and the sections are reveal.js's. No package that the kit needs brings
 reveal.js in a form that others can use, and nothing may be fetched in class: without it a small
@@ -26,7 +27,7 @@ from more_lib.runs.reading import captioned, title
 from more_lib.system.errors import InputError
 
 LEFT_OUT = ("Exercises", "Where paper")  # sections that are worked through, not shown
-LINES = 24  # of a printed table that fit on a slide
+LINES, COLUMNS = 24, 130  # of a printed table that one can read from the last row
 WORDS = 45  # of what to look for that leave room for the figure
 REVEAL = {"css": "dist/reveal.css", "theme": "dist/theme/white.css", "js": "dist/reveal.js"}
 
@@ -144,7 +145,8 @@ def _shown(cell: NotebookNode) -> NotebookNode | None:
     figures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
     printed = [output for output in cell.outputs if output.output_type == "stream"]
     lines = "".join(output.text for output in printed).splitlines()
-    if not figures and "report" in cell.metadata.get("tags", ()) and 0 < len(lines) <= LINES:
+    fits = 0 < len(lines) <= LINES and max(map(len, lines)) <= COLUMNS
+    if not figures and fits and "report" in cell.metadata.get("tags", ()):
         figures = printed
     return NotebookNode({**cell, "outputs": figures}) if figures else None
 

@@ -207,12 +207,6 @@ def test_what_is_no_pack_is_said_to_be_none(tmp_path, found):
             unpack(file)
 
 
-def test_a_pack_that_does_not_fit_the_disk_is_not_begun(tmp_path, found):
-    big = {f"{TREE}/big.bin": [2**60, "0" * 64]}
-    with refused("MB are needed", "set MORE_DATA"):
-        unpack(archive(tmp_path / "a.tar", {}, files=big))
-
-
 def test_a_network_that_is_not_found_again_is_said(tmp_path, found, monkeypatch):
     monkeypatch.setattr(packing, "is_trained", lambda recipe: False)
     with refused("which does not find its network 'baseline'"):
