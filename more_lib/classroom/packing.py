@@ -24,10 +24,10 @@ from more_lib.data.contents import SETTLED, digests
 from more_lib.data.images import readable
 from more_lib.evaluation.scoring import SCORING_VERSION
 from more_lib.paper import ablation
-from more_lib.paper.measurement import measure
-from more_lib.paper.trials import is_trained, score_each, train_side_by_side
-from more_lib.recipes.loading import changed, from_dict, to_dict
+from more_lib.paper.trials import is_trained
+from more_lib.recipes.loading import changed, from_dict, load_recipe, to_dict
 from more_lib.recipes.schema import Recipe
+from more_lib.runs.reproduce import reproduce
 from more_lib.system.errors import InputError
 from more_lib.system.files import absolute, atomic_file, atomic_folder, data_folder
 from more_lib.training.cache import TRAINING_VERSION, cached_folder
@@ -67,23 +67,28 @@ def networks(recipe: Recipe) -> dict[str, Recipe]:
     return {**ablation.trials(recipe), "plain": ablation.plain(recipe), "second": second}
 
 
-def pack(file: str | Path, recipe: Recipe) -> Manifest:
-    """Write data set, networks and scores of a recipe's notebooks to ``file``; what is in it.
+def pack(file: str | Path, profile: str, runs: str | Path = "runs") -> Manifest:
+    """Write data set, networks and scores of a profile's notebooks to ``file``; what is in it.
 
-    What is not there yet is made, trained and scored first. The same content gives the same bytes.
-    Pretrained weights that timm downloads are not in it; mini's come with the kit.
+    The notebooks run first, if no run in ``runs`` is up to date (``reproduce``): only they know
+    what they score. The same content gives the same bytes. Weights that timm downloads are not in
+    it; mini's come with the kit.
 
-    Raises ``InputError`` for a file that is there or cannot be written, for data outside the data
-    folder, and as training and scoring do.
+    Raises ``InputError`` for a file that is there or cannot be written, and for data outside the
+    data folder, and what ``reproduce`` raises.
     """
-    file, root, wanted = absolute(file), data_folder(), networks(recipe)
+    file, root, recipe = absolute(file), data_folder(), load_recipe(profile)
     if file.exists():
         raise InputError(f"{file} exists: move it, or name another file")
     if recipe.data.root:
-        raise InputError("a pack holds data of MORE_DATA, and data.root is elsewhere: leave it out")
-    train_side_by_side(list(wanted.values()))
-    score_each(wanted, [recipe.seed])
-    measure(recipe)
+        raise InputError(f"a pack holds data of MORE_DATA, and profile {profile} has its elsewhere")
+    reproduce(profile, runs=runs, resume=True)
+    wanted = networks(recipe)
+    if missing := [name for name, each in wanted.items() if not is_trained(each)]:
+        raise InputError(
+            f"the network {missing[0]!r} is gone since the notebooks ran: move {runs}/{profile} "
+            "away, then pack again"
+        )
     folders = list(dict.fromkeys(cached_folder(each) for each in wanted.values()))
     data = (path for path in tree_root(recipe.data).rglob("*") if path.is_file())
     paths = sorted(path for path in data if "/." not in path.relative_to(root).as_posix())

@@ -34,13 +34,18 @@ def command(example: str) -> Callable:
 def pack(file: _Pack, profile: give.Profile = "mini") -> None:
     """Write data, networks and scores to one archive.
 
-    All that the notebooks would download, make, train or score with a profile; what is not there
-    yet is made first. `unpack` puts it elsewhere, so that nobody trains in class.
+    All that the notebooks of a profile download, make, train and score. They run first, where no
+    run in runs/ is up to date, as by `reproduce --resume`. `unpack` puts it elsewhere, so that
+    nobody trains in class.
     """
     from more_lib.classroom import packing
-    from more_lib.recipes import load_recipe
+    from more_lib.runs.reproduce import ReproduceError
 
-    packed = packing.pack(file, load_recipe(profile))
+    try:
+        packed = packing.pack(file, profile)
+    except ReproduceError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
     size = sum(size for size, _ in packed.files.values()) / 1e6
     typer.echo(f"{len(packed.networks)} networks, {len(packed.files)} files, {size:.0f} MB: {file}")
 

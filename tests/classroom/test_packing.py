@@ -16,7 +16,7 @@ from more_lib.data.prepare import emoji
 from more_lib.evaluation import evaluate_or_load
 from more_lib.recipes import load_recipe, to_dict
 from more_lib.system.files import data_folder
-from more_lib.training import cached_folder, train_or_load
+from more_lib.training import train_or_load
 from tests.data.helpers import contents, cut, refused
 
 TREE = "EmojiVOC-v2-seed0"
@@ -153,10 +153,11 @@ def test_networks_cannot_be_named_to_lead_elsewhere(tmp_path, found):
         unpack(archive(tmp_path / "a.tar", {"trained/../x": b"!"}, networks=[".."]))
 
 
-def test_a_recipe_of_data_elsewhere_is_neither_packed_nor_unpacked(tmp_path, found):
+def test_a_recipe_of_data_elsewhere_is_neither_packed_nor_unpacked(tmp_path, found, monkeypatch):
     recipe = load_recipe("mini", ["data.root=/srv/data"])
-    with refused("data.root is elsewhere"):
-        pack(tmp_path / "a.tar", recipe)
+    monkeypatch.setattr(packing, "load_recipe", lambda profile: recipe)
+    with refused("profile mini has its elsewhere"):
+        pack(tmp_path / "a.tar", "mini")
     with refused("may not be in a pack"):
         unpack(archive(tmp_path / "a.tar", recipe=to_dict(recipe)))
 
@@ -164,7 +165,7 @@ def test_a_recipe_of_data_elsewhere_is_neither_packed_nor_unpacked(tmp_path, fou
 def test_a_file_that_is_there_is_not_replaced(tmp_path):
     (tmp_path / "a.tar").write_text("thesis")
     with refused("a.tar exists: move it, or name another file"):
-        pack(tmp_path / "a.tar", load_recipe("mini"))
+        pack(tmp_path / "a.tar", "mini")
     assert (tmp_path / "a.tar").read_text() == "thesis"
 
 
@@ -219,27 +220,40 @@ def test_the_second_backbone_is_the_notebooks():
     assert f'second_backbone: str = \\"{packing.SECOND_BACKBONE}\\"' in text
 
 
+def test_a_network_that_was_removed_after_the_run_is_not_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "reproduce", lambda profile, runs, resume: None)
+    monkeypatch.setattr(packing, "is_trained", lambda recipe: False)
+    with refused("the network 'baseline' is gone", "move runs/mini away"):
+        pack(tmp_path / "a.tar", "mini")
+    assert not (tmp_path / "a.tar").exists()
+
+
 @pytest.mark.slow
-def test_networks_are_found_again_without_a_training(tmp_path, monkeypatch, capsys):
+def test_networks_are_found_again_without_a_training(tmp_path, monkeypatch):
     """Packed in one data folder, unpacked in another, where a training would fail."""
     here, there = tmp_path / "here", tmp_path / "there"
     monkeypatch.setenv("MORE_DATA", str(here))
     emoji.prepare(here / "VOC2012", train=4, val=4, dev=1)
-    recipe = load_recipe("mini", TINY)
-    packed = pack(tmp_path / "a.tar", recipe)
-    assert len(packed.networks) == 5
+    recipe, asked = load_recipe("mini", TINY), []
+
+    def notebooks(profile, runs, resume):
+        asked.append((profile, runs, resume))
+        for each in networks(recipe).values():
+            evaluate_or_load(train_or_load(each))
+
+    monkeypatch.setattr(packing, "load_recipe", lambda profile: recipe)
+    monkeypatch.setattr(packing, "reproduce", notebooks)
+    packed = pack(tmp_path / "a.tar", "mini")
+    assert len(packed.networks) == 5 and asked == [("mini", "runs", True)]
     monkeypatch.setenv("MORE_DATA", str(there))
     with patch("more_lib.training.cache.fit", side_effect=AssertionError("it trains")):
         done = unpack(tmp_path / "a.tar")
         assert done.kept == []
         assert set(done.written) == {"VOC2012", *(f"trained/{name}" for name in packed.networks)}
-        for each in networks(recipe).values():
-            before = {path: path.read_bytes() for path in cached_folder(each).iterdir()}
-            with patch("more_lib.evaluation.scoring.score", side_effect=AssertionError("scores")):
-                evaluate_or_load(train_or_load(each))
-            assert {path: path.read_bytes() for path in cached_folder(each).iterdir()} == before
-        pack(tmp_path / "b.tar", recipe)
+        before = contents(there / "trained")
+        with patch("more_lib.evaluation.scoring.score", side_effect=AssertionError("it scores")):
+            pack(tmp_path / "b.tar", "mini")
+    assert contents(there / "trained") == before
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
-    assert "trained now" not in capsys.readouterr().out.partition("trained/")[2]
     known = json.loads(next((there / "contents").glob("*.json")).read_text())
     assert known["files"]
