@@ -25,8 +25,8 @@ BELOW = {
 }
 BELOW["paper"] = {"evaluation", *BELOW["evaluation"]}
 BELOW["runs"] = {"paper", *BELOW["paper"]}
-BELOW["classroom"] = {"paper", *BELOW["paper"]}  # beside runs
-BELOW["cli"] = {"classroom", "runs", *BELOW["runs"]}
+BELOW["classroom"] = {"runs", *BELOW["runs"]}
+BELOW["cli"] = {"classroom", *BELOW["classroom"]}
 
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file

@@ -85,7 +85,7 @@ def _cre_cases(draw: Generator) -> list[Case]:
 
 CRE = Exercise(
     "04.2", "The confident relation", "Write Eq. 7, the cross-entropy over places, for one image.",
-    2, 20, _cre, {
+    2, 25, _cre, {
         "classes": "the softmax runs over the classes: each class asks which patch is the answer",
         "confident": "the softmax's sum runs over confident patches only: all patches stand in it",
         "tau": "the temperature is missing",
@@ -167,7 +167,7 @@ def _ure_cases(draw: Generator) -> list[Case]:
 
 URE = Exercise(
     "04.4", "The uncertain relation", "Write URE as released, for one image, and see who learns.",
-    2, 20, _ure, {
+    2, 15, _ure, {
         "learns": "a gradient reaches the class tokens: as released they are detached here",
         "frozen": "no gradient reaches the patches: they are the ones that learn",
         "signed": "the release takes the absolute value of the cosine",

@@ -28,7 +28,7 @@ def _factor_cases(draw: Generator) -> list[Case]:
 
 
 SCHEDULE = Exercise(
-    "05.1", "The schedule", "Give the learning rate's factor at iteration t.", 1, 10, _factor, {
+    "05.1", "The schedule", "Give the learning rate's factor at iteration t.", 1, 5, _factor, {
         "shifted": "the decay counts from the first iteration on, not from the end of the warm-up",
         "both": "warm-up and decay do not act together: the one ends where the other begins",
         "line": "the decay has a power: it is no straight line",
@@ -101,7 +101,7 @@ def _discrepancy_cases(draw: Generator) -> list[Case]:
 
 
 DISCREPANCY = Exercise(
-    "05.3", "Apart from each other", "Write the token discrepancy of a batch.", 2, 15, _discrepancy,
+    "05.3", "Apart from each other", "Write the token discrepancy of a batch.", 2, 10, _discrepancy,
     {
         "dot": "these are dot products: tokens are compared by cosine",
         "tau": "the temperature is missing",
@@ -149,7 +149,7 @@ def _energy_cases(draw: Generator) -> list[Case]:
 
 ENERGY = Exercise(
     "05.4", "The energy of four pixels", "Write the dense energy as a sum over all pairs.",
-    2, 20, _energy, {
+    2, 15, _energy, {
         "sign": "the sign is wrong: neighbours that agree lower the energy",
         "half": "the exponent has a factor of one half",
         "itself": "a pixel is its own neighbour too: pairs with i = j count",
@@ -171,7 +171,7 @@ def _halfway(C: int, tau: float, slip: str = "") -> float:
 
 HALFWAY = Exercise(
     "05.5", "Half-way apart", "Find the common cosine at which the discrepancy is half of ln C.",
-    2, 15, _halfway, {
+    2, 10, _halfway, {
         "sign": "a cosine is at most 1: a sign was lost",
         "others": "the token itself stands in the softmax's sum too",
         "fraction": "half of ln C is ln of the root of C, not of C / 2",

@@ -79,7 +79,7 @@ def _crf_cases(draw: Generator) -> list[Case]:
 
 
 CRF = Exercise(
-    "06.3", "One round of CRF", "Let each pixel listen once to all others.", 2, 20, _crf, {
+    "06.3", "One round of CRF", "Let each pixel listen once to all others.", 2, 15, _crf, {
         "forget": "the pixel's own scores are forgotten: what it hears is added to them",
         "bare": "the kernel is not normalised: a pixel with many neighbours hears too much",
         "rows": "normalised by rows alone: both ends count, by the root of z_i z_j",

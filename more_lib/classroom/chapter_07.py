@@ -51,7 +51,7 @@ VERDICT = Exercise(
 
 SEEDS = Exercise(
     "07.2", "How many seeds?", "Find the number of seeds that a step of 2 points needs.",
-    1, 10, 19.0, {
+    1, 5, 19.0, {
         18: "with 18 the step equals twice the error: it has to exceed it",
         10: "both sides are noisy: the errors of both stand under the root",
         5: "the step has to exceed twice the standard error, this is for once",

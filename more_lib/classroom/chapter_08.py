@@ -34,7 +34,7 @@ def _label_cases(draw: Generator) -> list[Case]:
 
 
 TABLE = Exercise(
-    "08.1", "From a table to y", "Make label vectors of a table's cells.", 1, 15, _labels, {
+    "08.1", "From a table to y", "Make label vectors of a table's cells.", 1, 10, _labels, {
         "comma": "names are separated by semicolons: a comma can stand in a name",
         "spaces": "spaces around a name are nothing: strip them",
         "count": "a label says whether, not how often: a name given twice is 1",

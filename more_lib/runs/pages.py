@@ -1,6 +1,6 @@
-"""HTML pages that need nothing but a browser: no script runs and nothing is fetched.
+"""HTML pages that need nothing but a browser: no notebook's script runs and nothing is fetched.
 
-``write_page`` fills one of ``templates``; ``write_notebook_page`` has nbconvert draw an executed
+``write_page`` fills one of ``templates``; ``notebook_body`` has nbconvert draw an executed
 notebook, with its equations as MathML, which browsers know how to draw.
 """
 
@@ -18,6 +18,7 @@ from latex2mathml.converter import convert_to_element
 from nbconvert import HTMLExporter, TemplateExporter
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
 
 from more_lib.runs.reading import captioned, title
 from more_lib.system.files import atomic_file
@@ -49,14 +50,18 @@ def write_notebook_page(notebook: Path) -> Path:
     content = nbformat.read(notebook, as_version=4)
     for cell, caption in captioned(content.cells):
         cell.metadata["alt"] = cell.metadata.get("alt") or caption or "figure"
-    body, _ = _exporter().from_notebook_node(content)
     return write_page(
         "notebook.html",
         notebook.with_suffix(".html"),
         title=title(content.cells) or notebook.stem,
         source=notebook.name,
-        body=_still(body),
+        body=notebook_body(content),
     )
+
+
+def notebook_body(content: NotebookNode, code: bool = True) -> str:
+    """An executed notebook's cells as HTML in which nothing acts or fetches, ``code`` or none."""
+    return _still(_exporter(code).from_notebook_node(content)[0])
 
 
 def mathml(latex: str, display: str = "inline") -> str:
@@ -116,9 +121,9 @@ class _Exporter(HTMLExporter):
 
 
 @cache
-def _exporter() -> _Exporter:
+def _exporter(code: bool) -> _Exporter:
     """One for all pages, so that its templates are compiled once."""
-    return _Exporter(template_name="basic", exclude_output_prompt=True)
+    return _Exporter(template_name="basic", exclude_output_prompt=True, exclude_input=not code)
 
 
 def _still(body: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 from more_lib.classroom.course import MASTERS, new_course
 from more_lib.system.errors import InputError
 from more_lib.system.files import CHECKOUT
-from tests.classroom.students import SOLUTION, answered, master
+from tests.classroom.submissions import SOLUTION, answered, master
 
 FIRST, SECOND = "06_evaluation", "07_paper_tables_and_figures"
 HALF = {  # of the second: nothing ends, an error, then two right answers

@@ -16,7 +16,7 @@ from more_lib.classroom.course import MASTERS
 from more_lib.classroom.grading import Notebook, assemble
 from more_lib.classroom.sandbox import NOTHING, REPORT, Limits
 from more_lib.system.errors import InputError
-from tests.classroom.students import answered, cell, hand_in, master, released
+from tests.classroom.submissions import answered, cell, hand_in, master, released
 
 STEM = "07_paper_tables_and_figures"
 LIMITS = Limits(60, 8000)
