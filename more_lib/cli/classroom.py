@@ -78,6 +78,8 @@ def grade(
     if changed:
         print(f"error: while they ran, somebody changed {', '.join(changed)}", file=sys.stderr)
         raise typer.Exit(1)
+
+
 @command("pack more.tar")
 def pack(file: _Pack, profile: give.Profile = "mini") -> None:
     """Write data, networks and scores to one archive.

@@ -154,8 +154,10 @@ def page_at(browser, address):
     page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     # Voilà's page asks for a font from elsewhere: what is not ours is there, and empty.
-    page.route(lambda url: not url.startswith(("http://127.0.0.1", "blob:", "data:")),
-               lambda route: route.fulfill(status=200, content_type="text/css", body=""))  # fmt: skip
+    page.route(
+        lambda url: not url.startswith(("http://127.0.0.1", "blob:", "data:")),
+        lambda route: route.fulfill(status=200, content_type="text/css", body=""),
+    )
     try:
         page.goto(address)
         yield page

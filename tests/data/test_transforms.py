@@ -216,7 +216,8 @@ def test_grey_and_blur_obey_their_probabilities(photograph):
 
     for kind, name in ((grey, "grey"), (blurred, "blur")):
         counts = [sum(map(kind, shown(**{name: share}))) for share in (0.0, 0.5, 1.0)]
-        assert counts[0] == 0 and 5 < counts[1] < 25 and counts[2] >= 24  # the least blur moves no byte
+        # The least blur moves no byte.
+        assert counts[0] == 0 and 5 < counts[1] < 25 and counts[2] >= 24
 
 
 def test_blur_is_a_gaussian_of_at_most_two_pixels():
