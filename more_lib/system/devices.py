@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -73,6 +74,10 @@ def peak_memory(device: torch.device) -> float | None:
     """GB that this process held at most, on its GPU or else in main memory; None if unknown."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
+    with suppress(OSError, StopIteration):  # Linux; its rusage begins with what the parent held
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        held = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        return round(held * 1024 / 1e9, 2)
     with suppress(ImportError):
         import resource  # not on Windows
 

@@ -1,9 +1,12 @@
 """What a training starts on: as many processes as GPUs, one of which speaks."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import pytest
 import torch
 
-from more_lib.system.devices import say, start_accelerator
+from more_lib.system.devices import peak_memory, say, start_accelerator
 from more_lib.system.errors import InputError
 
 
@@ -29,3 +32,14 @@ def test_only_the_first_process_speaks(monkeypatch, capsys):
         monkeypatch.setenv("RANK", rank)
         say(f"from {rank}")
     assert capsys.readouterr().out == "from 0\n"
+
+
+@pytest.mark.slow
+def test_peak_memory_is_the_processs_own_and_not_its_parents():
+    cpu, much = torch.device("cpu"), torch.ones(400_000_000)  # 1.6 GB
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        theirs = pool.submit(peak_memory, cpu).result()
+    held = peak_memory(cpu)
+    del much
+    assert held > 1.6 > 1.2 > theirs > 0.05
+    assert peak_memory(cpu) == held  # the peak, not what is left
