@@ -104,7 +104,7 @@ def _costs(trained: Trained, recipe: Recipe) -> dict:
 
 def _step(recipe: Recipe) -> dict:
     torch.set_num_threads(1)
-    cost = bench_step(recipe, "fp32")
+    cost = bench_step(recipe, "fp32", repeats=20)  # of five, the same step differed by a fifth
     return {
         "memory_gb": cost.memory_gb,
         "parameters": cost.parameters,
