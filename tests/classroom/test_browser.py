@@ -22,6 +22,8 @@ import pytest
 from PIL import Image
 
 from more_lib.figures.explorer import WIDTH
+from more_lib.recipes import load_recipe
+from more_lib.training import train
 from tests.training.helpers import small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +56,8 @@ def place(tmp_path_factory):
     recipe = small_recipe(place, train=16, val=24)
     values = f"data.root={recipe.data.root} backbone.weights={recipe.backbone.weights}"
     quick = "optimizer.batch_size=2 optimizer.iterations=2 loss.dense_energy=0"
+    own = [*values.split(), *quick.split(), "toco.head=[16,8,32]"]
+    train(load_recipe("toco", own), place / "mine")
     (place / "notebooks").mkdir()
     for name in NOTEBOOKS:
         book = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
@@ -203,7 +207,7 @@ def check_browse(page):
 
 
 def check_explorer(page, place):
-    """Notebook 09: slider, click, uploads good and bad, and a saved picture."""
+    """Notebook 09: slider, click, uploads good and bad, saving, a training of one's own."""
     row, pinned = page.locator("img[alt^='MoRe ·']"), page.locator("img[alt^='baseline ·']")
     row.scroll_into_view_if_needed()
     wait_until(lambda: row.evaluate("image => image.naturalWidth") == WIDTH)
@@ -237,6 +241,17 @@ def check_explorer(page, place):
         page.get_by_role("button", name="save as PNG").click()
     saved = Image.open(BytesIO(Path(saving.value.path()).read_bytes()))
     assert saved.format == "PNG" and saved.width == WIDTH
+
+    folder = page.locator("input[placeholder^='folder']")
+    button = page.get_by_role("button", name="LAM", exact=True)
+    assert button.count() == 1
+    folder.fill(str(place / "mine"))
+    folder.press("Enter")
+    row = page.locator("img[alt^='mine · decoder']")
+    wait_until(lambda: row.count() == 1 and row.evaluate("image => image.naturalWidth") == WIDTH)
+    assert button.count() == 0 and pinned.count() == 1
+    page.get_by_role("button", name="auxiliary CAM").click()
+    page.locator("img[alt^='mine · auxiliary CAM']").wait_for()
 
 
 def test_jupyterlab_runs_notebook_01_and_its_slider(browser, lab, place):

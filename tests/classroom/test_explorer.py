@@ -3,6 +3,7 @@
 import datetime
 import io
 from dataclasses import replace
+from time import process_time
 from types import SimpleNamespace
 
 import numpy as np
@@ -297,6 +298,18 @@ def test_a_folder_without_training_is_said_and_changes_nothing(screen, tmp_path)
     assert str(tmp_path) in screen.message.value and rows(screen) == before
     screen.threshold.value = 0.3
     assert screen.message.value == "" and rows(screen) != before
+
+
+def test_a_change_is_drawn_within_300_ms_once_the_maps_are_there(screen):
+    """Of a core's time, which no other process takes from it."""
+    changes = {"threshold": 0.6, "map": "fused", "row": 9, "column": 2, "network": "backwards"}
+    for name, value in {**changes, "picture": 1, "views": ((1.0,), True)}.items():
+        control = getattr(screen, name)
+        first, control.value = control.value, value  # the network runs where it has to
+        control.value = first
+        began = process_time()
+        control.value = value
+        assert process_time() - began < 0.3, name
 
 
 def test_pinning_keeps_the_row_and_unpinning_takes_it_away(screen, explorer):
