@@ -22,7 +22,7 @@ from more_lib.recipes.constants import IGNORE_INDEX
 ERRORS = {"right": canvas.LINES[2], "false": canvas.LINES[1], "missed": canvas.LINES[4]}
 BAR = canvas.LINES[0]
 MOST_TOKENS = 15  # bars that can be read beside a picture
-LEAST_TOKENS = 5  # for whose bars there is room: fewer are no taller
+LEAST_TOKENS = 10  # for whose bars there is room: fewer are no taller
 ONE_TOKEN = "all classes"  # what the only token of a network stands for
 MOST_LINES = 20  # patches a side whose grid can be seen
 
@@ -137,17 +137,21 @@ def png(image: Image.Image) -> bytes:
 
 def _draw_tokens(pen: ImageDraw.ImageDraw, seen: Seen, classes: Names) -> None:
     """The patch's cosine with each class token, and the weight with which GCR gathers it for it."""
-    names = classes if len(seen.tokens) == len(classes) else [ONE_TOKEN]
+    shared = len(seen.tokens) < len(classes)
+    names = [ONE_TOKEN] if shared else classes
     order = np.arange(len(names))
     if len(order) > MOST_TOKENS:  # those that it is most like
         order = np.sort(np.argsort(-seen.tokens)[:MOST_TOKENS])
     left, step = 5 * (SIDE + GAP) + NAMES, SIDE / max(len(order), LEAST_TOKENS)
     low, high = min(0.0, seen.tokens.min()), max(0.0, seen.tokens.max(), 1e-6)
+    high = 1.0 if shared else high  # with nothing to compare it with, a share of all
     zero = left + BARS * -low / (high - low)
-    _write(pen, (left - NAMES, ABOVE - 5), "cosine with class tokens", anchor="ls")
+    _write(
+        pen, (left - NAMES, ABOVE - 5), "cosine with class token" + "s" * (not shared), anchor="ls"
+    )
     for k, number in enumerate(order):
         y, cosine = ABOVE + step * (k + 0.5), seen.tokens[number]
-        own = names is classes and number + 1 == seen.number
+        own = not shared and number + 1 == seen.number
         ends = sorted((zero, zero + BARS * cosine / (high - low)))
         pen.rectangle(
             (ends[0], y - 0.35 * step, ends[1], y + 0.35 * step), BAR if own else "#bbbbbb"
