@@ -80,20 +80,21 @@ class Screen:
         groups = dict.fromkeys([view.views, (tuple(own), True), *SCALES])
         self.picture = widgets.IntSlider(
             explorer.pictures.index(view.picture), 0, len(explorer.pictures) - 1,
-            description="picture", layout={"width": "330px"},
+            description="picture", layout={"width": "260px"},
         )  # fmt: skip
         self.upload = widgets.FileUpload(description="your picture", accept="image/*")
         self.category = _menu("class", explorer.classes(view.network), view.category)
         self.network = _menu("network", list(explorer.networks), view.network)
         self.folder = widgets.Text(
-            placeholder="folder of a training of yours", continuous_update=False
-        )
+            placeholder="folder of a training of yours", continuous_update=False,
+            layout={"width": "220px"},
+        )  # fmt: skip
         self.map = widgets.ToggleButtons(
             options=self._maps(view.network), value=view.map, style={"button_width": "auto"}
         )
         self.threshold = widgets.FloatSlider(
             view.threshold, min=0.05, max=0.95, step=0.01, description="threshold",
-            layout={"width": "300px"},
+            layout={"width": "250px"},
         )  # fmt: skip
         self.views = _menu("scales", [(views_text(each), each) for each in groups], view.views)
         self.crf = widgets.Checkbox(view.crf, description="CRF", indent=False)
