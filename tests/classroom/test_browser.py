@@ -5,6 +5,7 @@ Copies run on a small tree and networks of two iterations, in a folder of their 
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -40,8 +41,8 @@ PATIENCE = 300_000  # milliseconds; on idle cores a hundredth does, on busy ones
 NBGRADER = ("formgrader", "validate_assignment", "assignment_list", "course_list")
 WITHOUT = ["@jupyter/nbgrader", "@jupyterlab/apputils-extension:announcements"]
 
-# Of all that is installed for JupyterLab, Voilà shall load this: not all of it can do without that.
-VOILA = "voila --VoilaConfiguration.extension_allowlist=anywidget"
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+VOILA = re.search(r"-m (voila .*?) notebooks/09_explorer.ipynb", MAKEFILE)[1]  # as `make explore`
 
 pytestmark = [
     pytest.mark.slow,
@@ -197,6 +198,13 @@ def turn(page, name, key="ArrowRight"):
     page.locator(f".widget-slider:has-text('{name}') .noUi-handle").first.press(key)
 
 
+def upload(page, file):
+    """Choose a file behind the button, in the window that it opens."""
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="your picture").click()
+    chooser.value.set_files(file)
+
+
 def source(image):
     return image.evaluate("image => image.src")
 
@@ -235,10 +243,10 @@ def check_explorer(page, place):
     wait_until(lambda: source(row) != before)
 
     before = source(row)
-    page.locator("input[type=file]").set_input_files(place / "broken.png")
+    upload(page, place / "broken.png")
     page.get_by_text("broken.png cannot be read").wait_for()
     assert source(row) == before
-    page.locator("input[type=file]").set_input_files(place / "mine.png")
+    upload(page, place / "mine.png")
     wait_until(lambda: "mine.png" in row.get_attribute("alt"))
     wait_until(lambda: "mine.png" in pinned.get_attribute("alt"))
     assert not page.get_by_text("cannot be read").count()
