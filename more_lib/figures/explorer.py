@@ -231,9 +231,12 @@ def _largest(mask: np.ndarray, classes: Names) -> list[tuple[str, str]]:
 def _write_line(
     pen: ImageDraw.ImageDraw, place: tuple[int, int], width: int, words: Sequence[tuple[str, str]]
 ) -> None:
-    """Words in their colours, each in an equal share of the width."""
+    """Words in their colours, each in an equal share of the width, or behind the one before it."""
+    left = 0.0
     for k, (word, color) in enumerate(words):
-        _write(pen, (place[0] + width * k // len(words), place[1]), word, color)
+        left = max(left, place[0] + width * k // len(words))
+        _write(pen, (left, place[1]), word, color)
+        left += pen.textlength(word, _font(12, False)) + 4
 
 
 def _write(

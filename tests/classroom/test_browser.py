@@ -249,7 +249,7 @@ def check_explorer(page, place):
     upload(page, place / "mine.png")
     wait_until(lambda: "mine.png" in row.get_attribute("alt"))
     wait_until(lambda: "mine.png" in pinned.get_attribute("alt"))
-    assert not page.get_by_text("cannot be read").count()
+    assert not page.get_by_text("broken.png cannot be read").count()
 
     with page.expect_download() as saving:
         page.get_by_role("button", name="save as PNG").click()
