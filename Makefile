@@ -68,9 +68,12 @@ lab: $(INSTALLED)
 	@echo "== JupyterLab on notebooks/ (Ctrl-C twice stops it)"
 	@$(RUN) -m jupyterlab notebooks
 
+# Voilà shall load what widgets need of all that is installed: not all can do without JupyterLab.
 explore: $(INSTALLED)
 	@echo "== The explorer, served by Voilà (Ctrl-C stops it); networks that are not there are trained first"
 	@$(RUN) -m voila --VoilaConfiguration.extension_allowlist=anywidget \
+	  --VoilaConfiguration.extension_allowlist=@jupyter-widgets/jupyterlab-manager \
+	  --VoilaConfiguration.extension_allowlist=@voila-dashboards/widgets-manager8 \
 	  notebooks/09_explorer.ipynb
 
 clean:

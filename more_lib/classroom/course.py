@@ -24,6 +24,8 @@ c.Exchange.root = str(Path(__file__).parent / "exchange")
 
 # Seconds after which a cell of a submission is interrupted and counts as failed.
 c.Execute.timeout = 60
+# Seconds that its output may then take to arrive: nbgrader's 4 are too few on a busy machine.
+c.Execute.iopub_timeout = 60
 
 # Tests that a student has deleted come back.
 c.OverwriteCells.add_missing_cells = True

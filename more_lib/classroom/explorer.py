@@ -25,6 +25,7 @@ from more_lib.evaluation.masks import (
     ImageMaps,
     Scores,
     crf_method,
+    drawn_maps,
     protocol_views,
     scores_of,
     whole_patches,
@@ -36,6 +37,7 @@ from more_lib.figures.explorer import Seen, draw_seen, png
 from more_lib.method.crf import dense_crf
 from more_lib.method.gcr import Graph
 from more_lib.method.localization import Group, Views
+from more_lib.method.methods import method_of
 from more_lib.recipes import saved_recipe
 from more_lib.system.errors import InputError
 from more_lib.training import Trained, load_trained
@@ -49,9 +51,9 @@ class View:
     """All that decides what one row of the explorer shows.
 
     picture: an id of the validation split, or the name of an added file. category: the class.
-    network: its name. map: one of ``MAP_NAMES``. threshold: what a map must exceed; neither the
-    decoder nor a CRF asks for one. views: scales, and whether mirror images are seen too.
-    patch: row and column; beyond the picture's grid, the last one.
+    network: its name. map: one that it draws, of ``MAP_NAMES``. threshold: what a map must exceed;
+    neither the decoder nor a CRF asks for one. views: scales, and whether mirror images are seen
+    too. patch: row and column; beyond the picture's grid, the last one.
     """
 
     picture: str
@@ -82,7 +84,7 @@ class Tokens(NamedTuple):
     """One picture's tokens at scale 1, after GCR where there is a graph."""
 
     patches: Tensor  # (N, D), of length 1
-    classes: Tensor  # (C, D), likewise
+    classes: Tensor  # (C, D), likewise; (1, D) where one token stands for all classes
     grid: tuple[int, int]  # (h, w)
     graph: Graph | None  # (1, C, K) each; neighbours count the patches from 0
 
@@ -111,6 +113,14 @@ class Explorer:
     def classes(self, network: str) -> tuple[str, ...]:
         """The names of the classes that a network knows."""
         return self.networks[network].recipe.data.classes
+
+    def maps(self, network: str) -> list[str]:
+        """The maps that a network's method draws, of ``MAP_NAMES`` and in its order."""
+        return drawn_maps(self.networks[network].recipe)
+
+    def own_map(self, network: str) -> str:
+        """The one of them that the method itself makes masks of."""
+        return method_of(self.networks[network].recipe).maps[0]
 
     def add_picture(self, name: str, content: bytes) -> str:
         """Take in the content of a picture's file; returns the name that it got.
@@ -161,6 +171,10 @@ class Explorer:
         known, image = self.classes(view.network), self._image(view.picture)
         if view.category not in known:
             raise InputError(f"{view.network} knows no {view.category}; choose another class")
+        if view.map not in (drawn := self.maps(view.network)):
+            names = ", ".join(MAP_NAMES[kind] for kind in drawn)
+            missing = MAP_NAMES.get(view.map, view.map)
+            raise InputError(f"{view.network} draws no {missing}; choose among {names}")
         number = known.index(view.category) + 1
         values, scored = self._scores(replace(view, threshold=0.5, patch=(0, 0)))
         if not isinstance(scored.background, Tensor):
@@ -225,22 +239,22 @@ class Explorer:
     @torch.inference_mode()
     def _tokens(self, picture: str, network: str) -> Tokens:
         model, (_, inputs) = self.networks[network].model, self._inputs(picture, network)
-        encoded, graph = model.encoder(inputs), None
-        classes, patches = encoded.class_tokens, encoded.patch_tokens
-        if model.graph is not None:
-            graph = model.graph.graph(classes, patches)
-            if model.graph.switches.tails == "tokens_and_patches":  # class tokens become negative
+        output, graph = model(inputs, with_decoder=False), None
+        classes, patches = output.class_tokens, output.features.flatten(2).mT
+        if layer := getattr(model, "graph", None):  # only MoRe may have one
+            before = model(inputs, with_gcr=False, with_decoder=False).class_tokens
+            graph = layer.graph(before, patches)
+            if layer.switches.tails == "tokens_and_patches":  # class tokens become negative
                 graph = graph._replace(neighbors=graph.neighbors - classes.shape[1])
-            classes = model.graph(classes, patches)
         unit = (F.normalize(each[0].float(), dim=1) for each in (patches, classes))
-        return Tokens(*unit, encoded.grid, graph)
+        return Tokens(*unit, output.features.shape[2:], graph)
 
     @torch.inference_mode()
     def _views(self, picture: str, network: str, group: Group) -> tuple[Views, Tensor]:
-        """All maps over some views, and the image's logits (C,)."""
+        """All maps that a network draws, over some views, and the image's logits (C,)."""
         trained = self.networks[network]
         _, inputs = self._inputs(picture, network, ceil(1 / min(1, *group[0])))
-        kinds = [_protocol(trained, kind, group) for kind in MAP_NAMES if kind != "fused"]
+        kinds = [_protocol(trained, kind, group) for kind in self.maps(network)]
         similarity = trained.recipe.masks.lam_similarity
         views, logits = protocol_views(trained.model, inputs, kinds, similarity)
         return views, logits[0]

@@ -80,21 +80,21 @@ class Screen:
         groups = dict.fromkeys([view.views, (tuple(own), True), *SCALES])
         self.picture = widgets.IntSlider(
             explorer.pictures.index(view.picture), 0, len(explorer.pictures) - 1,
-            description="picture", layout={"width": "330px"},
+            description="picture", layout={"width": "260px"},
         )  # fmt: skip
         self.upload = widgets.FileUpload(description="your picture", accept="image/*")
         self.category = _menu("class", explorer.classes(view.network), view.category)
         self.network = _menu("network", list(explorer.networks), view.network)
         self.folder = widgets.Text(
-            placeholder="folder of a training of yours", continuous_update=False
-        )
-        self.map = widgets.ToggleButtons(
-            options=[(name, kind) for kind, name in MAP_NAMES.items()], value=view.map,
-            style={"button_width": "auto"},
+            placeholder="folder of a training of yours", continuous_update=False,
+            layout={"width": "220px"},
         )  # fmt: skip
+        self.map = widgets.ToggleButtons(
+            options=self._maps(view.network), value=view.map, style={"button_width": "auto"}
+        )
         self.threshold = widgets.FloatSlider(
             view.threshold, min=0.05, max=0.95, step=0.01, description="threshold",
-            layout={"width": "300px"},
+            layout={"width": "250px"},
         )  # fmt: skip
         self.views = _menu("scales", [(views_text(each), each) for each in groups], view.views)
         self.crf = widgets.Checkbox(view.crf, description="CRF", indent=False)
@@ -126,6 +126,9 @@ class Screen:
         flow = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "2px 10px"}
         boxes = [widgets.HBox(line, layout=flow) for line in lines]
         return widgets.VBox([widgets.HTML(ALONE, layout={"display": "none"}), *boxes, *self.rows])
+
+    def _maps(self, network: str) -> tuple[tuple[str, str], ...]:
+        return tuple((MAP_NAMES[kind], kind) for kind in self.explorer.maps(network))
 
     def _chosen(self) -> tuple[widgets.Widget, ...]:
         """The widgets whose values make the view."""
@@ -182,6 +185,10 @@ class Screen:
         if self.category.options != tuple(options):
             self.category.options = options
         self.category.value = category
+        if self.map.options != (drawn := self._maps(network)):
+            kinds, kind = self.explorer.maps(network), self.map.value
+            self.map.options = drawn
+            self.map.value = kind if kind in kinds else self.explorer.own_map(network)
         view = View(
             picture, category, network, self.map.value, self.threshold.value, self.views.value,
             self.crf.value, (self.row.value, self.column.value),

@@ -22,6 +22,8 @@ from more_lib.recipes.constants import IGNORE_INDEX
 ERRORS = {"right": canvas.LINES[2], "false": canvas.LINES[1], "missed": canvas.LINES[4]}
 BAR = canvas.LINES[0]
 MOST_TOKENS = 15  # bars that can be read beside a picture
+LEAST_TOKENS = 10  # for whose bars there is room: fewer are no taller
+ONE_TOKEN = "all classes"  # what the only token of a network stands for
 MOST_LINES = 20  # patches a side whose grid can be seen
 
 # In pixels. A side shows EmojiVOC's 96 pixels doubled.
@@ -45,7 +47,7 @@ class Seen(NamedTuple):
     scores: dict[str, float]
     patch: tuple[int, int]  # row and column of the chosen one
     likeness: np.ndarray  # (h, w): its cosine with every patch
-    tokens: np.ndarray  # (C,): its cosine with every class token
+    tokens: np.ndarray  # (C,): its cosine with every class token; (1,) where all share one
     gathered: np.ndarray | None  # (C,): weight S with which GCR gathers it for each; nan: not
     neighbors: np.ndarray | None  # (h, w) of bool: the patches that GCR gathers for the class
 
@@ -135,20 +137,26 @@ def png(image: Image.Image) -> bytes:
 
 def _draw_tokens(pen: ImageDraw.ImageDraw, seen: Seen, classes: Names) -> None:
     """The patch's cosine with each class token, and the weight with which GCR gathers it for it."""
-    order = np.arange(len(classes))
+    shared = len(seen.tokens) < len(classes)
+    names = [ONE_TOKEN] if shared else classes
+    order = np.arange(len(names))
     if len(order) > MOST_TOKENS:  # those that it is most like
         order = np.sort(np.argsort(-seen.tokens)[:MOST_TOKENS])
-    left, step = 5 * (SIDE + GAP) + NAMES, SIDE / len(order)
+    left, step = 5 * (SIDE + GAP) + NAMES, SIDE / max(len(order), LEAST_TOKENS)
     low, high = min(0.0, seen.tokens.min()), max(0.0, seen.tokens.max(), 1e-6)
+    high = 1.0 if shared else high  # with nothing to compare it with, a share of all
     zero = left + BARS * -low / (high - low)
-    _write(pen, (left - NAMES, ABOVE - 5), "cosine with class tokens", anchor="ls")
+    _write(
+        pen, (left - NAMES, ABOVE - 5), "cosine with class token" + "s" * (not shared), anchor="ls"
+    )
     for k, number in enumerate(order):
-        y, own, cosine = ABOVE + step * (k + 0.5), number + 1 == seen.number, seen.tokens[number]
+        y, cosine = ABOVE + step * (k + 0.5), seen.tokens[number]
+        own = not shared and number + 1 == seen.number
         ends = sorted((zero, zero + BARS * cosine / (high - low)))
         pen.rectangle(
             (ends[0], y - 0.35 * step, ends[1], y + 0.35 * step), BAR if own else "#bbbbbb"
         )
-        _write(pen, (left - 4, y), classes[number], size=11, anchor="rm", bold=own)
+        _write(pen, (left - 4, y), names[number], size=11, anchor="rm", bold=own)
         _write(pen, (left + BARS + 34, y), f"{cosine:.2f}", size=11, anchor="rm")
         if seen.gathered is not None and not np.isnan(seen.gathered[number]):
             text = f"S {seen.gathered[number]:.2f}"
@@ -223,9 +231,12 @@ def _largest(mask: np.ndarray, classes: Names) -> list[tuple[str, str]]:
 def _write_line(
     pen: ImageDraw.ImageDraw, place: tuple[int, int], width: int, words: Sequence[tuple[str, str]]
 ) -> None:
-    """Words in their colours, each in an equal share of the width."""
+    """Words in their colours, each in an equal share of the width, or behind the one before it."""
+    left = 0.0
     for k, (word, color) in enumerate(words):
-        _write(pen, (place[0] + width * k // len(words), place[1]), word, color)
+        left = max(left, place[0] + width * k // len(words))
+        _write(pen, (left, place[1]), word, color)
+        left += pen.textlength(word, _font(12, False)) + 4
 
 
 def _write(

@@ -25,6 +25,7 @@ class MCTOutput(NamedTuple):
     """What one forward pass of L blocks knows about images (B, 3, H, W), with N = h * w patches."""
 
     tokens: Tensor  # (L, B, C, D), class tokens after each block, not normed
+    features: Tensor  # (B, D, h, w), the last patch tokens as a map, likewise
     class_logits: Tensor  # (B, C), from the last class tokens
     patch_logits: Tensor  # (B, C), from the patches
     patch_cam: Tensor  # (B, C, h, w), no ReLU
@@ -86,9 +87,11 @@ class MCTformer(nn.Module):
                 looks.append(attention[None, :, :classes, patches])
                 affinity = affinity + attention[:, patches, patches]
             tokens.append(x[:, :classes])
-        patch_cam = self.classifier(x[:, patches].mT.unflatten(2, grid))
+        features = x[:, patches].mT.unflatten(2, grid)
+        patch_cam = self.classifier(features)
         return MCTOutput(
             tokens=torch.stack(tokens),
+            features=features,
             class_logits=at_least_float32(tokens[-1]).mean(dim=2),
             patch_logits=rank_pooling(patch_cam, self.decay),
             patch_cam=patch_cam,

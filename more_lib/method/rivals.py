@@ -77,6 +77,7 @@ class MCTMaps(NamedTuple):
 
     class_logits: Tensor  # the mean of both
     token_logits: Tensor
+    features: Tensor  # (B, D, h, w), the last patch tokens as a map
     class_tokens: Tensor  # (B, C, D), the last ones
     attention_scores: Tensor  # mean class attention of the last blocks, after the softmax
     cam: Tensor  # of the patches, no ReLU
@@ -116,6 +117,7 @@ class MCTformerPlus(MCTformer):
         return MCTMaps(
             class_logits=seen.logits,
             token_logits=seen.class_logits,
+            features=seen.features,
             class_tokens=seen.tokens[-1],
             attention_scores=seen.class_attention[-self.map_blocks :].mean(dim=0),
             cam=seen.patch_cam,

@@ -5,6 +5,7 @@ Copies run on a small tree and networks of two iterations, in a folder of their 
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -22,6 +23,8 @@ import pytest
 from PIL import Image
 
 from more_lib.figures.explorer import WIDTH
+from more_lib.recipes import load_recipe
+from more_lib.training import train
 from tests.training.helpers import small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,13 +36,13 @@ FLAGS = (
     "--disable-sync --no-first-run"
 )
 NOTEBOOKS = ("01_vit_lam.ipynb", "09_explorer.ipynb")
-PATIENCE = 120_000  # milliseconds; on idle cores a fiftieth does, on busy ones it may not
+PATIENCE = 300_000  # milliseconds; on idle cores a hundredth does, on busy ones it may not
 # nbgrader's own pages want a course, and JupyterLab's news the net: neither is there.
 NBGRADER = ("formgrader", "validate_assignment", "assignment_list", "course_list")
 WITHOUT = ["@jupyter/nbgrader", "@jupyterlab/apputils-extension:announcements"]
 
-# Of all that is installed for JupyterLab, Voilà shall load this: not all of it can do without that.
-VOILA = "voila --VoilaConfiguration.extension_allowlist=anywidget"
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+VOILA = re.search(r"-m (voila .*?) notebooks/09_explorer.ipynb", MAKEFILE)[1]  # as `make explore`
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,6 +57,8 @@ def place(tmp_path_factory):
     recipe = small_recipe(place, train=16, val=24)
     values = f"data.root={recipe.data.root} backbone.weights={recipe.backbone.weights}"
     quick = "optimizer.batch_size=2 optimizer.iterations=2 loss.dense_energy=0"
+    own = [*values.split(), *quick.split(), "toco.head=[16,8,32]"]
+    train(load_recipe("toco", own), place / "mine")
     (place / "notebooks").mkdir()
     for name in NOTEBOOKS:
         book = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
@@ -167,9 +172,13 @@ def page_at(browser, address):
         page.screenshot(path=kept)
         raise AssertionError(f"{error}\nthe page is kept in {kept}; console: {faults}") from error
     finally:
-        if shots := os.environ.get("MORE_SCREENSHOTS"):
-            page.screenshot(path=Path(shots) / f"{address.split('/')[3]}-{address[-60:-47]}.png")
         page.close()
+
+
+def keep(page, name):
+    """Something to look at, in the folder that MORE_SCREENSHOTS names, if it does."""
+    if folder := os.environ.get("MORE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{page.url.split('/')[3]}-{name}.png")
 
 
 def run_all(page, name):
@@ -189,6 +198,13 @@ def turn(page, name, key="ArrowRight"):
     page.locator(f".widget-slider:has-text('{name}') .noUi-handle").first.press(key)
 
 
+def upload(page, file):
+    """Choose a file behind the button, in the window that it opens."""
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="your picture").click()
+    chooser.value.set_files(file)
+
+
 def source(image):
     return image.evaluate("image => image.src")
 
@@ -200,14 +216,16 @@ def check_browse(page):
     before = source(image)
     turn(page, "position")
     wait_until(lambda: image.count() and source(image) != before)
+    keep(page, "01")
 
 
 def check_explorer(page, place):
-    """Notebook 09: slider, click, uploads good and bad, and a saved picture."""
+    """Notebook 09: slider, click, uploads good and bad, saving, a training of one's own."""
     row, pinned = page.locator("img[alt^='MoRe ·']"), page.locator("img[alt^='baseline ·']")
     row.scroll_into_view_if_needed()
     wait_until(lambda: row.evaluate("image => image.naturalWidth") == WIDTH)
     assert pinned.count() == 1 and "threshold 0.50" in row.get_attribute("alt")
+    keep(page, "09-first")
 
     before = source(row)
     turn(page, "threshold")
@@ -225,18 +243,30 @@ def check_explorer(page, place):
     wait_until(lambda: source(row) != before)
 
     before = source(row)
-    page.locator("input[type=file]").set_input_files(place / "broken.png")
+    upload(page, place / "broken.png")
     page.get_by_text("broken.png cannot be read").wait_for()
     assert source(row) == before
-    page.locator("input[type=file]").set_input_files(place / "mine.png")
+    upload(page, place / "mine.png")
     wait_until(lambda: "mine.png" in row.get_attribute("alt"))
     wait_until(lambda: "mine.png" in pinned.get_attribute("alt"))
-    assert not page.get_by_text("cannot be read").count()
+    assert not page.get_by_text("broken.png cannot be read").count()
 
     with page.expect_download() as saving:
         page.get_by_role("button", name="save as PNG").click()
     saved = Image.open(BytesIO(Path(saving.value.path()).read_bytes()))
     assert saved.format == "PNG" and saved.width == WIDTH
+
+    folder = page.locator("input[placeholder^='folder']")
+    button = page.get_by_role("button", name="LAM", exact=True)
+    assert button.count() == 1
+    folder.fill(str(place / "mine"))
+    folder.press("Enter")
+    row = page.locator("img[alt^='mine · decoder']")
+    wait_until(lambda: row.count() == 1 and row.evaluate("image => image.naturalWidth") == WIDTH)
+    assert button.count() == 0 and pinned.count() == 1
+    page.get_by_role("button", name="auxiliary CAM").click()
+    page.locator("img[alt^='mine · auxiliary CAM']").wait_for()
+    keep(page, "09-last")
 
 
 def test_jupyterlab_runs_notebook_01_and_its_slider(browser, lab, place):

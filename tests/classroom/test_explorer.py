@@ -3,6 +3,7 @@
 import datetime
 import io
 from dataclasses import replace
+from time import process_time
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,11 +17,11 @@ from more_lib.classroom.screen import Screen, show_explorer
 from more_lib.data import open_tree
 from more_lib.evaluation.masks import SplitImages, segment
 from more_lib.evaluation.metrics import confusion_matrix, scores
-from more_lib.evaluation.protocols import MAP_NAMES, map_protocol
+from more_lib.evaluation.protocols import map_protocol
 from more_lib.figures.explorer import HEIGHT, WIDTH, picture_boxes
 from more_lib.method.localization import lam
 from more_lib.method.model import MoRe
-from more_lib.recipes import changed
+from more_lib.recipes import changed, load_recipe
 from more_lib.system.errors import InputError
 from more_lib.training import train
 from tests.training.helpers import small_recipe
@@ -77,11 +78,13 @@ def file_of(image):
     return buffer.getvalue()
 
 
+def protocols_of(recipe, kinds):
+    each = (map_protocol(recipe, kind, "none" if kind == "decoder" else "true") for kind in kinds)
+    return [replace(protocol, scales=TWICE[0], flip=TWICE[1]) for protocol in each]
+
+
 def test_a_view_shows_the_mask_and_the_scores_of_an_evaluation(explorer, recipe):
-    protocols = [
-        map_protocol(recipe, kind, "none" if kind == "decoder" else "true") for kind in MAP_NAMES
-    ]
-    protocols = [replace(protocol, scales=TWICE[0], flip=TWICE[1]) for protocol in protocols]
+    protocols = protocols_of(recipe, explorer.maps("more"))
     tree, network = open_tree(recipe.data), explorer.networks["more"]
     images = SplitImages(tree, tree.ids("val"), labels=True, masks=True)
     (batch,) = segment(network.model, recipe, protocols, images, torch.device("cpu"))
@@ -298,6 +301,18 @@ def test_a_folder_without_training_is_said_and_changes_nothing(screen, tmp_path)
     assert screen.message.value == "" and rows(screen) != before
 
 
+def test_a_change_is_drawn_within_300_ms_once_the_maps_are_there(screen):
+    """Of a core's time, which no other process takes from it."""
+    changes = {"threshold": 0.6, "map": "fused", "row": 9, "column": 2, "network": "backwards"}
+    for name, value in {**changes, "picture": 1, "views": ((1.0,), True)}.items():
+        control = getattr(screen, name)
+        first, control.value = control.value, value  # the network runs where it has to
+        control.value = first
+        began = process_time()
+        control.value = value
+        assert process_time() - began < 0.3, name
+
+
 def test_pinning_keeps_the_row_and_unpinning_takes_it_away(screen, explorer):
     screen.pin.value = False
     assert rows(screen)[1] == b"" and screen.rows[1].text == ""
@@ -327,3 +342,82 @@ def test_a_screen_is_built_for_a_reader_only(explorer, view, monkeypatch):
         monkeypatch.setenv("MORE_PROGRESS", watched)
         show_explorer(explorer, view)
         assert len(shown) == number
+
+
+# The maps that each draws, as they are written on the screen, and how many class tokens it has.
+DECODED = ("CAM", "auxiliary CAM", "decoder")
+RIVALS = {
+    "toco": (DECODED, 1),
+    "dupl": (DECODED, 1),
+    "mctformer": (("attention", "CAM", "√(attention × CAM)", "seed"), 10),
+}
+SHORT = """optimizer.iterations=2 optimizer.warmup_iterations=0 optimizer.batch_size=2
+optimizer.precision=fp32 loss.dense_energy=0 schedule.segmentation=1 toco.head=[16,8,32]
+toco.num_crops=3 dupl.filter_from=1 dupl.least=10""".split()
+
+
+@pytest.fixture(scope="module")
+def rivals(recipe, tmp_path_factory):
+    """The folder of a short training of each rival, on MoRe's data."""
+    place = tmp_path_factory.mktemp("rivals")
+    data = [f"data.root={recipe.data.root}", f"backbone.weights={recipe.backbone.weights}"]
+    for name in RIVALS:
+        train(load_recipe(name, [*data, *SHORT]), place / name)
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_rivals_own_maps_are_chosen_among_and_pinned_beside_mores(
+    rival, rivals, explorer, screen, view
+):
+    drawn, tokens = RIVALS[rival]
+    assert len(screen.map.options) == 5
+    screen.pin.value = False
+    screen.pin.value = True  # MoRe's LAM
+    below = rows(screen)[1]
+    screen.folder.value = str(rivals / rival)
+    assert screen.message.value == "" and screen.network.value == rival
+    assert tuple(name for name, _ in screen.map.options) == drawn
+    assert screen.view.map == {"mctformer": "seed"}.get(rival, "decoder")  # LAM it draws none
+    assert rows(screen)[1] == below == explorer.png(view)
+    shown = set()
+    for _, kind in screen.map.options:
+        screen.map.value = kind
+        assert screen.view.map == kind and rows(screen)[0] == explorer.png(screen.view)
+        each = [explorer.see(replace(screen.view, category=c)) for c in explorer.classes(rival)]
+        assert all(row.tokens.shape == (tokens,) and row.neighbors is None for row in each)
+        shown.add(np.stack([row.map for row in each]).tobytes())
+    assert len(shown) == len(drawn)
+    screen.map.value, screen.network.value = "cam", "more"  # which draws it, too
+    assert screen.view.map == "cam" and len(screen.map.options) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_rivals_view_shows_what_an_evaluation_scores(rival, rivals, explorer, view):
+    name = explorer.add_network(rivals / rival)
+    network, kinds = explorer.networks[name], explorer.maps(name)
+    protocols = protocols_of(network.recipe, kinds)
+    images = SplitImages(explorer.tree, explorer.tree.ids("val"), labels=True, masks=True)
+    (batch,) = segment(network.model, network.recipe, protocols, images, torch.device("cpu"))
+    for kind, masks in zip(kinds, batch.predictions):
+        row = explorer.see(replace(view, network=name, map=kind))
+        assert (row.mask == masks[batch.ids.index(view.picture)].numpy()).all()
+    with pytest.raises(InputError, match=f"{name} draws no LAM × CAM; choose among .*CAM"):
+        explorer.see(replace(view, network=name, map="fused"))
+
+
+@pytest.mark.slow
+def test_a_rivals_patches_are_compared_as_its_classifier_sees_them(rivals, explorer, view):
+    name = explorer.add_network(rivals / "mctformer")
+    row, model = explorer.see(replace(view, network=name, map="cam")), explorer.networks[name].model
+    seen = []
+    model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    _, inputs = explorer._inputs(view.picture, name)
+    with torch.no_grad():
+        tokens = model(inputs).class_tokens[0]
+    likeness = torch.cosine_similarity(seen[0], seen[0][:, 3:4, 5:6], dim=0)
+    assert row.likeness == pytest.approx(likeness.numpy(), abs=1e-5)
+    cosine = torch.cosine_similarity(tokens, seen[0][None, :, 3, 5], dim=1)
+    assert row.tokens == pytest.approx(cosine.numpy(), abs=1e-5)

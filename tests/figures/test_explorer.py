@@ -8,6 +8,7 @@ from matplotlib.colors import to_rgb
 
 from more_lib.figures.canvas import class_colors
 from more_lib.figures.explorer import (
+    BAR,
     ERRORS,
     HEIGHT,
     WIDTH,
@@ -128,3 +129,13 @@ def test_many_classes_and_large_pictures_fit_as_well():
                  truth=None, scores={}, number=80, tokens=np.linspace(-1, 1, 80))  # fmt: skip
     row = draw_seen(large, names)
     assert row.size == (WIDTH, HEIGHT) and (decoded(png(row)) == np.asarray(row)).all()
+
+
+def test_a_token_that_stands_for_all_classes_has_one_bar_of_no_classs_name():
+    row, left = drawn(tokens=np.array([0.5])), 5 * 204
+    assert (row[:, left:] != drawn()[:, left:]).any()
+    assert not (row[:, left:] == to_bar()).all(-1).any()  # the colour of the class asked for
+
+
+def to_bar():
+    return (np.array(to_rgb(BAR)) * 255).round()
