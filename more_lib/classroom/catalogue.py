@@ -6,7 +6,8 @@ from more_lib.classroom.exercise import Exercise
 from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
 
-CHAPTERS = [import_module(f"more_lib.classroom.chapter_{number:02}") for number in range(1, 9)]
+NUMBERS = (*range(1, 9), 10)  # 09 is the explorer
+CHAPTERS = [import_module(f"more_lib.classroom.chapter_{number:02}") for number in NUMBERS]
 EXERCISES = {exercise.id: exercise for chapter in CHAPTERS for exercise in chapter.EXERCISES}
 
 

@@ -527,3 +527,104 @@ def alone_by_loops(labels):
 def alone_vacuous(labels):
     C = labels.shape[1]
     return torch.stack([(labels >= labels[:, [i]]).all(0) for i in range(C)]) & ~torch.eye(C).bool()
+
+
+@variant("10.1")
+def crops_by_loops(maps, labels, corners, size, high, low):
+    present = maps[labels == 1]
+    m = present.max(0).values if len(present) else torch.zeros(maps.shape[1:])
+    roi = torch.ones(m.shape, dtype=torch.int64)
+    roi[m <= low], roi[m >= high] = 0, 2
+    windows = roi.unfold(0, size, 1).unfold(1, size, 1).sum((2, 3)) / size**2
+    return roi, windows[corners[:, 0], corners[:, 1]] > 0.2
+
+
+@wrong("10.1", "judges a crop by its middle pixel")
+def crops_by_centres(maps, labels, corners, size, high, low):
+    roi, _ = crops_by_loops(maps, labels, corners, size, high, low)
+    return roi, roi[tuple((corners + size // 2).T)] >= 1
+
+
+@wrong("10.1", "take the mean of the ROI")
+def crops_by_shares(maps, labels, corners, size, high, low):
+    roi, _ = crops_by_loops(maps, labels, corners, size, high, low)
+    crops = [roi[i : i + size, j : j + size] != 0 for i, j in corners.tolist()]
+    return roi, torch.tensor([crop.double().mean() > 0.2 for crop in crops])
+
+
+@variant("10.2")
+def contrast_by_loops(z, t, positive, tau):
+    total, P = z.sum() * 0, int(positive.sum())
+    for teacher in t.detach():
+        scores = torch.stack([torch.dot(teacher, view) / tau for view in z])
+        for k in range(len(z)):
+            if positive[k]:
+                rivals = torch.cat([scores[[k]], scores[~positive]])
+                total = total + F.cross_entropy(rivals[None], torch.tensor([0]))
+        total = total + torch.cat([torch.zeros(1), scores[~positive]]).logsumexp(0)
+    return total / P / 2
+
+
+@wrong("10.2", "positives do not compete with each other")
+def contrast_as_usual(z, t, positive, tau):
+    scores = t.detach() @ z.T / tau
+    repulsion = torch.log(1 + scores[:, ~positive].exp().sum(1))
+    pulls = -scores.log_softmax(1)[:, positive].sum(1)
+    return (pulls + repulsion).mean() / positive.sum()
+
+
+@wrong("10.2", "a gradient reaches t")
+def contrast_attached(z, t, positive, tau):
+    e = torch.einsum("vo,ko->vk", t, z).div(tau).exp()
+    S = (e * ~positive).sum(1, keepdim=True)
+    cost = (-(e / (e + S)).log() * positive).sum() + (1 + S).log().sum()
+    return cost / positive.sum() / 2
+
+
+@variant("10.3")
+def apart_by_products(f1, f2):
+    unit = [f / f.norm(dim=1, keepdim=True) for f in (f1, f2)]
+    halves = [unit[0].detach() * unit[1], unit[0] * unit[1].detach()]
+    return sum(1 + half.sum(1).mean() for half in halves)
+
+
+@variant("10.3")
+def apart_by_one_cosine(f1, f2):
+    cosine = torch.stack([F.cosine_similarity(a, b, dim=0) for a, b in zip(f1, f2)]).mean()
+    return 2 + cosine + cosine.detach()
+
+
+@wrong("10.3", "yours along the channels")
+def apart_by_patches(f1, f2):
+    return sum(
+        1 + F.cosine_similarity(*pair, dim=0).mean()
+        for pair in ((f1.detach(), f2), (f1, f2.detach()))
+    )
+
+
+@wrong("10.3", "nothing is detached")
+def apart_attached(f1, f2):
+    return 2 + 2 * F.cosine_similarity(f1, f2).mean()
+
+
+@variant("10.5")
+def seeds_by_loops(attention, cam, affinity, decay):
+    logits, seeds = [], torch.zeros_like(cam)
+    for c, scores in enumerate(cam):
+        weights = [decay**j for j in range(len(scores))]
+        ranked = sorted(scores.tolist(), reverse=True)
+        logits.append(sum(w * s for w, s in zip(weights, ranked)) / sum(weights))
+        fused = torch.sqrt(attention[:, c].mean(0) * torch.where(scores > 0, scores, 0))
+        seeds[c] = affinity @ fused
+    return np.array(logits), seeds
+
+
+@wrong("10.5", "yours gathers by its columns")
+def seeds_from_columns(attention, cam, affinity, decay):
+    logits, _ = seeds_by_loops(attention, cam, affinity, decay)
+    return logits, (attention.mean(0) * cam.clamp(min=0)).sqrt() @ affinity
+
+
+@wrong("10.5", "ReLU is for the map alone")
+def seeds_of_positives(attention, cam, affinity, decay):
+    return seeds_by_loops(attention, cam.relu(), affinity, decay)

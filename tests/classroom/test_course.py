@@ -28,7 +28,7 @@ HALF = {  # of the second: nothing ends, an error, then two right answers
 def test_a_course_folder_holds_all_masters_with_their_marks(tmp_path):
     said = new_course(tmp_path / "spring 2027")
     course = tmp_path / "spring 2027"
-    assert "8 assignments" in said and sorted(os.listdir(course)) == [
+    assert "9 assignments" in said and sorted(os.listdir(course)) == [
         "nbgrader_config.py",
         "source",
     ]

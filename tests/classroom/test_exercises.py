@@ -84,6 +84,7 @@ def test_answers_without_a_reference_agree_with_the_library():
     from more_lib.method.crf import CrfParams, dense_crf
     from more_lib.method.gaussian import bilateral_features
     from more_lib.method.lir import uncertain_relation_loss
+    from more_lib.method.toco import local_crops, roi_mask
     from more_lib.recipes import load_recipe
     from more_lib.training import learning_rate_factor
 
@@ -118,3 +119,10 @@ def test_answers_without_a_reference_agree_with_the_library():
         if kept.any():  # else the release fills up with others
             loss = uncertain_relation_loss(*given, 1, 0.9, int(kept.sum()))
             torch.testing.assert_close(loss, EXERCISES["04.4"].answer(*case.args))
+
+    for case in EXERCISES["10.1"].tries(3):  # at corners that the library draws
+        maps, labels, _, size, high, low = case.args
+        roi = roi_mask(maps[None], labels[None], high, low)
+        _, positive, corners = local_crops(maps[None, :1].expand(-1, 3, -1, -1), roi, 4, size)
+        ours = EXERCISES["10.1"].answer(maps, labels, corners[0], size, high, low)
+        assert torch.equal(ours[0], roi[0]) and torch.equal(ours[1], positive[0])

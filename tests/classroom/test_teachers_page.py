@@ -27,8 +27,8 @@ def minutes(ids):
 
 def test_each_exercise_is_placed_in_exactly_one_session():
     ids = [each for session in SESSIONS for row in placed(session).values() for each in row]
-    assert len(SESSIONS) == 4 and sorted(ids) == sorted(EXERCISES)
-    assert f"There are {len(EXERCISES)} in eight notebooks" in PAGE
+    assert len(SESSIONS) == 5 and sorted(ids) == sorted(EXERCISES)
+    assert f"There are {len(EXERCISES)} in nine notebooks" in PAGE
 
 
 def test_minutes_add_up():
