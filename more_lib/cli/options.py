@@ -75,7 +75,8 @@ RunFolders = Annotated[list[Path], Argument(metavar="RUN", help="Folders, as in 
 ComparisonFile = Annotated[Path | None, File(help="Where a comparison goes.")]
 Results = Annotated[bool, Option("--results", help="Write notebooks/RESULTS.md from a mini run.")]
 StudyName = Annotated[
-    str, Argument(metavar="NAME", help="conditions, variants, plus, backbones or photographs.")
+    str,
+    Argument(metavar="NAME", help="conditions, variants, plus, backbones, methods or photographs."),
 ]
 StudyProfile = Annotated[str | None, Name(help="A named recipe; without it the study's own.")]
 Seeds = Annotated[int, Option(metavar="N", min=1, help="Trainings of each, from the seed on.")]

@@ -25,12 +25,12 @@ class MCTOutput(NamedTuple):
     """What one forward pass of L blocks knows about images (B, 3, H, W), with N = h * w patches."""
 
     tokens: Tensor  # (L, B, C, D), class tokens after each block, not normed
-    features: Tensor  # (B, D, h, w), the last patch tokens as a map, likewise
     class_logits: Tensor  # (B, C), from the last class tokens
     patch_logits: Tensor  # (B, C), from the patches
     patch_cam: Tensor  # (B, C, h, w), no ReLU
     class_attention: Tensor  # (L, B, C, h, w), class to patch, after the softmax, mean over heads
     affinity: Tensor  # (B, N, N), patch to patch, summed over the blocks; rows are queries
+    features: Tensor  # (B, D, h, w), the last patch tokens as a map, not normed
 
     @property
     def logits(self) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from more_lib.paper.published import published
-from more_lib.paper.trials import SCORES, with_spread
+from more_lib.paper.trials import SCORES, over_seeds, with_spread
 
 VERDICT_COLUMNS = ("claim", "paper", "ours", "verdict", "protocol")
 SHOWN, NOT_SHOWN, NOT_RUN = VERDICTS = ("shown", "not shown", "not run here")
@@ -21,18 +21,24 @@ _BETTER = {"higher": gt, "lower": lt, "at least": ge, "at most": le}
 
 
 def verdicts(
-    found: Mapping, costs: Mapping, separation: Mapping, plain: Mapping | pd.Series | None = None
+    found: Mapping,
+    costs: Mapping,
+    separation: Mapping,
+    plain: Mapping | pd.Series | None = None,
+    methods: Mapping | None = None,
 ) -> pd.DataFrame:
     """One row a claim in ``VERDICT_COLUMNS``, all of them text.
 
     found: what ``measurement.measure`` gives. costs: of each condition, as for ``tables.table5``.
     separation: silhouette of the class tokens by condition (Figure 5); may be empty. plain: LAM's
-    scores of ``ablation.plain``, if that was trained (Figure 3).
+    scores of ``ablation.plain``, if that was trained (Figure 3). methods: a record of the study
+    ``methods``, for the claims about ToCo, DuPL and MCTformer+: by its seeds alone, MoRe's too.
     """
-    known = evidence(found, costs, separation, plain)
+    known = evidence(found, costs, separation, plain, methods)
     protocols = {"maps": found["map_protocol"], "split": f"{found['dataset']} {found['split']}"}
     protocols["paper_val"] = "paper-val on VOC 2012 or COCO 2014"
     protocols["training"] = "profile voc on a GPU"
+    protocols["methods"] = (methods or {}).get("protocol", "study methods")
     if "more paper-val" in known.index:
         protocols["paper_val"] = found["protocols"]["paper-val"]["protocol"]
     if "more training" in known.index:
@@ -74,10 +80,15 @@ def judge(claim: pd.Series, known: pd.DataFrame, protocols: Mapping[str, str]) -
 
 
 def evidence(
-    found: Mapping, costs: Mapping, separation: Mapping, plain: Mapping | pd.Series | None = None
+    found: Mapping,
+    costs: Mapping,
+    separation: Mapping,
+    plain: Mapping | pd.Series | None = None,
+    methods: Mapping | None = None,
 ) -> pd.DataFrame:
     """All that claims are judged by: a row a condition and what was measured, ``more LAM``.
 
+    Those of the study ``methods`` are called as ``recorded toco CAM``, ``recorded more tokens``.
     Arguments as of ``verdicts``. The paper's own numbers are in it where this run may be held to
     them: mIoU, half a point allowed, on its data; time and memory of a whole training on a GPU.
     """
@@ -85,6 +96,8 @@ def evidence(
     if plain is not None:
         rows["plain LAM"] = dict(plain)
     rows |= {f"{name} tokens": {"silhouette": value} for name, value in separation.items()}
+    for name, each in (methods or {}).get("tokens", {}).items():
+        rows[f"recorded {name} tokens"] = {"silhouette": each["separation"][0]}
     number = {"voc": 0.764, "coco": 0.474}.get(found["dataset"])
     scored = found["protocols"].get("paper-val")
     if number and scored and scored["split"] == "val":
@@ -98,7 +111,10 @@ def evidence(
     ablation = found["ablation"]
     ablation = ablation.set_index(ablation["condition"] + " " + ablation["map"])
     others = pd.DataFrame.from_dict(rows, orient="index")
-    return pd.concat([each.reindex(columns=columns).astype(float) for each in (ablation, others)])
+    beside = over_seeds((methods or {}).get("rows", []))
+    beside = beside.set_index("recorded " + beside["trial"] + " " + beside["map"])
+    tables = (ablation, others, beside)
+    return pd.concat([each.reindex(columns=columns).astype(float) for each in tables])
 
 
 def verdict_counts(verdicts: pd.DataFrame | Sequence[Mapping]) -> str:

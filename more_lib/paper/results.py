@@ -11,9 +11,10 @@ from string import ascii_uppercase
 import pandas as pd
 
 from more_lib.evaluation.protocols import MAP_NAMES
-from more_lib.paper import records
+from more_lib.paper import records, rivals
 from more_lib.paper.frames import markdown
 from more_lib.paper.photographs import ONE, SEVERAL
+from more_lib.paper.published import published
 from more_lib.paper.studies import STUDIES, compared, recorded, trial_titles
 from more_lib.paper.trials import over_seeds, with_spread
 from more_lib.recipes.loading import load_recipe
@@ -41,7 +42,8 @@ def render(record: Mapping) -> str:
         ahead=ahead and AHEAD.format(ahead["networks"], ahead["seconds"] / 60),
         speed=_speed(records.speed()),
         splits=_splits(),
-        **{name: _study(name) for name in STUDIES},
+        methods=_methods(),
+        **{name: _study(name) for name in STUDIES if name != "methods"},
     )
 
 
@@ -166,6 +168,18 @@ def _study(name: str) -> dict[str, str]:
         "before": before if found["commit"] == UNSEEDED else "",
         "table": markdown(pd.DataFrame(table)),
         **({"maps": _by_labels(found), "blocks": _blocks(found)} if "blocks" in found else {}),
+    }
+
+
+def _methods() -> dict[str, str]:
+    """The record of the study ``methods``, its tables, and the numbers that were published."""
+    found, numbers = recorded("methods"), published("rivals")
+    return found | {
+        "question": STUDIES["methods"].question,
+        "hardware": "; ".join(found["hardware"]),
+        "comparison": markdown(rivals.comparison(found)),
+        "costs": markdown(rivals.cost_table(found)),
+        "published": markdown(numbers.assign(number=numbers["number"].map("{:.1f}".format))),
     }
 
 

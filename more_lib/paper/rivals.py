@@ -200,7 +200,7 @@ def _packed(values: np.ndarray, whole: bool = False) -> str:
 
 
 def _unpacked(text: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+    return np.array(Image.open(io.BytesIO(base64.b64decode(text))))
 
 
 def comparison(found: Mapping) -> pd.DataFrame:
@@ -253,7 +253,7 @@ def cost_table(found: Mapping) -> pd.DataFrame:
             "CPU minutes": cost["cpu_minutes"],
             "peak memory GB": cost["memory_gb"],
             "parameters M": round(cost["parameters"] / 1e6, 2),
-            "a step in forwards": cost["forwards"],
+            "a step in forwards": round(cost["forwards"], 1),
             "batches encoded, with gradient": cost["encoded"][0],
             "without": cost["encoded"][1],
         }

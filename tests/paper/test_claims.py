@@ -17,10 +17,10 @@ def found(*rows, dataset="emoji", protocols=None):
     }
 
 
-def judged(claim, *rows, costs=None, tokens=None, plain=None, **given):
+def judged(claim, *rows, costs=None, tokens=None, plain=None, methods=None, **given):
     """Verdict, this run's numbers and protocol of a claim."""
-    table = verdicts(found(*rows, **given), costs or {}, tokens or {}, plain)
-    (match,) = table[table["claim"].str.contains(claim)].to_dict("records")
+    table = verdicts(found(*rows, **given), costs or {}, tokens or {}, plain, methods)
+    (match,) = table[table["claim"].str.contains(claim, regex=False)].to_dict("records")
     return match["verdict"], match["ours"], match["protocol"]
 
 
@@ -28,7 +28,7 @@ def test_nothing_measured_is_not_run_here_throughout():
     table = verdicts(found(), {}, {})
     assert list(table) == list(VERDICT_COLUMNS) and set(table["verdict"]) == {NOT_RUN}
     assert set(map(type, table.to_numpy().flat)) == {str}
-    assert verdict_counts(table) == verdict_counts(table.to_dict("records")) == "12 not run here"
+    assert verdict_counts(table) == verdict_counts(table.to_dict("records")) == "17 not run here"
     assert verdict_counts([{"verdict": "odd"}, {"verdict": "shown"}]) == "1 shown, 1 odd"
     assert verdict_counts([]) == ""
 
@@ -73,10 +73,34 @@ def test_lam_is_held_against_cam_the_decoder_by_its_protocol_tokens_by_their_sep
     verdict, ours, protocol = judged("decoder gains", *pair)
     assert (verdict, ours) == ("not shown", "baseline 43.0 → MoRe 40.0")
     assert protocol.startswith("emoji val, decoder, no image labels, scale 1")
-    better = judged("separate", tokens={"baseline": 0.1, "more": 0.4})
+    better = judged("separate better by class", tokens={"baseline": 0.1, "more": 0.4})
     protocol = "emoji val, tokens of the classes present, cosine distance"
     assert better == ("shown", "silhouette 0.10 → 0.40", protocol)
-    assert judged("separate", tokens={"more": 0.4})[0] == NOT_RUN
+    assert judged("separate better by class", tokens={"more": 0.4})[0] == NOT_RUN
+
+
+def test_rivals_are_judged_within_their_record_seed_by_spread_and_not_by_this_run():
+    pairs = ((0.40, 0.41), (0.50, 0.51))  # of two seeds: a step of 0.10, deviations of 0.007
+    rows = [
+        row(trial, miou, kind, seed=seed, confusion_ratio=ratio)
+        for trial, kind, place, ratio in (("toco", "CAM", 0, 0.8), ("more", "LAM", 1, 0.5))
+        for seed, miou in enumerate(pairs[place])
+    ]
+    tokens = {name: {"separation": [value, 1, 9, 3]} for name, value in
+              (("mctformer", 0.6), ("more", 0.5))}  # fmt: skip
+    record = {"rows": rows, "tokens": tokens, "protocol": "emoji val, threshold 0.5"}
+    seed = judged("than ToCo's", row("more", 0.1), methods=record)  # 0.1 is this run's
+    ours = "ToCo's CAM 40.5 ± 0.7 → MoRe's LAM 50.5 ± 0.7; token mAP 80.0 ± 0.0"
+    assert seed == ("shown", ours, "emoji val, threshold 0.5; 2 seeds")
+    wanted = "shown", "FP/TP ToCo's CAM 0.80 ± 0.00 → MoRe's LAM 0.50 ± 0.00"
+    fewer = judged("fewer false activations than ToCo", methods=record)
+    assert fewer[0] == wanted[0] and fewer[1].startswith(wanted[1])
+    verdict, ours, protocol = judged("separate better than MCTformer+'s", methods=record)
+    assert (verdict, ours) == ("not shown", "silhouette MCTformer+ 0.60 → MoRe 0.50")
+    assert protocol.startswith("emoji val, threshold 0.5; tokens of the classes present")
+    for absent in ("seed is better than MCTformer+'s", "fewer false activations than DuPL"):
+        assert judged(absent, methods=record)[0] == NOT_RUN
+    assert judged("than ToCo's")[::2] == (NOT_RUN, "study methods")
 
 
 def test_the_papers_numbers_are_judged_on_the_papers_data_alone():

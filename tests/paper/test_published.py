@@ -28,6 +28,29 @@ def test_the_headline_numbers_agree_from_table_to_table():
     assert published("table5").set_index("method").loc["MoRe"].tolist() == [372, 12.1]
 
 
+def test_rivals_numbers_agree_with_more_s_tables_and_name_their_protocol():
+    numbers = published("rivals")
+    columns = ["method", "data", "split", "number", "of", "protocol", "source"]
+    assert list(numbers) == columns and not numbers.isna().any(axis=None)
+    assert not numbers.duplicated(["method", "data", "split", "of", "protocol"]).any()
+    headline = numbers[~numbers["source"].str.startswith(("released", "MoRe"))]
+    scores = headline.set_index(["method", "data", "split"])["number"]
+    for name, full in (("ToCo", "ToCo, ViT-B"), ("DuPL", "DuPL, ViT-B"), ("MCTformer+",) * 2):
+        table = published("table2")
+        (row,) = table[table["method"] == name].to_dict("records")
+        printed = [row[column] for column in ("voc_val", "voc_test", "coco_val")]
+        places = (("VOC 2012", "val"), ("VOC 2012", "test"), ("COCO 2014", "val"))
+        assert [scores[full, *place] for place in places] == printed
+        (row,) = published("table1").query("method == @name").to_dict("records")
+        pseudo = numbers.query("method == @full and split == 'train'").set_index("of")["number"]
+        known = {"seed": row["seed_miou"], "mask": row["mask_miou"]}
+        assert pseudo.to_dict() == {kind: value for kind, value in known.items() if value == value}
+    log = numbers[numbers["source"] == "released log"]
+    assert (
+        len(log) == 12 and log.groupby("method")["number"].idxmax().map(log["of"]).eq("CAM").all()
+    )
+
+
 def test_the_released_log_parts_its_tokens_late_and_ends_below_the_paper():
     losses, scores = published("voc_log_losses"), published("voc_log_scores")
     tokens = losses["token_discrepancy"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from more_lib.paper import results
+from more_lib.paper import results, rivals
+from more_lib.paper.published import published
 from more_lib.paper.records import mini_run, study
 from more_lib.paper.results import UNSEEDED, render
 from more_lib.paper.studies import STUDIES
@@ -104,3 +105,21 @@ def test_studies_name_their_commit_and_share_their_protocol(record, monkeypatch)
     assert page.count(said) == len(older) > 0
     monkeypatch.setattr(results, "recorded", lambda name: study(name) | {"commit": "abcdef0"})
     assert render(record).count("Trained at commit `abcdef0`\non cpu") == len(STUDIES)
+
+
+def test_rivals_stand_beside_more_with_their_costs_and_what_was_published(record):
+    found = study("methods")
+    tables = rows(render(record), "Rivals")
+    starts = [place for place, row in enumerate(tables) if row[0] == "method"]
+    compared, costs, numbers = (
+        tables[first:last] for first, last in zip(starts, [*starts[1:], None], strict=True)
+    )
+    assert compared[0] == list(rivals.comparison(found))
+    assert {row[0] for row in compared[1:]} == {
+        rivals.TITLES[row["trial"]] for row in found["rows"]
+    }
+    assert {row[0]: row[1] for row in costs[1:]} == {
+        rivals.TITLES[name]: str(cost["cpu_minutes"]) for name, cost in found["costs"].items()
+    }
+    assert ["ToCo, ViT-B", "VOC 2012", "val", "71.1", "decoder"] == numbers[1][:5]
+    assert len(numbers) == 1 + len(published("rivals"))
