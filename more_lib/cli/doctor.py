@@ -37,10 +37,12 @@ class Row:
 
     def lines(self) -> list[str]:
         """The row in lines of ``WIDTH``, the cost below the detail; long paths stay whole."""
-        head = f"  {self.status:<8} {self.name:<13} "
-        indent = " " * len(head)
+        head, own = f"  {self.status:<8} {self.name:<13} ", []
+        if len(head) > WIDTH / 3:  # the names of many profiles: a line of their own
+            head, own = 25 * " ", [head.rstrip()]
+        indent = len(head) * " "
         text = TextWrapper(WIDTH, head, indent, break_long_words=False, break_on_hyphens=False)
-        detail, text.initial_indent = text.wrap(self.detail), indent
+        detail, text.initial_indent = own + text.wrap(self.detail), indent
         return detail if self.status == "ok" else detail + text.wrap(self.cost)
 
 

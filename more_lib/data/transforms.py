@@ -63,7 +63,7 @@ def training_transform(data: DataRecipe, views: bool = False) -> Callable[[Image
         return _WithViews(placed, (colour, colour, colour), place)
     crop = v2.RandomResizedCrop(data.crop_size, scale=(0.4, 1.0), interpolation=BICUBIC)
     another = v2.Compose([jitter, *_blur(0.1), v2.RandomSolarize(128, p=0.2), *to_tensor])
-    rendering = v2.Compose([jitter, *grey, *_blur(0.0), *to_tensor])
+    rendering = v2.Compose([jitter, *grey, *_blur(0.5), *to_tensor])
     return _WithViews(placed, (colour, another, rendering), v2.Compose([crop, flip]))
 
 
