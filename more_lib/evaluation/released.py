@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from more_lib.evaluation.protocols import Protocol
-from more_lib.method.localization import KINDS, Views, min_max, resized, views_of
+from more_lib.method.localization import Views, kinds_of, min_max, resized, views_of
 from more_lib.method.model import MoRe
 from more_lib.system.precision import autocast
 
@@ -32,7 +32,7 @@ def square_views(
     size = protocols[0].size
     as_it_is = ((1.0,), False)  # which names the classes
     kinds = dict.fromkeys(protocol.map for protocol in protocols)
-    if "decoder" in getattr(model, "kinds", KINDS):  # it names classes where the logits name none
+    if "decoder" in kinds_of(model):  # it names classes where the logits name none
         kinds["decoder"] = None
     groups = [as_it_is, *((protocol.scales, protocol.flip) for protocol in protocols)]
     with autocast(images.device, protocols[0].precision):

@@ -199,6 +199,11 @@ def multiscale_maps(
     return MultiscaleMaps(**maps, class_logits=views.class_logits)
 
 
+def kinds_of(model: object) -> tuple[str, ...]:
+    """The raw maps that a network draws: its ``kinds``, or all of ``KINDS``."""
+    return getattr(model, "kinds", KINDS)
+
+
 def views_of(
     model: Any,
     images: Tensor,
@@ -220,7 +225,7 @@ def views_of(
     group's views of the softmax of the upsampled logits. Raises ``InputError`` for a kind that the
     network does not draw.
     """
-    drawn = getattr(model, "kinds", KINDS)
+    drawn = kinds_of(model)
     if missing := [kind for kind in kinds if kind not in drawn]:
         raise InputError(f"this network draws no {missing[0]}; choose among {', '.join(drawn)}")
     logits: dict[str, Tensor] = {}

@@ -132,11 +132,11 @@ class Objective(nn.Module):
             del taught
         del cams  # full-size maps, which the rest needs no longer
         if "segmentation" in active:
-            target = _where_padded(padding, IGNORE_INDEX, pixels)
+            target = where_padded(padding, IGNORE_INDEX, pixels)
             losses["segmentation"] = segmentation_loss(output.seg_logits, target)
         if "dense_energy" in active:
             # A pixel of unknown label opens the energy's gate: padding must not be one.
-            known, roi = _where_padded(padding, 0, pixels), None if padding is None else ~padding
+            known, roi = where_padded(padding, 0, pixels), None if padding is None else ~padding
             losses["dense_energy"] = self.energy(255 * pictures, output.seg_logits, known, roi)
         return losses
 
@@ -169,8 +169,7 @@ class Objective(nn.Module):
         relations from the final one as soon as the schedule trusts it."""
         masks = self.recipe.masks
         cam, aux_cam = (F.interpolate(maps, grid, mode="bilinear") for maps in cams)
-        if padding is not None:
-            padding = F.interpolate(padding[:, None].float(), grid, mode="nearest-exact")[:, 0] > 0
+        padding = padded_patches(padding, grid)
         contrast = three_way_mask(aux_cam, labels, *masks.contrast)
         if iteration >= self.recipe.schedule.final_cam:
             confident = uncertain = three_way_mask(cam, labels, *masks.final)
@@ -178,9 +177,9 @@ class Objective(nn.Module):
             confident = three_way_mask(aux_cam, labels, *masks.confident)
             uncertain = three_way_mask(aux_cam, labels, *masks.uncertain)
         return Masks(
-            _where_padded(padding, IGNORE_INDEX, contrast),
-            _where_padded(padding, 0, confident),
-            _where_padded(padding, 0, uncertain),
+            where_padded(padding, IGNORE_INDEX, contrast),
+            where_padded(padding, 0, confident),
+            where_padded(padding, 0, uncertain),
         )
 
     @torch.no_grad()
@@ -238,7 +237,15 @@ def padding_mask(box: Tensor, size: Sequence[int]) -> Tensor:
     return ~(inside_rows[:, :, None] & inside_columns[:, None, :])
 
 
-def _where_padded(padding: Tensor | None, value: int, mask: Tensor) -> Tensor:
+def padded_patches(padding: Tensor | None, grid: Sequence[int]) -> Tensor | None:
+    """``padding_mask``'s (B, H, W) on the patches (h, w), each as the pixel in its middle."""
+    if padding is None:
+        return None
+    return F.interpolate(padding[:, None].float(), grid, mode="nearest-exact")[:, 0] > 0
+
+
+def where_padded(padding: Tensor | None, value: int, mask: Tensor) -> Tensor:
+    """``mask`` with ``value`` where the image is padding, if any is."""
     return mask if padding is None else mask.masked_fill(padding, value)
 
 

@@ -15,7 +15,13 @@ from more_lib.method.losses import (
 )
 from more_lib.method.mctformer import MCTOutput, layer_contrast_loss
 from more_lib.method.model import MoReOutput
-from more_lib.method.objective import Objective, image_losses, padding_mask
+from more_lib.method.objective import (
+    Objective,
+    image_losses,
+    padded_patches,
+    padding_mask,
+    where_padded,
+)
 from more_lib.method.pseudo_labels import three_way_mask
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.recipes.schema import Recipe
@@ -164,19 +170,15 @@ class DuPLObjective(Objective):
                 straight = (output.cam.detach(), output.aux_cam.detach())
                 cams = multiscale_cam(student, images, masks.scales, straight, labels)
             if contrasts:
-                aux_cam = F.interpolate(cams[1], output.features.shape[-2:], mode="bilinear")
+                grid = output.features.shape[-2:]
+                aux_cam = F.interpolate(cams[1], grid, mode="bilinear")
                 patches = three_way_mask(aux_cam, present, high, masks.contrast[1])
-                if padding is not None:
-                    small = padding[:, None].float()
-                    small = F.interpolate(small, patches.shape[-2:], mode="nearest-exact")[:, 0]
-                    patches = patches.masked_fill(small > 0, IGNORE_INDEX)
+                patches = where_padded(padded_patches(padding, grid), IGNORE_INDEX, patches)
                 terms["patch_token_contrast"] = patch_token_contrast_loss(output.features, patches)
             if decodes:
                 taught = self.decoder_cam(cams, iteration)
                 pixel = self.pixel_labels(taught, labels, output, pictures, box, high)
-                if padding is not None:
-                    pixel = pixel.masked_fill(padding, IGNORE_INDEX)
-                pixels.append(pixel)
+                pixels.append(where_padded(padding, IGNORE_INDEX, pixel))
             losses = {name: losses.get(name, 0) + loss for name, loss in terms.items()}
         return losses, pixels
 

@@ -18,7 +18,7 @@ from more_lib.data.voc import VocMasks
 from more_lib.evaluation.masks import Batch, SplitImages, evaluation_mode, segment
 from more_lib.evaluation.protocols import Protocol
 from more_lib.evaluation.scoring import Device, check_masks
-from more_lib.method.localization import KINDS, fuse, views_of
+from more_lib.method.localization import fuse, kinds_of, views_of
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
@@ -129,7 +129,7 @@ def localize(
     ``views_of`` raises.
     """
     group, similarity = (recipe.evaluation.scales, True), recipe.masks.lam_similarity
-    kinds = [kind for kind in getattr(model, "kinds", KINDS) if kind != "decoder"]
+    kinds = [kind for kind in kinds_of(model) if kind != "decoder"]
     with evaluation_mode(model, device) as place:
         views = views_of(model, images.to(place), [group], similarity, kinds)
         found = {kind: views.merged(group, kind) for kind in kinds}

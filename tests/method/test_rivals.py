@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from more_lib.method import dupl, rivals
+from more_lib.method import dupl, rival_objectives, rivals
 from more_lib.method import objective as objective_module
 from more_lib.method.localization import multiscale_cam, views_of
 from more_lib.method.losses import patch_token_contrast_loss, segmentation_loss
+from more_lib.method.mctformer import layer_contrast_loss
 from more_lib.method.methods import METHODS, method_of
 from more_lib.method.model import MoReOutput
 from more_lib.method.pseudo_labels import refine_cam, three_way_mask
@@ -248,7 +249,22 @@ def test_dupls_strong_view_is_smaller_mirrored_and_whole_patches(monkeypatch):
     assert (strong.diff(dim=3) < 0).all() and strong[..., 0].min() > 0.95
 
 
-def test_padding_teaches_dupl_nothing():
+def test_tokens_of_the_last_blocks_alone_are_contrasted():
+    model, objective = build("mctformer")
+    output = model(pictures())
+    losses = objective(model, pictures(), LABELS, output, 0)
+    last, every = (layer_contrast_loss(output.tokens[-n:], LABELS) for n in (2, 6))
+    assert losses["layer_contrast"] == last != every
+
+
+def test_padding_teaches_dupl_nothing(monkeypatch):
+    patches = []
+
+    def contrast(features, mask):
+        patches.append(mask)
+        return patch_token_contrast_loss(features, mask)
+
+    monkeypatch.setattr(rival_objectives, "patch_token_contrast_loss", contrast)
     box = torch.tensor([[0, 0, 24, 48], [0, 0, 48, 48]])
     model, objective = build("dupl")
     images = pictures()
@@ -259,6 +275,9 @@ def test_padding_teaches_dupl_nothing():
     _, labels = objective._own_terms(pairs, shown, LABELS, box, 5)
     for mask in labels:
         assert (mask[0, :, 24:] == 255).all() and (mask[0, :, :24] != 255).any()
+    assert len(patches) == 4  # of each student at each iteration
+    for mask in patches:
+        assert (mask[0, :, 3:] == 255).all() and (mask[0, :, :3] != 255).any()
     assert objective(model, images, LABELS, model(images), 5, box)["segmentation"].isfinite()
 
 
