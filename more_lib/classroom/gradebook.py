@@ -22,11 +22,11 @@ from typing import NamedTuple
 import jinja2
 
 from more_lib.classroom import sandbox
+from more_lib.classroom.course import MASTERS
 from more_lib.classroom.grading import Mark, Notebook, asked, assemble, marks, nothing
 from more_lib.system.errors import InputError, printable
 from more_lib.system.files import CHECKOUT, atomic_file, data_folder, write_json
 
-MASTERS = CHECKOUT / "notebooks" / "exercises"
 LARGEST = 20_000_000  # bytes of a submitted notebook
 WAYS = "FOLDER/STUDENT/NOTEBOOK.ipynb or FOLDER/STUDENT/ASSIGNMENT/NOTEBOOK.ipynb"
 

@@ -213,10 +213,8 @@ def _require_equal(root: Path, manifest: Manifest, kept: Iterable[str]) -> None:
 def _extract(tar: tarfile.TarFile, manifest: Manifest, places: dict[str, Path], file: Path) -> None:
     """Write the members of trees that have a place; check all, in the manifest's order."""
     for name, (size, digest) in manifest.files.items():
-        tree, damaged = (
-            _tree_of(name),
-            InputError(f"{file} is cut or changed at {name}: get it anew"),
-        )
+        tree = _tree_of(name)
+        damaged = InputError(f"{file} is cut or changed at {name}: get it anew")
         try:
             member = tar.next()
             if member is None or (member.name, member.size) != (name, size):

@@ -21,10 +21,10 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from more_lib.runs.manifest import CHECKOUT
 from more_lib.runs.pages import notebook_body, write_page
 from more_lib.runs.reading import captioned, title
 from more_lib.system.errors import InputError
+from more_lib.system.files import CHECKOUT
 
 LEFT_OUT = ("Exercises", "Where paper")  # sections that are worked through, not shown
 LINES, COLUMNS = 24, 130  # of a printed table that one can read from the last row

@@ -282,8 +282,7 @@ def bench(
     step. compare A B: what became slower between two files of step, run or speed.
     """
     from more_lib.runs import costs
-    from more_lib.runs.manifest import CHECKOUT
-    from more_lib.system.files import write_json
+    from more_lib.system.files import CHECKOUT, write_json
 
     paths = files or []
     wanted = {"losses": 0, "crf": 0, "step": 0, "speed": 0, "scaling": 0, "run": 1, "compare": 2}

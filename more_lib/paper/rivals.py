@@ -46,10 +46,8 @@ TITLES = {
 }
 RIVALS = ("toco", "dupl", "mctformer")
 TOKENS = ("baseline", "mctformer", "more")  # whose class tokens stand for classes
-PICTURES, AMONG = (
-    5,
-    100,
-)  # images that are drawn, and the first of val among which a rule takes them
+PICTURES = 5  # images that are drawn
+AMONG = 100  # the first of val, among which a rule takes them
 SIDE = 48  # pixels of a recorded map: four to a patch of mini's
 
 

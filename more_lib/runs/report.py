@@ -18,11 +18,10 @@ from nbformat import NotebookNode
 from more_lib.paper import results
 from more_lib.paper.claims import verdict_counts
 from more_lib.paper.frames import Readable, cell_text, label, readable
-from more_lib.runs.manifest import CHECKOUT
 from more_lib.runs.pages import write_notebook_page, write_page
 from more_lib.runs.reading import Run, captioned, is_verdicts, load_run, record_of, title
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file, write_json
+from more_lib.system.files import CHECKOUT, atomic_file, write_json
 
 RESULTS = CHECKOUT / "notebooks" / "RESULTS.md"
 RECORD = CHECKOUT / "more_lib" / "paper" / "records" / "mini_run.json"

@@ -22,11 +22,11 @@ import papermill
 
 from more_lib.recipes.loading import load_recipe, placed
 from more_lib.recipes.schema import Recipe
-from more_lib.runs.manifest import CHECKOUT, continued, new_manifest, save_manifest
+from more_lib.runs.manifest import continued, new_manifest, save_manifest
 from more_lib.runs.recording import TRAINING_AHEAD, collected, record_costs
 from more_lib.runs.report import duration, write_report, write_results
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file, data_folder, sha256, write_json
+from more_lib.system.files import CHECKOUT, atomic_file, data_folder, sha256, write_json
 from more_lib.system.locks import exclusive
 from more_lib.system.processes import cpu_seconds
 

@@ -74,15 +74,20 @@ def peak_memory(device: torch.device) -> float | None:
     """GB that this process held at most, on its GPU or else in main memory; None if unknown."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
+    held = held_at_most()
+    return None if held is None else round(held / 1e9, 2)
+
+
+def held_at_most() -> int | None:
+    """Bytes of main memory that this process held at most; None if unknown."""
     with suppress(OSError, StopIteration):  # Linux; its rusage begins with what the parent held
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        held = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-        return round(held * 1024 / 1e9, 2)
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     with suppress(ImportError):
         import resource  # not on Windows
 
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return round(held * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
+        return held * (1 if sys.platform == "darwin" else 1024)
     return None
 
 

@@ -23,6 +23,7 @@ from more_lib.method.crf import dense_crf, has_lattice
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
 from more_lib.recipes.loading import load_recipe
+from more_lib.system.devices import held_at_most
 from more_lib.system.errors import InputError
 from more_lib.system.processes import cpu_seconds
 
@@ -134,15 +135,9 @@ def measure(activity: str, point: dict[str, int]) -> tuple[float, float]:
     run = ACTIVITIES[activity]
     run(**{**point, "images": 2, "side": 48})  # first calls
     Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
-    began, held = time.process_time(), _peak()
+    began, held = time.process_time(), held_at_most()
     run(**point)
-    return time.process_time() - began, _peak() - held
-
-
-def _peak() -> float:
-    """Megabytes of memory that this process held at most; Linux tells."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return time.process_time() - began, (held_at_most() - held) / 2**20
 
 
 def exponent(sizes: list[int], costs: list[float]) -> float:

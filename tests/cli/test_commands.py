@@ -181,7 +181,7 @@ def test_bench_times_what_is_asked_for_from_a_checkout_alone(monkeypatch, tmp_pa
     monkeypatch.setattr("more_lib.runs.costs.format_speed", str.upper)
     assert run("bench", "speed", "--json", kept).stdout == "TESTS.BENCHMARKS.SPEED\n"
     assert json.loads(kept.read_text()) == found
-    monkeypatch.setattr("more_lib.runs.manifest.CHECKOUT", tmp_path)
+    monkeypatch.setattr("more_lib.system.files.CHECKOUT", tmp_path)
     assert "from a full checkout" in run("bench", "crf").stderr
 
 

@@ -32,6 +32,15 @@ def versions(monkeypatch):
     return chosen
 
 
+def test_names_too_long_for_their_column_have_a_line_of_their_own():
+    row = doctor.Row("profile " + ", ".join(["mctformer-coco"] * 4), "missing", "no data", "get it")
+    own, *below = row.lines()
+    assert own.endswith("mctformer-coco")
+    assert below == [" " * 25 + "no data", " " * 25 + "get it"]
+    (short,) = doctor.Row("profile voc", "ok", "there").lines()
+    assert short == "  ok       profile voc   there"
+
+
 def test_report_is_one_screen_and_has_a_cost_for_everything_missing(tmp_path):
     text = doctor.report()
     lines = text.splitlines()

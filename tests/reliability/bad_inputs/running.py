@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from more_lib.cli.commands import app
-from more_lib.runs.manifest import CHECKOUT
 from more_lib.system.errors import clear_errors
+from more_lib.system.files import CHECKOUT
 from tests.data.helpers import SCRIPTS, annotation
 from tests.reliability.bad_inputs.building import mask, picture, write
 from tests.reliability.forks import FORK, start_server
