@@ -3,6 +3,7 @@
 from dataclasses import replace
 from html import escape
 from io import BytesIO
+from threading import RLock
 
 import anywidget
 import ipywidgets as widgets
@@ -17,6 +18,7 @@ from more_lib.method.localization import Group
 from more_lib.system.errors import InputError
 from more_lib.system.progress import interactive
 
+THRESHOLDS = [hundredth / 100 for hundredth in range(5, 96)]
 SCALES: tuple[Group, ...] = (((1.0,), False), ((1.0,), True), ((0.5, 1.0, 1.5, 2.0), True))
 # Where Voilà serves the notebook alone, its cell alone is shown.
 ALONE = """<style>
@@ -76,6 +78,7 @@ class Screen:
     def __init__(self, explorer: Explorer, view: View, pinned: View | None = None) -> None:
         self.explorer, self.view, self.pinned, self._quiet = explorer, view, pinned, False
         self.rows, self._shown = (Row(), Row()), [None, None]
+        self._turn = RLock()  # JupyterLab has what widgets say handled by more than one thread
         own = explorer.networks[view.network].recipe.evaluation.scales
         groups = dict.fromkeys([view.views, (tuple(own), True), *SCALES])
         self.picture = widgets.IntSlider(
@@ -92,9 +95,9 @@ class Screen:
         self.map = widgets.ToggleButtons(
             options=self._maps(view.network), value=view.map, style={"button_width": "auto"}
         )
-        self.threshold = widgets.FloatSlider(
-            view.threshold, min=0.05, max=0.95, step=0.01, description="threshold",
-            layout={"width": "250px"},
+        self.threshold = widgets.SelectionSlider(
+            options=[(f"{each:.2f}", each) for each in sorted({*THRESHOLDS, view.threshold})],
+            value=view.threshold, description="threshold", layout={"width": "250px"},
         )  # fmt: skip
         self.views = _menu("scales", [(views_text(each), each) for each in groups], view.views)
         self.crf = widgets.Checkbox(view.crf, description="CRF", indent=False)
@@ -136,27 +139,33 @@ class Screen:
                 self.crf, self.row, self.column)  # fmt: skip
 
     def _changed(self, change: dict) -> None:
-        """Something was chosen: take it in, and draw."""
-        if self._quiet:
-            return
-        self.message.value = "CRF …" * self.crf.value
-        self._quiet = True
-        try:
-            if change["owner"] is self.upload and self.upload.value:
-                self._take_in(self.upload.value[0])
-            elif change["owner"] is self.folder and self.folder.value.strip():
-                name = self.explorer.add_network(self.folder.value.strip())
-                self.network.options = tuple(self.explorer.networks)
-                self.network.value = name
-            elif change["owner"] is self.pin:
-                self.pinned = self.view if self.pin.value else None
-            self._settle()
-            self.message.value = ""
-        except InputError as error:
-            self.message.value = f"<b>{escape(str(error))}</b>"
-        finally:
-            self.upload.value = ()
-            self._quiet = False
+        """Something was chosen: take it in, and draw. What that itself changes is not chosen."""
+        with self._turn:
+            if self._quiet:
+                return
+            self.message.value, self._quiet = "CRF …" * self.crf.value, True
+            try:
+                self._take(change["owner"])
+                self._settle()
+                self.message.value = ""
+            except Exception as error:
+                self.message.value = f"<b>{escape(str(error) or type(error).__name__)}</b>"
+                if not isinstance(error, InputError):
+                    raise  # into the log
+            finally:
+                self._quiet = False
+
+    def _take(self, control: widgets.Widget) -> None:
+        """Take in the picture, the network or the row that a control hands over, if it does."""
+        if control is self.upload and self.upload.value:
+            file, self.upload.value = self.upload.value[0], ()  # so that it can be chosen again
+            self._take_in(file)
+        elif control is self.folder and self.folder.value.strip():
+            name = self.explorer.add_network(self.folder.value.strip())
+            self.network.options = tuple(self.explorer.networks)
+            self.network.value = name
+        elif control is self.pin:
+            self.pinned = self.view if self.pin.value else None
 
     def _take_in(self, file: dict) -> None:
         name = self.explorer.add_picture(file["name"], bytes(file["content"]))
@@ -165,13 +174,14 @@ class Screen:
 
     def _clicked(self, change: dict) -> None:
         """Choose the patch that was clicked."""
-        size = self.explorer.image(self.view.picture).size[::-1]
-        patch = patch_at(*change["new"], size, self.explorer.grid(self.view))
-        if patch and patch != self.view.patch:
-            self._quiet = True
-            self.row.value, self._quiet = patch[0], False
-            self.column.value = patch[1]
-            self._changed({"owner": self.column})
+        with self._turn:
+            size = self.explorer.image(self.view.picture).size[::-1]
+            patch = patch_at(*change["new"], size, self.explorer.grid(self.view))
+            if patch and patch != self.view.patch:
+                self._quiet = True
+                self.row.value, self.column.value = patch
+                self._quiet = False
+                self._changed({"owner": self.column})
 
     def _settle(self) -> None:
         """Make the view of what is chosen, the rest of the widgets fit it, and draw it."""

@@ -2,7 +2,9 @@
 
 import datetime
 import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 from time import process_time
 from types import SimpleNamespace
 
@@ -311,6 +313,45 @@ def test_a_change_is_drawn_within_300_ms_once_the_maps_are_there(screen):
         began = process_time()
         control.value = value
         assert process_time() - began < 0.3, name
+
+
+def test_what_two_threads_hand_over_at_once_is_taken_in_one_after_the_other(screen, monkeypatch):
+    """JupyterLab sends what widgets say to a thread of its own, or to the main one."""
+    drawing, go_on, png = Event(), Event(), screen.explorer.png
+
+    def slow(view):
+        drawing.set()
+        assert go_on.wait(60)
+        return png(view)
+
+    monkeypatch.setattr(screen.explorer, "png", slow)
+    broken = uploaded("broken.png", b"no picture")
+    with ThreadPoolExecutor(2) as pool:
+        turned = pool.submit(setattr, screen.threshold, "value", 0.7)
+        assert drawing.wait(60)
+        added = pool.submit(setattr, screen.upload, "value", broken)
+        with pytest.raises(TimeoutError):
+            added.result(timeout=0.3)  # it waits
+        go_on.set()
+        turned.result(60), added.result(60)
+    assert screen.view.threshold == 0.7 and screen.upload.value == ()
+    assert "broken.png cannot be read" in screen.message.value
+
+
+def test_a_fault_of_our_own_is_said_and_leaves_the_screen_usable(screen, view, monkeypatch):
+    monkeypatch.setattr(screen.explorer, "png", lambda view: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        screen.threshold.value = 0.7
+    assert "division by zero" in screen.message.value and screen.view == view
+    monkeypatch.undo()
+    screen.threshold.value = 0.8
+    assert screen.message.value == "" and screen.view.threshold == 0.8
+
+
+def test_thresholds_are_the_hundredths_and_the_one_asked_for(explorer, view):
+    assert "0.07" in dict(Screen(explorer, view).threshold.options)
+    screen = Screen(explorer, replace(view, threshold=0.333))
+    assert screen.view.threshold == 0.333 == screen.threshold.value
 
 
 def test_pinning_keeps_the_row_and_unpinning_takes_it_away(screen, explorer):
