@@ -211,7 +211,7 @@ def source(image):
 
 def check_browse(page):
     """Notebook 01: its slider draws another picture."""
-    image = page.locator(".widget-interact img, .widget-output img").first
+    image = page.locator("img.widget-image").first
     image.scroll_into_view_if_needed()
     before = source(image)
     turn(page, "position")
