@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from more_lib.recipes import PROFILES
+
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "more_lib"
 
@@ -126,7 +128,8 @@ def test_the_whole_is_thin():
 
 def test_the_librarys_page_tells_the_truth():
     page = (LIBRARY / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", page, re.M)
+    rooms, *sections = page.split("\n## ")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", rooms, re.M)
     order = [name for name, _ in rows]
     assert sorted(order) == sorted(BELOW)
     for place, (name, said) in enumerate(rows):
@@ -136,8 +139,15 @@ def test_the_librarys_page_tells_the_truth():
     assert len(named) >= 16
     for name in named:
         assert any((root / name).is_file() for root in (LIBRARY, ROOT)) or name == "__init__.py"
-    for journey in page.split("\n## ")[1:]:
+    for journey in (each for each in sections if each.startswith("The journey")):
         assert 1 <= len(re.findall(r"^\d\. `", journey, re.M)) <= 8
+
+
+def test_the_librarys_page_lists_every_profile_once():
+    page = (LIBRARY / "README.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`.*?) \|", page.split("\n## Profiles")[1], re.M)
+    listed = [name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)]
+    assert sorted(listed) == sorted(PROFILES)
 
 
 def test_lir_temperature_travels_through_four_rooms_straight_down():
