@@ -9,7 +9,7 @@ RUN := $(BIN)/python
 INSTALLED := $(VENV)/.installed
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3 python)
 PYTEST := MORE_PROGRESS=0 $(RUN) -m pytest -q
-PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile -p no:nbval -p no:anyio
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce check test reliability bench lab explore clean

@@ -23,6 +23,7 @@ def pretraining():
     return module
 
 
+@pytest.mark.slow
 def test_make_emoji_voc_writes_a_tree_and_a_sheet_and_says_where(tmp_path, monkeypatch, capsys):
     options = ("--folder", tmp_path / "tree", "--train", 30, "--val", 1)
     status, out, errors = run_script(monkeypatch, capsys, "make_emoji_voc.py", *options)

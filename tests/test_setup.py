@@ -63,6 +63,7 @@ def test_conda_environment_agrees_with_pyproject():
     assert by_pip == {"pip": ["--constraint constraints.txt", "--editable .[dev,classroom]"]}
 
 
+@pytest.mark.slow
 def test_every_import_is_a_declared_dependency():
     # The last one need not be installed.
     homes = {**metadata.packages_distributions(), "pydensecrf": ["pydensecrf2"]}
@@ -188,7 +189,10 @@ def test_checks_then_runs_the_tests_then_the_notebooks(checkout):
     assert done.returncode == 0, done.stderr
     *checks, tests, notebooks = calls[-5:]
     assert [call.split()[1] for call in checks] == ["ruff", "ruff", "mypy"]
-    assert tests == "-m pytest -q -n auto --maxprocesses 8 --dist loadfile tests"
+    assert (
+        tests
+        == "-m pytest -q -n auto --maxprocesses 8 --dist loadfile -p no:nbval -p no:anyio tests"
+    )
     assert notebooks.startswith("-m pytest -q --nbval-lax --nbval-current-env")
     assert notebooks.endswith(" notebooks")
     *_, check, tests = checkout.make("test", "FAST=1")[1]

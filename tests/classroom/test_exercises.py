@@ -30,6 +30,7 @@ def test_four_typical_wrong_answers_or_more_each_with_a_sentence_of_its_own(name
     assert all("\n" not in says and says[-1] != "." for says in sentences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "slip"), SLIPS)
 def test_a_slip_is_caught_by_its_own_sentence_with_every_seed(name, slip):
     exercise = EXERCISES[name]
@@ -65,6 +66,7 @@ def test_other_ways_to_write_it_pass(name, variant):
         assert check(name, variant, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "wrong", "says"), WRONG, ids=named)
 def test_a_wrong_answer_that_a_student_wrote_meets_the_idea(name, wrong, says):
     for seed in SEEDS:

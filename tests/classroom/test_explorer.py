@@ -29,6 +29,7 @@ from more_lib.training import train
 from tests.training.helpers import small_recipe
 
 TWICE = ((1.0, 1.5), True)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +217,6 @@ def test_unusable_questions_are_one_line(explorer, view, tmp_path):
     assert list(explorer.networks) == ["plain", "more", "backwards"]
 
 
-@pytest.mark.slow
 def test_a_training_of_ones_own_joins_the_networks(explorer, recipe, view, tmp_path):
     train(recipe, tmp_path / "hot")
     name = explorer.add_network(str(tmp_path / "hot"))
@@ -407,7 +407,6 @@ def rivals(recipe, tmp_path_factory):
     return place
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rival", RIVALS)
 def test_a_rivals_own_maps_are_chosen_among_and_pinned_beside_mores(
     rival, rivals, explorer, screen, view
@@ -434,7 +433,6 @@ def test_a_rivals_own_maps_are_chosen_among_and_pinned_beside_mores(
     assert screen.view.map == "cam" and len(screen.map.options) == 5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rival", RIVALS)
 def test_a_rivals_view_shows_what_an_evaluation_scores(rival, rivals, explorer, view):
     name = explorer.add_network(rivals / rival)
@@ -449,7 +447,6 @@ def test_a_rivals_view_shows_what_an_evaluation_scores(rival, rivals, explorer, 
         explorer.see(replace(view, network=name, map="fused"))
 
 
-@pytest.mark.slow
 def test_a_rivals_patches_are_compared_as_its_classifier_sees_them(rivals, explorer, view):
     name = explorer.add_network(rivals / "mctformer")
     row, model = explorer.see(replace(view, network=name, map="cam")), explorer.networks[name].model

@@ -69,6 +69,7 @@ def table(output):
         return {row["student"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXERCISES)
 def test_what_a_kernel_reports_is_judged_as_here(name):
     exercise = EXERCISES[name]
@@ -94,6 +95,7 @@ def test_values_of_any_kind_are_packed_without_pickles(value):
         assert again == value
 
 
+@pytest.mark.slow
 class TestTheClass:
     """Through all of it, kernels aside."""
 

@@ -269,6 +269,7 @@ def test_help_names_the_commands_and_loads_nothing_heavy():
     assert all(f"  {command}  " in result.stdout for command in COMMANDS)
 
 
+@pytest.mark.slow
 def test_a_process_exits_with_the_status_and_no_traceback():
     command = [sys.executable, "-m", "more_lib", "bench", "nothing"]
     result = subprocess.run(command, capture_output=True, text=True)

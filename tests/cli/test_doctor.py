@@ -103,6 +103,7 @@ def test_frameworks_reports_versions_that_do_not_fit_each_other(versions):
     assert (row.name, row.status) == ("timm", "missing")
 
 
+@pytest.mark.slow
 def test_the_doctor_loads_no_heavy_package_but_torch():
     heavy = ("torchvision", "torch._dynamo", "timm", "scipy", "sklearn", "matplotlib")
     code = (

@@ -339,6 +339,7 @@ def test_training_on_a_folder_skips_what_is_bad_only_when_told(root, tmp_path):
     assert log == FolderTree(root).fingerprint(["all"])
 
 
+@pytest.mark.slow
 def test_training_says_its_classes_and_refuses_a_slip_in_their_names(root, tmp_path):
     command = ("train", "--data", root, "--folder", tmp_path / "run", *SHORT)
     status, _, err = run(*command, "--set", "data.classes=[cat, read fox]")
@@ -350,6 +351,7 @@ def test_training_says_its_classes_and_refuses_a_slip_in_their_names(root, tmp_p
     assert mask_ids(recipe.data) == (3, 1)
 
 
+@pytest.mark.slow
 def test_evaluating_a_folder_needs_masks_and_scores_images_of_all_sizes(root, tmp_path):
     assert run("train", "--data", root, "--folder", tmp_path / "run", *SHORT)[0] == 0
     command = ("evaluate", "--checkpoint", tmp_path / "run")

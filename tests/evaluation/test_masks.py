@@ -61,6 +61,7 @@ def wanted(root, protocol):
     return torch.stack(masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", ["[1.0]", "[1.0, 0.5, 2.0]"])
 def test_one_pass_makes_of_every_protocol_what_it_is_alone(root, scales):
     recipe = recipe_with(root, f"evaluation.scales={scales}")

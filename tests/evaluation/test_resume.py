@@ -66,6 +66,7 @@ def stop_at(monkeypatch, moment):
     monkeypatch.setattr(writing.Record, "add", counted(writing.Record.add, after=moment % 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", range(1, 16))
 def test_a_kill_at_any_moment_loses_and_changes_nothing(write, photos, tmp_path, moment):
     whole, out = tmp_path / "whole", tmp_path / "out"

@@ -76,6 +76,7 @@ def each_shows_itself(figures):
     Each has a title within its page and is a small PNG, without a warning.
     """
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", figures)
     def test(name):
         settings = dict(matplotlib.rcParams)

@@ -123,6 +123,7 @@ def test_beliefs_add_up_to_one_whatever_scores_do_and_follow_permuted_classes_an
     torch.testing.assert_close(turned, result.transpose(1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["gaussian_weight", "bilateral_weight"])
 def test_more_weight_smooths_more(kernel):
     """Fewer neighbours of like colour get unlike labels."""
@@ -223,6 +224,7 @@ def test_the_choice_is_by_device_and_size_and_without_pydensecrf2_it_says_what_t
     refuses(cure, lambda: next(dense_crf_many([given])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "classes"), [*((name, 2) for name in PHOTOGRAPHS), ("coffee", 3)])
 def test_exact_and_lattice_agree_on_photographs(name, classes, lattice):
     image, probabilities = photograph(name, 48, 64, classes)

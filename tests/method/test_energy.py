@@ -170,6 +170,7 @@ def photograph(name, side=96):
     return F.interpolate(square, (side, side), mode="bilinear", antialias=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg", "coffee"])
 def test_calibration_is_that_of_the_lattice_on_photographs(name):
     """1.81, 1.71 and 1.75 at this size; 1.77, 1.75 and 1.72 at 224, too slow for a test."""

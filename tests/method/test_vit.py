@@ -83,6 +83,7 @@ def literal_resize(position: torch.Tensor, old, new) -> torch.Tensor:
     return torch.stack(channels, 1)[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MODELS, "mini"])
 def test_with_one_class_and_no_register_it_is_timms_own_forward(name):
     vit = timm_model(name)

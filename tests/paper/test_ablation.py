@@ -37,6 +37,7 @@ PARTS = {  # graph, confident relation, uncertain relation
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", [p for p in PROFILES if PROFILES[p].method == "more"])
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_a_condition_has_the_parts_that_its_name_says_and_changes_nothing_else(profile, name):

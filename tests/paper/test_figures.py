@@ -116,6 +116,7 @@ class TestArtifacts:
         assert notes(figure, 1) == [["artifacts: 2 of 6"]]  # the middle column is half a dog's
 
 
+@pytest.mark.slow
 class TestLocalization:
     def test_nine_columns_of_which_some_were_not_run(self):
         columns = dict.fromkeys(TITLES) | {"LIR": maps(2, 2, 4, 6), "CAM": maps(2, 2, 16, 24)}
@@ -172,6 +173,7 @@ class TestSegmentations:
         assert [ax.get_box_aspect() for ax in panels(figure, 2)[:, 1]] == [16 / 24, 3]
 
 
+@pytest.mark.slow
 class TestTokenMaps:
     def test_scores_stand_above_panels_in_which_each_class_has_its_points_and_one_mark(self):
         figure = figures.plot_token_maps(given := token_maps(), CLASSES)

@@ -66,6 +66,7 @@ def test_scores_are_the_evaluations_and_protocols_that_need_crf_are_left_out(fou
     assert token_map == pytest.approx(log.token_map, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_tables_and_verdicts_can_be_made_of_it(found, recipe):
     spent = {name: costs(train_or_load(condition(recipe, name))) for name in NAMES}
     json.dumps(spent, allow_nan=False)

@@ -94,6 +94,7 @@ def test_studies_show_what_their_rows_have(record, monkeypatch):
     assert all(row[3].startswith("45.0") for row in studied)
 
 
+@pytest.mark.slow
 def test_studies_name_their_commit_and_share_their_protocol(record, monkeypatch):
     of_mini = [name for name in STUDIES if name != "photographs"]
     found = [study(name) for name in of_mini]

@@ -83,6 +83,7 @@ def test_recipes_cannot_be_changed_in_place():
     assert MINI.optimizer.lr == 2e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key, text", ALL_CHANGES.items())
 def test_an_override_changes_its_key_and_no_other(key, text):
     before, after = values_of(MINI), values_of(load_recipe("mini", [f"{key}={text}"]))

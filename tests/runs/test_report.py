@@ -34,6 +34,7 @@ def make_run(folder: Path, *arguments: object, **changes: object) -> Page:
     return Page(write_report(folder))
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_from_outside(tmp_path):
     cells = [new_markdown_cell("# One\n[a](http://a.example)"), tagged(shown(png=PNG))]
     page = make_run(tmp_path, {"01_one": cells, "02_two": None}, {"01_one": {"a": {"b": 1}}})
@@ -195,6 +196,7 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_results_go_into_the_run_or_where_one_says(checkout):
     run = whole_run(checkout / "run", profile="pets")
     assert write_results(run) == run / "RESULTS.md"
@@ -220,6 +222,7 @@ def runs(checkout):
     return runs
 
 
+@pytest.mark.slow
 def test_image_and_token_map_stand_on_every_page_beside_the_scores_of_lam(runs):
     for name, shown in {"a": "| 91.0 | 33.3 |", "b": "| 91.0 | – |", "before": "| – | – |"}.items():
         text = write_results(runs[name]).read_text()

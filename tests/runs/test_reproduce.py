@@ -207,6 +207,7 @@ def test_a_killed_kernel_names_the_cell_it_was_in(run, monkeypatch):
         run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "commit, dirty, ending",
     [
@@ -321,6 +322,7 @@ def test_resume_goes_on_from_the_first_changed_notebook(executed, run, three, br
     assert read(folder, "metrics.json")["01_first"] == {"counts": {"calls": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["recipe", "data", "masks", "library", "versions"])
 def test_resume_needs_the_same_foundations(executed, run, broken_off, monkeypatch, changed):
     if changed == "data":

@@ -23,6 +23,7 @@ def recipe(tmp_path_factory):
     return small_recipe(tmp_path_factory.mktemp("start"), "optimizer.iterations=1")
 
 
+@pytest.mark.slow
 def test_train_or_load_trains_once_and_says_so(recipe, capsys):
     first, again = train_or_load(recipe), train_or_load(recipe)
     said = capsys.readouterr().out.splitlines()
@@ -87,6 +88,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, content", FOREIGN.values(), ids=FOREIGN)
 def test_no_file_of_the_users_is_replaced(recipe, tmp_path, name, content):
     folder = tmp_path / "run"
@@ -100,6 +102,7 @@ def test_no_file_of_the_users_is_replaced(recipe, tmp_path, name, content):
         assert (folder / name).read_bytes() == content
 
 
+@pytest.mark.slow
 def test_what_an_interrupted_training_left_is_its_own_and_no_others(recipe, tmp_path, monkeypatch):
     def breaks(*_, **__):
         raise KeyboardInterrupt
@@ -128,6 +131,7 @@ def test_a_folder_that_nothing_can_be_trained_in_stays_as_it_was(recipe, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_other_weights_than_those_that_were_trained_are_refused(recipe, tmp_path):
     trained = train(recipe, tmp_path / "run")
     file = trained.folder / "model.safetensors"
@@ -225,6 +229,7 @@ def test_where_the_one_that_trains_is_killed_the_next_goes_on_from_its_checkpoin
     assert [line["iteration"] for line in trained.log()] == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_precisions_follow_one_another_in_one_process(recipe, tmp_path):
     """Auto is bf16 where the hardware multiplies it."""
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -78,6 +78,7 @@ def test_training_writes_a_log_a_record_and_weights_that_load(recipe, trained):
     assert same_weights(trained, load_trained(trained.folder, recipe))
 
 
+@pytest.mark.slow
 def test_class_tokens_learn_at_their_own_rate_and_the_backbone_moves(recipe, trained, tmp_path):
     torch.manual_seed(recipe.seed)
     before = MoRe.from_recipe(recipe).state_dict()
@@ -107,6 +108,7 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_images(recipe, tmp_path)
     load_weights(kept, tmp_path / "run" / "stopped.safetensors")
 
 
+@pytest.mark.slow
 def test_late_terms_are_left_out_or_multiplied_by_0(recipe, tmp_path):
     """Literally: every term in every iteration, times 0 until it begins."""
     # No relation that draws at random, for the literal loop would draw more often.

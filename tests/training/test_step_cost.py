@@ -34,6 +34,7 @@ def test_parts_add_up_and_every_term_takes_part():
     assert 0 < parts["forward"] + parts["backward"] + parts["optimizer"] < parts["whole step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("profile", "encoded"), [("mini", 1), ("toco", 2 + 2 / 16), ("dupl", 4), ("mctformer", 1)]
 )

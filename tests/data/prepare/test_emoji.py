@@ -51,6 +51,7 @@ def annotated(root: Path, name: str) -> list[tuple[str, tuple[int, int, int, int
     return list(zip((item.findtext("name") for item in objects), boxes, strict=True))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_no_image_repeats(trees):
     first, again, other = (contents(trees[name]) for name in ("first", "again", "other"))
     assert first.keys() == again.keys() == other.keys()
