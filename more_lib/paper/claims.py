@@ -2,7 +2,8 @@
 
 A verdict follows from numbers by the rule that its line states; nobody decides it. With several
 seeds a difference counts when it is no smaller than the standard deviations of both sides together,
-with one when it has the right sign: then it is an indication, and says so.
+with one when it has the right sign: then it is an indication, and says so. Half a point is the
+least that counts, and 0.005 of what is no percentage: what a table's digits do not show is none.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from more_lib.paper.trials import SCORES, over_seeds, with_spread
 
 VERDICT_COLUMNS = ("claim", "paper", "ours", "verdict", "protocol")
 SHOWN, NOT_SHOWN, NOT_RUN = VERDICTS = ("shown", "not shown", "not run here")
+LEAST = 0.005
 _BETTER = {"higher": gt, "lower": lt, "at least": ge, "at most": le}
 
 
@@ -62,7 +64,8 @@ def judge(claim: pd.Series, known: pd.DataFrame, protocols: Mapping[str, str]) -
     if np.isnan(gain).any():
         return claim["claim"], claim["paper"], NOT_RUN, NOT_RUN, protocol
     spread = pair.reindex(columns=[f"{score}_std" for score in scores]).to_numpy(float)
-    noise = np.hypot(*np.nan_to_num(spread))
+    least = LEAST if claim["better"] in ("higher", "lower") else 0.0  # "at least" has its allowance
+    noise = np.maximum(np.hypot(*np.nan_to_num(spread)), least)
     holds = (_BETTER[claim["better"]](gain, 0) & (abs(gain) >= noise)).all()
     texts = [
         with_spread(row, score) if score in SCORES else row[score]

@@ -39,6 +39,15 @@ def test_the_sign_decides_for_one_seed_and_of_several_a_gain_beyond_both_deviati
     assert "one seed: an indication" in protocol
     assert judged("LIR lifts", row("baseline", 0.2), row("lir", 0.2))[0] == "not shown"
 
+    # What the table's digits do not show is no difference, of percentages or of anything else.
+    for after, wanted in ((0.204, "not shown"), (0.206, "shown")):
+        assert judged("LIR lifts", row("baseline", 0.2), row("lir", after))[0] == wanted
+    for after, wanted in ((0.554, "not shown"), (0.556, "shown")):
+        tokens = {"baseline": 0.55, "more": after}
+        assert judged("separate better by class", tokens=tokens)[0] == wanted
+    ratios = row("baseline", 0.2), row("more", 0.2, confusion_ratio=0.496)
+    assert judged("less false", *ratios)[0] == "not shown"
+
     # 0.03 against 0.02 * sqrt(2) and 0.03 * sqrt(2)
     for spread, wanted in ((0.02, "shown"), (0.03, "not shown")):
         pair = [row(*each, seeds=3, miou_std=spread) for each in (("lir", 0.50), ("more", 0.53))]
