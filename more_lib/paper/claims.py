@@ -2,8 +2,8 @@
 
 A verdict follows from numbers by the rule that its line states; nobody decides it. With several
 seeds a difference counts when it is no smaller than the standard deviations of both sides together,
-with one when it has the right sign: then it is an indication, and says so. Half a point is the
-least that counts, and 0.005 of what is no percentage: what a table's digits do not show is none.
+with one when it has the right sign: then it is an indication, and says so. A point is the least
+that counts, and 0.01 of what is no percentage: what a table's digits do not show is no difference.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from more_lib.paper.trials import SCORES, over_seeds, with_spread
 
 VERDICT_COLUMNS = ("claim", "paper", "ours", "verdict", "protocol")
 SHOWN, NOT_SHOWN, NOT_RUN = VERDICTS = ("shown", "not shown", "not run here")
-LEAST = 0.005
+LEAST = 0.01
 _BETTER = {"higher": gt, "lower": lt, "at least": ge, "at most": le}
 
 
@@ -60,7 +60,7 @@ def judge(claim: pd.Series, known: pd.DataFrame, protocols: Mapping[str, str]) -
     scores, protocol = claim["scores"].split(), claim["protocol"].format(**protocols)
     pair = known.reindex([claim["before"], claim["after"]])
     before, after = pair.reindex(columns=scores).to_numpy(float)
-    gain = after - before
+    gain = (after - before).round(9)  # 0.21 - 0.20 is a whole point
     if np.isnan(gain).any():
         return claim["claim"], claim["paper"], NOT_RUN, NOT_RUN, protocol
     spread = pair.reindex(columns=[f"{score}_std" for score in scores]).to_numpy(float)
