@@ -189,10 +189,8 @@ def test_checks_then_runs_the_tests_then_the_notebooks(checkout):
     assert done.returncode == 0, done.stderr
     *checks, tests, notebooks = calls[-5:]
     assert [call.split()[1] for call in checks] == ["ruff", "ruff", "mypy"]
-    assert (
-        tests
-        == "-m pytest -q -n auto --maxprocesses 8 --dist loadfile -p no:nbval -p no:anyio tests"
-    )
+    parallel = "-n auto --maxprocesses 8 --dist loadfile -p no:nbval -p no:anyio"
+    assert tests == f"-m pytest -q {parallel} tests"
     assert notebooks.startswith("-m pytest -q --nbval-lax --nbval-current-env")
     assert notebooks.endswith(" notebooks")
     *_, check, tests = checkout.make("test", "FAST=1")[1]

@@ -35,8 +35,10 @@ def explore(draw: Callable[..., Picture], **controls: object) -> None:
             try:
                 figure = draw(**{name: control.value for name, control in turned.items()})
                 image.value, message.value = figure.png(), ""
-            except InputError as error:
-                message.value = f"<b>{escape(str(error))}</b>"
+            except Exception as error:
+                message.value = f"<b>{escape(str(error) or type(error).__name__)}</b>"
+                if not isinstance(error, InputError):
+                    raise  # into the log
 
     for name, control in turned.items():
         control.description = name

@@ -201,7 +201,7 @@ def turn(page, name, key="ArrowRight"):
 def upload(page, file, seen):
     """Choose a file behind the button, in the window that it opens, until the page has ``seen``.
 
-    More than once, as a reader would: on busy cores JupyterLab has lost what a widget sent.
+    More than once, as a reader would: on busy cores JupyterLab once left an upload unanswered.
     """
     from playwright.sync_api import TimeoutError as TooLate
 

@@ -50,6 +50,14 @@ def test_a_refused_value_is_said_and_keeps_the_last_figure(shown):
     assert message.value == "" and image.value == square(1).png()
 
 
+def test_a_fault_of_the_drawing_is_said_and_raised(shown):
+    explore(lambda side: square(2 // (side - 1)), side=(1, 3))
+    side, image, message = shown[0].children
+    with pytest.raises(ZeroDivisionError):
+        side.value = 1
+    assert "by zero" in message.value and image.value == square(2).png()
+
+
 def test_controls_need_no_default_and_no_name_of_their_own(shown):
     explore(lambda position: square(position), position=(1, 3))
     assert shown[0].children[0].value == 2  # the middle, as ipywidgets has it
