@@ -250,27 +250,31 @@ class Explorer:
         return Tokens(*unit, output.features.shape[2:], graph)
 
     @torch.inference_mode()
-    def _views(self, picture: str, network: str, group: Group) -> tuple[Views, Tensor]:
-        """All maps that a network draws, over some views, and the image's logits (C,)."""
+    def _views(self, picture: str, network: str, group: Group) -> tuple[Views, Tensor, Tensor]:
+        """All maps that a network draws over some views, its input, the image's logits (C,)."""
         trained = self.networks[network]
         _, inputs = self._inputs(picture, network, ceil(1 / min(1, *group[0])))
         kinds = [_protocol(trained, kind, group) for kind in self.maps(network)]
         similarity = trained.recipe.masks.lam_similarity
         views, logits = protocol_views(trained.model, inputs, kinds, similarity)
-        return views, logits[0]
+        return views, inputs, logits[0]
 
     @torch.inference_mode()
     def _scores(self, view: View) -> tuple[Tensor, Scores]:
         """The class's map, and what competes for the pixels: all classes of the decoder, else those
         of the labels, or the predicted ones of an added picture, and the one that is asked for."""
-        views, logits = self._views(view.picture, view.network, view.views)
+        views, inputs, logits = self._views(view.picture, view.network, view.views)
         known, labels = self.classes(view.network), self.labels(view.picture)
         if labels is None:
             labels = [name for name, logit in zip(known, logits, strict=True) if logit > 0]
         wanted = known if view.map == "decoder" else {*labels, view.category}
         numbers = [number for number, name in enumerate(known, 1) if name in wanted]
-        protocol = _protocol(self.networks[view.network], view.map, view.views)
-        found = scores_of(ImageMaps(views, 0, numbers), protocol, numbers)
+        trained = self.networks[view.network]
+        protocol = _protocol(trained, view.map, view.views)
+        if view.crf:  # which refines alone
+            protocol = replace(protocol, refinement="none")
+        maps = ImageMaps(views, inputs, 0, numbers, trained.recipe)
+        found = scores_of(maps, protocol, numbers)
         values = found.values[numbers.index(known.index(view.category) + 1)]
         if view.crf:
             seen, _ = self._inputs(view.picture, view.network)

@@ -22,6 +22,7 @@ from more_lib.method.crf import Method, choose_method, dense_crf_many, has_latti
 from more_lib.method.localization import Group, Views, fuse, resized, views_of
 from more_lib.method.methods import method_of
 from more_lib.method.model import MoRe
+from more_lib.method.pseudo_labels import PixelAdaptiveRefinement
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
 from more_lib.system.precision import autocast
@@ -96,23 +97,31 @@ def protocol_views(
 class ImageMaps:
     """The maps of one image of a batch at its size: each is drawn once, of few classes.
 
-    views: of ``protocol_views``. index: the image's. classes: the numbers 1..C that any protocol
-    looks for. Upsampling the maps of all C would cost more than a small network.
+    views: of ``protocol_views``, of ``inputs``. index: the image's. classes: the numbers 1..C that
+    any protocol looks for. Upsampling the maps of all C would cost more than a small network.
     """
 
-    def __init__(self, views: Views, index: int, classes: Iterable[int]) -> None:
+    def __init__(
+        self, views: Views, inputs: Tensor, index: int, classes: Iterable[int], recipe: Recipe
+    ) -> None:
         self.views, self.image, self.classes = views, slice(index, index + 1), sorted(set(classes))
-        self._drawn: dict[tuple[Group, str], Tensor] = {}
+        self.picture, self.masks = inputs[self.image], recipe.masks
+        self._drawn: dict[tuple[Group, str, str], Tensor] = {}
 
     def of(self, protocol: Protocol, kind: str, classes: Sequence[int]) -> Tensor:
         """(K, H, W) in [0, 1] of a protocol's views; for the decoder, 0 is the background."""
         group, decoder = (protocol.scales, protocol.flip), kind == "decoder"
+        key = group, kind, protocol.refinement
         if not classes:
             return torch.zeros(0, *self.views.size, device=self.views.raw[group[0][0]][kind].device)
-        if (group, kind) not in self._drawn:
+        if key not in self._drawn:
             channels = slice(None) if decoder else [number - 1 for number in self.classes]
-            self._drawn[group, kind] = self.views.merged(group, kind, self.image, channels)[0]
-        drawn = self._drawn[group, kind]
+            maps = self.views.merged(group, kind, self.image, channels)
+            if protocol.refinement == "par":
+                par = PixelAdaptiveRefinement(self.masks.dilations, self.masks.refinements)
+                maps = par.to(maps.device).level(self.picture, maps)
+            self._drawn[key] = maps[0]
+        drawn = self._drawn[key]
         return drawn[list(classes) if decoder else [self.classes.index(n) for n in classes]]
 
 
@@ -274,7 +283,9 @@ def _scored(
             scored = partial(square_scores, views, b, size=images.shape[-2:])
         else:
             wanted = {p.labels: classes[p.labels][b] for p in protocols if p.map != "decoder"}
-            scored = partial(scores_of, ImageMaps(views, b, chain(*wanted.values())))
+            scored = partial(
+                scores_of, ImageMaps(views, inputs, b, chain(*wanted.values()), recipe)
+            )
         for p, protocol in enumerate(protocols):
             scores = scored(protocol, classes[protocol.labels][b])
             if protocol.crf == "none":

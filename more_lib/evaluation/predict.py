@@ -61,16 +61,16 @@ def predict(
     """A ``Prediction`` for each image file, computed when it is asked for: one is in memory.
 
     The default is the protocol paper-val-native without its CRF: LAM (of another method its own
-    map), predicted classes, scales and threshold of the recipe. An image without a predicted class
-    is background altogether. The network sees images in their own size, up to ``MOST_CROPS``; masks
-    have it.
+    map), predicted classes, scales, threshold and refinement of the recipe. An image without a
+    predicted class is background altogether. The network sees images in their own size, up to
+    ``MOST_CROPS``; masks have it.
 
     model: runs where it is. recipe: the one that it was trained by. map: of its method's.
     images: files. A camera's EXIF orientation is applied, to image, maps and mask alike.
     labels: class names by file name, with or without its ending, for every image, instead of the
         predicted ones. The decoder then chooses among them and the background.
-    crf: refine by ``dense_crf`` as released, in the size the network saw. The background's score
-        is then 1 - the largest map, and no threshold counts.
+    crf: refine by ``dense_crf`` as released, in the size the network saw, and by nothing else. The
+        background's score is then 1 - the largest map, and no threshold counts.
 
     Raises ``InputError`` for another map, an unreadable image, one without entry in ``labels``, and
     classes that the recipe lacks.
@@ -94,7 +94,8 @@ def own_protocol(recipe: Recipe, map: str, crf: bool) -> Protocol:
         raise InputError(f"map {map!r} is unknown; choose from {', '.join(drawn)}")
     plain = map_protocol(recipe, map, "none" if map == "decoder" else "predicted")
     plain = replace(plain, precision=resolved_precision(recipe.evaluation.precision))
-    return replace(plain, threshold=None, crf="released") if crf else plain
+    refined = replace(plain, threshold=None, crf="released", refinement="none")
+    return refined if crf else plain
 
 
 def labels_by_name(
@@ -167,7 +168,7 @@ def _predict(
     if numbers is None:
         numbers = [n for n, logit in enumerate(logits.tolist(), 1) if every or logit > 0]
     asked = tuple(names[number - 1] for number in numbers)
-    scores = scores_of(ImageMaps(views, 0, numbers), protocol, numbers)
+    scores = scores_of(ImageMaps(views, inputs, 0, numbers, recipe), protocol, numbers)
     shown = scores.values
     if protocol.crf != "none" and numbers:
         probabilities = scores.probabilities(seen.size[::-1])

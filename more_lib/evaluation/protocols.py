@@ -29,6 +29,7 @@ MASK_MAPS = ("lam", "cam", "fused", "decoder")  # what masks are made of, the pa
 SQUARE_MAPS = ("lam", "cam", "aux_cam", "seed", "decoder")  # what scripts make of squares
 LABELS = ("true", "predicted")
 CRFS = ("none", "released")
+REFINEMENTS = ("none", "par")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class Protocol:
         is float32 either way.
     crf: "released" refines those scores by a dense CRF with the released parameters
         (``method.crf``), or "none".
+    refinement: "par" lets every map follow the image's edges (``PixelAdaptiveRefinement`` of the
+        recipe's masks) before anything else is made of it, or "none".
     """
 
     dataset: str
@@ -61,6 +64,7 @@ class Protocol:
     crf: str = "none"
     size: int = 0
     precision: str = "fp32"
+    refinement: str = "none"
 
     def describe(self) -> str:
         """The whole protocol on one line."""
@@ -71,7 +75,8 @@ class Protocol:
         labels = f"{self.labels.replace('none', 'no')} image labels"
         if self.size and self.labels == "predicted":
             labels += ", the decoder's where none is"
-        what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}, {labels}"
+        edges = ", refined by PAR" * (self.refinement == "par")
+        what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}{edges}, {labels}"
         summed = self.size and self.flip and self.map == "decoder"
         views = f"{self.views}, largest of logits + flip's" if summed else self.views
         return f"{what}, scales {views}, {background}, {crf}"
@@ -94,7 +99,7 @@ class Protocol:
     @property
     def key(self) -> dict:
         """What tells it from every other, fit for JSON; fields that came later only if set."""
-        later = (("size", 0), ("precision", "fp32"))
+        later = (("size", 0), ("precision", "fp32"), ("refinement", "none"))
         return dict(item for item in asdict(self).items() if item not in later)
 
 
@@ -182,7 +187,8 @@ def table_protocols(
 
 def map_protocol(recipe: Recipe, kind: str, labels: str) -> Protocol:
     """One row of that table."""
-    return NamedProtocol("", kind, labels, multiscale=kind != "decoder").of(recipe)
+    row = NamedProtocol("", kind, labels, multiscale=kind != "decoder").of(recipe)
+    return replace(row, refinement=recipe.evaluation.refinement)
 
 
 def check_protocols(protocols: Sequence[Protocol]) -> None:
@@ -192,6 +198,7 @@ def check_protocols(protocols: Sequence[Protocol]) -> None:
         check_choice("map", [protocol.map], SQUARE_MAPS if protocol.size else tuple(MAP_NAMES))
         check_choice("labels", [protocol.labels], ("none",) if decoder else LABELS)
         check_choice("crf", [protocol.crf], CRFS)
+        check_choice("refinement", [protocol.refinement], REFINEMENTS[: 1 if protocol.size else 2])
         if protocol.threshold is not None and (decoder or protocol.crf != "none"):
             raise InputError(
                 f"threshold is {protocol.threshold:g} for {protocol.describe()}: decoder and CRF "

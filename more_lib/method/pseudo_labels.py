@@ -81,6 +81,10 @@ class PixelAdaptiveRefinement(nn.Module):
         # Moved to a device once, with the module: a copy each time would make the host wait.
         self.register_buffer("nearness", (self.position_weight * nearness).float())
 
+    def level(self, images: Tensor, maps: Tensor) -> Tensor:
+        """``forward`` without that growth: a constant map comes out as it was."""
+        return self(images, maps) / (1 + self.position_weight) ** self.iterations
+
     @torch.no_grad()
     def forward(self, images: Tensor, maps: Tensor) -> Tensor:
         """Refine ``maps`` (B, K, h, w) by ``images`` (B, 3, H, W) to (B, K, H, W) in float32.

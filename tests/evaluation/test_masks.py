@@ -17,7 +17,7 @@ from more_lib.evaluation.scoring import evaluate, score
 from more_lib.method import localization
 from more_lib.method.crf import dense_crf, with_background
 from more_lib.method.localization import fuse, multiscale_maps, views_of
-from more_lib.method.pseudo_labels import foreground_mask
+from more_lib.method.pseudo_labels import PixelAdaptiveRefinement, foreground_mask
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
 from tests.evaluation.helpers import CAT, ColourModel, all_at_once, named, recipe_with, set_split
@@ -95,6 +95,28 @@ def test_without_threshold_the_background_scores_one_minus_the_largest(root, kin
     (protocol,) = table_protocols(recipe, [kind], ["true"])
     found = masks_of(recipe, [replace(protocol, flip=flip, threshold=t) for t in (0.5, None)])
     assert torch.equal(found[0], found[1]) and found.any()
+
+
+@pytest.mark.parametrize("kind", ["cam", "fused", "decoder"])
+def test_maps_follow_the_edges_of_the_image_before_masks_are_made(root, kind):
+    """Each map is refined, a product's factors too, at the level that the threshold is made for."""
+    recipe = recipe_with(root, "masks.dilations=[1, 2]", "evaluation.refinement=par")
+    (refined,) = table_protocols(recipe, [kind], ["true"])
+    plain = replace(refined, refinement="none")
+    images, labels, _ = all_at_once(root)
+    maps = multiscale_maps(ColourModel().eval(), images, plain.scales, flip=plain.flip)
+    par = PixelAdaptiveRefinement((1, 2), recipe.masks.refinements)
+    drawn = {name: par(images, getattr(maps, name)) / 1.01**10 for name in ("cam", "lam")}
+    if kind == "decoder":
+        expected = par(images, maps.decoder).argmax(1)
+    else:
+        scores = fuse(drawn["lam"], drawn["cam"]) if kind == "fused" else drawn["cam"]
+        expected = foreground_mask(scores, labels, plain.threshold)
+    before, after = masks_of(recipe, [plain, refined])  # in one pass, neither for the other
+    assert torch.equal(after, expected)
+    assert torch.equal(before, wanted(root, plain))
+    results = score(ColourModel(), recipe, [plain, refined]).results
+    assert "refined by PAR" in results[1].note and "PAR" not in results[0].note
 
 
 def test_every_view_is_run_once(root):

@@ -15,7 +15,7 @@ from more_lib.evaluation.protocols import MASK_MAPS
 from more_lib.method.crf import dense_crf, with_background
 from more_lib.method.localization import fuse, multiscale_maps
 from more_lib.method.model import MoRe
-from more_lib.method.pseudo_labels import foreground_mask
+from more_lib.method.pseudo_labels import PixelAdaptiveRefinement, foreground_mask
 from more_lib.recipes.loading import changed
 from more_lib.recipes.profiles import PROFILES
 from more_lib.system.errors import InputError
@@ -90,6 +90,20 @@ def test_same_mask_as_the_evaluation_makes(ask, photo_model, photos, kind):
 def test_threshold_is_the_recipes(ask, photos):
     few, many = ((ask(photos / "cat.png", threshold=t).mask > 0).sum() for t in (0.8, 0.2))
     assert many > few > 0
+
+
+def test_maps_follow_the_edges_where_the_recipe_says_so_and_a_crf_refines_alone(ask, photos):
+    one = photos / "cat.png"
+    image = evaluation_transform(None)(Image.open(one))[None]
+    plain = torch.from_numpy(ask(one).maps)[None]
+    refined = PixelAdaptiveRefinement(PROFILES["mini"].masks.dilations)(image, plain) / 1.01**10
+    found = ask(one, refinement="par")
+    assert not np.allclose(found.maps, plain[0], atol=0.01)
+    np.testing.assert_allclose(found.maps, refined[0], atol=1e-5)
+    np.testing.assert_array_equal(found.mask, refined[0, 0] > 0.5)
+    alone, both = (ask(one, crf=True, refinement=kind) for kind in ("none", "par"))
+    np.testing.assert_array_equal(both.mask, alone.mask)
+    np.testing.assert_array_equal(both.maps, alone.maps)
 
 
 def test_decoder_takes_no_labels_and_given_ones_narrow_it(ask, photos):

@@ -74,9 +74,10 @@ def test_a_square_is_the_recipes_crop_and_scales_that_are_no_scripts_are_the_rec
 
 def test_the_key_of_a_protocol_without_a_square_is_what_it_was():
     paper, own = named(VOC, "paper-val", "paper-val-native")
-    assert paper.key | {"precision": "fp32"} == asdict(paper)
-    assert own.key | {"size": 0, "precision": "fp32"} == asdict(own)
-    assert paper.key["size"] == 448 and not own.key.keys() & {"size", "precision"}
+    later = {"precision": "fp32", "refinement": "none"}
+    assert paper.key | later == asdict(paper)
+    assert own.key | {"size": 0} | later == asdict(own)
+    assert paper.key["size"] == 448 and not own.key.keys() & {"size", *later}
 
 
 def test_scores_of_another_precision_have_another_key_and_say_so():
@@ -89,6 +90,16 @@ def test_scores_of_another_precision_have_another_key_and_say_so():
     assert half[0].key == exact[0].key | {"precision": "bf16"}
     assert half[0].describe() == exact[0].describe().replace("flip,", "flip in bf16,")
     assert half[0].place == "val in bf16" and exact[0].place == "val"
+
+
+def test_a_recipe_refines_its_own_maps_and_those_of_no_published_number():
+    recipe = load_recipe("mini", ["evaluation.refinement=par"])
+    assert {each.refinement for each in named(recipe, *DRAWN)} == {"none"}
+    plain, refined = table_protocols(PROFILES["mini"]), table_protocols(recipe)
+    assert all(r.key == p.key | {"refinement": "par"} for p, r in zip(plain, refined, strict=True))
+    for before, after in zip(plain, refined, strict=True):  # attention, CAM ...: each says it
+        assert after.describe().replace(", refined by PAR", "", 1) == before.describe()
+        assert after.describe() != before.describe()
 
 
 def test_a_protocol_follows_the_recipe():
@@ -133,6 +144,8 @@ def test_protocol_on_one_line():
         ({"map": "seeds"}, "map holds seeds"),
         ({"labels": "none"}, "labels holds none"),
         ({"crf": "mine"}, "crf holds mine; choose from none, released"),
+        ({"refinement": "edges"}, "refinement holds edges; choose from none, par"),
+        ({"refinement": "par", "size": 8}, "refinement holds par; choose from none"),
         ({"threshold": 0.4}, "threshold is 0.4 .*decoder and CRF take none"),
         ({"map": "decoder"}, "labels holds predicted; choose from none"),
         ({"map": "decoder", "labels": "none", "threshold": 0.4}, "threshold is 0.4"),
