@@ -244,9 +244,9 @@ def study(
     conditions: the ablation, all six. variants: each difference between paper and released code,
     switched alone, then all. plus: mini-plus without each of its parts. backbones: baseline and
     MoRe on backbones of several depths and widths. methods: ToCo, DuPL and MCTformer+ beside both.
-    photographs: baseline, LIR and MoRe on a folder of yours with masks (--data FOLDER). Each has a
-    profile of its own where none is given. Hours on two cores; what was trained before is taken
-    from the cache, so a study can be interrupted.
+    photographs: baseline, LIR, MoRe and MoRe as released on a folder of yours with masks (--data
+    FOLDER). Each has a profile of its own where none is given. Hours on two cores; what was trained
+    before is taken from the cache, so a study can be interrupted.
     """
     from more_lib.paper.studies import STUDIES, format_study, run_study
     from more_lib.runs.manifest import git_state

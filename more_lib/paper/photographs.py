@@ -21,11 +21,28 @@ from more_lib.method import artifacts
 from more_lib.method.backbones import load_backbone
 from more_lib.method.localization import lam, min_max
 from more_lib.method.vit import ClassTokenViT
+from more_lib.paper import ablation
 from more_lib.paper.trials import score_trained
+from more_lib.recipes.loading import changed
 from more_lib.recipes.profiles import PROFILES
 from more_lib.recipes.schema import Recipe
 from more_lib.training.cache import Trained
 
+# MoRe of the profile photos with a few values of another kind, as titles and overrides. Released
+# are those of ``pets`` where the sizes do not decide; frozen blocks would keep its tokens equal.
+FURTHER = {
+    "edges": ("MoRe, maps refined along edges", "evaluation.refinement=par"),
+    "norm": (
+        "MoRe, CRE as released at a temperature of 0.3 patch lengths",
+        "lir.confident=release lir.temperature=12",
+    ),
+    "released": (
+        "MoRe as released",
+        "backbone.token_start=identical backbone.frozen_blocks=0 optimizer.token_lr_factor=20 "
+        "optimizer.head_lr_factor=10 loss.token_readout=mean lir.confident=release "
+        "lir.temperature=0.5 lir.token=corner masks.decoder_map=cam masks.uncertain=[0.7,0.25]",
+    ),
+}
 ONE, SEVERAL = "{}, images of one class", "{}, images of several"
 SIDE = 448  # pixels of the squares on which tokens are measured: outliers come with many patches
 
@@ -38,6 +55,12 @@ def anybodys(recipe: Recipe) -> Recipe:
     names = ("dataset", "classes", "train_split")
     data = replace(recipe.data, **{name: getattr(usual, name) for name in names})
     return replace(recipe, data=data, backbone=replace(recipe.backbone, weights=""))
+
+
+def trials(recipe: Recipe) -> dict[str, Recipe]:
+    """Baseline, LIR and MoRe, and MoRe by ``FURTHER``."""
+    further = {name: changed(recipe, values.split()) for name, (_, values) in FURTHER.items()}
+    return ablation.trials(recipe) | further
 
 
 def score_by_labels(name: str, trained: Trained) -> list[dict]:

@@ -56,7 +56,8 @@ def backbones(recipe: Recipe) -> dict[str, Recipe]:
 
 # Of the recipe mini-plus, each with what leaves it out: the value of mini.
 PARTS = {
-    "labels of LAM and CAM, spread": "masks.decoder_map=cam masks.spread=0",
+    "maps along edges": "evaluation.refinement=none",
+    "labels of LAM and CAM": "masks.decoder_map=cam",
     "smaller crops": "data.crop_scale=[0.5,1.0]",
     "stronger contrast": "loss.patch_token_contrast=0.3",
     "faster heads": "optimizer.head_lr_factor=10.0",
@@ -65,10 +66,12 @@ PARTS = {
 
 
 def parts(recipe: Recipe) -> dict[str, Recipe]:
-    """The recipe mini-plus, then without each of its parts alone, then without all: mini."""
+    """The recipe mini-plus, then without each of its parts alone, then without all: mini, and mini
+    with the one part that needs no training."""
     alone = {f"without {name}": changed(recipe, back.split()) for name, back in PARTS.items()}
     none = replace(changed(recipe, " ".join(PARTS.values()).split()), profile="mini")
-    return {"mini-plus": recipe, **alone, "mini": none}
+    refined = changed(none, [f"evaluation.refinement={recipe.evaluation.refinement}"])
+    return {"mini-plus": recipe, **alone, "mini": none, "mini with maps along edges": refined}
 
 
 STUDIES = {
@@ -98,7 +101,7 @@ STUDIES = {
     ),
     "photographs": Study(
         "Do they hold on photographs of your own?",
-        ablation.trials,
+        photographs.trials,
         "baseline",
         photographs.score_by_labels,
         lambda recipe: {"blocks": photographs.by_block(recipe)},
@@ -133,6 +136,7 @@ def run_study(
     if not rows:
         raise InputError(f"study {name}: none of its networks is trained; leave --trained-only out")
     where = map_protocol(recipe, "lam", "true")
+    refined = ", maps refined by PAR" * (where.refinement == "par")
     return {
         "study": name,
         "profile": recipe.profile,
@@ -140,7 +144,7 @@ def run_study(
         "training_fingerprint": training_fingerprint(photographs.anybodys(recipe)),
         "backbones_sha256": sorted(backbones),
         "protocol": f"{where.dataset} {where.split}, true image labels, scales {where.views}, "
-        f"threshold {where.threshold:g}, no CRF",
+        f"threshold {where.threshold:g}, no CRF{refined}",
         "training": f"{recipe.optimizer.iterations} iterations of {recipe.optimizer.batch_size}",
         "hardware": sorted(hardware),
         **study.beside(recipe),
@@ -159,7 +163,8 @@ def trial_titles(name: str, recipe: Recipe) -> dict[str, str]:
     if name == "methods":
         return rivals.TITLES
     if name in ("conditions", "photographs"):
-        return {key: each.title for key, each in ablation.CONDITIONS.items()}
+        further = {key: title for key, (title, _) in photographs.FURTHER.items()}
+        return {key: each.title for key, each in ablation.CONDITIONS.items()} | further
     titles = {key: key for key in _study(name).trials(recipe)}
     if name == "variants":
         titles["release"] = "as released"

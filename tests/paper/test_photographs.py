@@ -18,6 +18,22 @@ from tests.evaluation.helpers import DOG, ColourModel, make_tree, recipe_with, s
 from tests.paper.helpers import row
 
 
+def test_released_values_are_those_of_pets_and_refined_maps_need_no_training():
+    """But for sizes, rates by length, and what any condition here is taught."""
+    recipe, pets = PROFILES["photos"], PROFILES["pets"]
+    found = photographs.trials(recipe)
+    released, own = found["released"], found["more"]
+    assert own == recipe and released.graph == pets.graph and released.lir == pets.lir
+    for name in ("token_start", "frozen_blocks", "num_registers"):
+        assert getattr(released.backbone, name) == getattr(pets.backbone, name)
+    for name in ("confident", "uncertain", "contrast", "decoder", "decoder_map"):
+        assert getattr(released.masks, name) == getattr(pets.masks, name)
+    for name in ("token_lr_factor", "head_lr_factor"):
+        assert getattr(released.optimizer, name) == getattr(pets.optimizer, name)
+    assert training_fingerprint(found["edges"]) == training_fingerprint(own)
+    assert len({training_fingerprint(each) for each in found.values()}) == len(found) - 1
+
+
 def test_anybodys_recipe_is_the_profiles_whatever_the_folder_and_the_file_of_weights():
     profile = PROFILES["photos"]
     own = ["data.dataset=folder", "data.root=/photos", "data.classes=[cat]", "data.train_split=all"]

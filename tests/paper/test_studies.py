@@ -42,6 +42,20 @@ def test_backbones_are_cut_to_a_half_two_thirds_and_left_whole_shipped_ones_narr
     assert [name for name in backbones(own) if "192" not in name] == []
 
 
+def test_each_part_of_our_recipe_is_left_out_alone_and_the_one_without_training_added_alone():
+    recipe = load_recipe("mini-plus")
+    found = studies.parts(recipe)
+    assert not any("," in name for name in found)  # which would have another reference
+    assert found["mini-plus"] == recipe and found["mini"] == load_recipe("mini")
+    alone = [found[f"without {part}"] for part in studies.PARTS]
+    assert len({str(each) for each in [recipe, *alone]}) == len(studies.PARTS) + 1
+    edges = "evaluation.refinement"
+    assert found["without maps along edges"] == changed(recipe, [f"{edges}=none"])
+    assert found["mini with maps along edges"] == load_recipe("mini", [f"{edges}=par"])
+    trained = {training_fingerprint(each) for each in found.values()}
+    assert len(trained) == len(found) - 2  # these two are other masks of networks that are there
+
+
 ROWS = [
     row("release", 0.50, seed=0, confusion_ratio=2.0),
     row("release", 0.40, seed=1, confusion_ratio=1.0),
