@@ -24,6 +24,7 @@ from more_lib.system.shapes import check_shapes
 RECTIFIED = ("cam", "aux_cam")
 KINDS = ("cam", "aux_cam", "lam", "attention", "decoder")  # of maps, those that MoRe draws
 FIELDS = {"attention": "attention_scores", "decoder": "seg_logits"}  # else a map's own name
+LOGITS = ("class_logits", "token_logits")
 AVERAGED = ("decoder", "seed", "root")  # over mirror images, where others take the larger
 
 Group = tuple[tuple[float, ...], bool]  # scales, and whether the mirror images are seen too
@@ -128,11 +129,10 @@ def multiscale_cam(
     shown = None if labels is None else present_first(labels, images.device)
 
     def draw(scale: float, views: Tensor) -> RawMaps:
-        if scale == 1 and straight is not None:
-            mirrored = _in_parts(model.cams, views[len(images) :], model.patch_size)
-            raw = [torch.cat(pair) for pair in zip(straight, mirrored, strict=True)]
-        else:
-            raw = _in_parts(model.cams, views, model.patch_size)
+        known = scale == 1 and straight is not None
+        parts = _parts(views[len(images) :] if known else views, model.patch_size)
+        drawn = [straight] * known + [model.cams(part) for part in parts]
+        raw = [torch.cat(maps) for maps in zip(*drawn, strict=True)]
         if shown is not None:
             index = shown[1].repeat(len(views) // len(images), 1)[:, :, None, None]
             raw = [maps.gather(1, index.expand(-1, -1, *maps.shape[2:])) for maps in raw]
@@ -163,15 +163,14 @@ def present_first(labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]
     return present.to(device, non_blocking=True), index.to(device, non_blocking=True)
 
 
-def _in_parts(cams: Callable, views: Tensor, patch: int) -> list[Tensor]:
-    """``cams(views)``, on a CPU of a few views at a time.
+def _parts(views: Tensor, patch: int) -> Sequence[Tensor]:
+    """The views, on a CPU a few at a time.
 
     More patches than ``AT_ONCE`` gain nothing there, and what outgrows the caches and the pool of
     the allocator (32 MB) costs dearly.
     """
     patches = len(views) * (views.shape[2] // patch) * (views.shape[3] // patch)
-    parts = ceil(patches / AT_ONCE) if views.device.type == "cpu" else 1
-    return [torch.cat(maps) for maps in zip(*map(cams, views.chunk(parts)), strict=True)]
+    return views.chunk(ceil(patches / AT_ONCE) if views.device.type == "cpu" else 1)
 
 
 def multiscale_lam(
@@ -228,23 +227,29 @@ def views_of(
     drawn = kinds_of(model)
     if missing := [kind for kind in kinds if kind not in drawn]:
         raise InputError(f"this network draws no {missing[0]}; choose among {', '.join(drawn)}")
-    logits: dict[str, Tensor] = {}
+    named: dict[str, Tensor] = {}
     options = {} if "decoder" in kinds else {"with_decoder": False}
+    fields = {kind: FIELDS.get(kind, kind) for kind in (*kinds, *LOGITS) if kind != "lam"}
 
-    def draw(scale: float, views: Tensor) -> RawMaps:
-        output = model(views, **options)
-        if scale == 1:
-            for name in ("class_logits", "token_logits"):
-                logits[name] = getattr(output, name)[: len(images)].to(images.dtype)
-        raw = {kind: getattr(output, FIELDS.get(kind, kind)) for kind in kinds if kind != "lam"}
+    def drawn(part: Tensor) -> RawMaps:
+        output = model(part, **options)
+        raw = {kind: getattr(output, field) for kind, field in fields.items()}
         if "lam" in kinds:
             with no_autocast(images):
                 features, tokens = map(at_least_float32, (output.features, output.class_tokens))
                 raw["lam"] = lam(features, tokens, similarity)
         return raw
 
+    def draw(scale: float, views: Tensor) -> RawMaps:
+        parts = [drawn(part) for part in _parts(views, model.patch_size)]
+        raw = {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
+        logits = {name: raw.pop(name)[: len(images)].to(images.dtype) for name in LOGITS}
+        if scale == 1:
+            named.update(logits)
+        return raw
+
     views = _run_views(model, images, groups, draw)
-    return replace(views, **logits)
+    return replace(views, **named)
 
 
 @dataclass(frozen=True, eq=False)

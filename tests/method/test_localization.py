@@ -223,7 +223,18 @@ def test_a_cpu_runs_few_views_at_once_and_sees_the_same(monkeypatch):
     for ours, theirs in zip(multiscale_cam(model, images, SCALES), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
     large, usual, small = (1, 3, 24, 36), (1, 3, 16, 24), (4, 3, 8, 12)
-    assert model.batches == [usual] * 4 + [small] + [large] * 4  # 24, 6 and 54 patches a view
+    parts = [usual] * 4 + [small] + [large] * 4  # 24, 6 and 54 patches a view
+    assert model.batches == parts
+    group = (SCALES, True)
+    found = views_of(model, images, [group])
+    assert model.batches == 2 * parts
+    monkeypatch.undo()
+    whole = views_of(model, images, [group])
+    for name in ("class_logits", "token_logits"):  # of the images as they are, not their mirrors
+        torch.testing.assert_close(getattr(found, name), getattr(whole, name))
+        assert len(getattr(found, name)) == len(images)
+    for kind in KINDS:
+        torch.testing.assert_close(found.merged(group, kind), whole.merged(group, kind))
 
 
 def test_a_similarity_keeps_its_order_where_it_is_negative():
