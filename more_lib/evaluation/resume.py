@@ -51,7 +51,8 @@ class Record:
 
     def check_settings(self, settings: Mapping) -> None:
         """Raise ``InputError`` that names each setting that has another value now."""
-        names = [name for name in settings if settings[name] != self.settings.get(name)]
+        known = {**settings, **self.settings}
+        names = [name for name in known if settings.get(name) != self.settings.get(name)]
         if names:
             raise InputError(
                 f"{printable(self.output.folder)} was begun with other settings ("
@@ -123,6 +124,8 @@ def settings_of(recipe: Recipe, protocol: Protocol, output: Output, values: list
     """All that decides predictions but network, pictures and labels; as JSON gives it back."""
     asked = asdict(protocol) | {"npz": output.npz, "lam_similarity": recipe.masks.lam_similarity}
     del asked["split"]
+    if protocol.refinement == "none":
+        del asked["refinement"]  # which folders begun earlier do not name
     made = {"recipe": training_fingerprint(recipe), "mask values": values}
     return json.loads(json.dumps(asked | made | {"version": SCORING_VERSION}))
 

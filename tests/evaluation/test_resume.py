@@ -155,6 +155,18 @@ def test_other_settings_and_networks_are_refused(write, own_recipe, photos, tmp_
     assert write(photos, out, model=other, resume=True) == 0
 
 
+def test_refined_masks_and_others_do_not_mix(write, own_recipe, photos, tmp_path):
+    """Neither way round, though a folder without refinement does not name it."""
+    evaluation = replace(own_recipe.evaluation, refinement="par")
+    refined = replace(own_recipe, evaluation=evaluation)
+    for name, first, second in (("a", own_recipe, refined), ("b", refined, own_recipe)):
+        write(photos, tmp_path / name, recipe=first)
+        with pytest.raises(InputError, match=r"other settings \(refinement\)"):
+            write(photos, tmp_path / name, recipe=second, resume=True)
+        assert write(photos, tmp_path / name, recipe=first, resume=True) == 0
+    assert "refinement" not in read_record(Output(tmp_path / "a")).settings
+
+
 def test_another_process_that_begins_anew_meanwhile_is_not_believed(
     write, photos, tmp_path, monkeypatch
 ):
