@@ -174,7 +174,8 @@ def test_rivals_share_all_of_minis_values_but_their_own(profile):
     for name in ("seed", "data", "masks", "energy", "evaluation"):
         assert getattr(mini, name) == getattr(rival, name)
     ours, theirs = vars(mini.optimizer), vars(rival.optimizer)
-    assert {name for name in ours if ours[name] != theirs[name]} <= {"lr"}
+    rates = {"lr", "head_lr_factor"}
+    assert {name for name in ours if ours[name] != theirs[name]} <= rates
     sections = {"toco", "dupl", "mctformer"} - {profile}
     assert not sections & training_values(rival).keys() and profile in training_values(rival)
     unread = [f"{name}.{key}" for name, key in (("toco", "num_crops=1"), ("dupl", "least=1"))]
