@@ -231,7 +231,7 @@ def views_of(
     options = {} if "decoder" in kinds else {"with_decoder": False}
     fields = {kind: FIELDS.get(kind, kind) for kind in (*kinds, *LOGITS) if kind != "lam"}
 
-    def drawn(part: Tensor) -> RawMaps:
+    def raw_maps(part: Tensor) -> RawMaps:
         output = model(part, **options)
         raw = {kind: getattr(output, field) for kind, field in fields.items()}
         if "lam" in kinds:
@@ -241,7 +241,7 @@ def views_of(
         return raw
 
     def draw(scale: float, views: Tensor) -> RawMaps:
-        parts = [drawn(part) for part in _parts(views, model.patch_size)]
+        parts = [raw_maps(part) for part in _parts(views, model.patch_size)]
         raw = {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
         logits = {name: raw.pop(name)[: len(images)].to(images.dtype) for name in LOGITS}
         if scale == 1:
