@@ -131,7 +131,8 @@ def multiscale_cam(
     def draw(scale: float, views: Tensor) -> RawMaps:
         known = scale == 1 and straight is not None
         parts = _parts(views[len(images) :] if known else views, model.patch_size)
-        drawn = [straight] * known + [model.cams(part) for part in parts]
+        drawn = [straight] if known else []
+        drawn += [model.cams(part) for part in parts]
         raw = [torch.cat(maps) for maps in zip(*drawn, strict=True)]
         if shown is not None:
             index = shown[1].repeat(len(views) // len(images), 1)[:, :, None, None]

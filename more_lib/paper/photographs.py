@@ -22,6 +22,7 @@ from more_lib.method.backbones import load_backbone
 from more_lib.method.localization import lam, min_max
 from more_lib.method.vit import ClassTokenViT
 from more_lib.paper import ablation
+from more_lib.paper.published import published
 from more_lib.paper.trials import score_trained
 from more_lib.recipes.loading import changed
 from more_lib.recipes.profiles import PROFILES
@@ -30,19 +31,7 @@ from more_lib.training.cache import Trained
 
 # MoRe of the profile photos with a few values of another kind, as titles and overrides. Released
 # are those of ``pets`` where the sizes do not decide; frozen blocks would keep its tokens equal.
-FURTHER = {
-    "edges": ("MoRe, maps refined along edges", "evaluation.refinement=par"),
-    "norm": (
-        "MoRe, CRE as released at a temperature of 0.3 patch lengths",
-        "lir.confident=release lir.temperature=12",
-    ),
-    "released": (
-        "MoRe as released",
-        "backbone.token_start=identical backbone.frozen_blocks=0 optimizer.token_lr_factor=20 "
-        "optimizer.head_lr_factor=10 loss.token_readout=mean lir.confident=release "
-        "lir.temperature=0.5 lir.token=corner masks.decoder_map=cam masks.uncertain=[0.7,0.25]",
-    ),
-}
+FURTHER = {row.trial: (row.title, row.overrides) for row in published("photographs").itertuples()}
 ONE, SEVERAL = "{}, images of one class", "{}, images of several"
 SIDE = 448  # pixels of the squares on which tokens are measured: outliers come with many patches
 
