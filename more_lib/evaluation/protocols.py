@@ -198,7 +198,8 @@ def check_protocols(protocols: Sequence[Protocol]) -> None:
         check_choice("map", [protocol.map], SQUARE_MAPS if protocol.size else tuple(MAP_NAMES))
         check_choice("labels", [protocol.labels], ("none",) if decoder else LABELS)
         check_choice("crf", [protocol.crf], CRFS)
-        check_choice("refinement", [protocol.refinement], REFINEMENTS[: 1 if protocol.size else 2])
+        refinements = ("none",) if protocol.size else REFINEMENTS
+        check_choice("refinement", [protocol.refinement], refinements)
         if protocol.threshold is not None and (decoder or protocol.crf != "none"):
             raise InputError(
                 f"threshold is {protocol.threshold:g} for {protocol.describe()}: decoder and CRF "

@@ -23,6 +23,7 @@ from more_lib.evaluation.protocols import map_protocol
 from more_lib.figures.explorer import HEIGHT, WIDTH, picture_boxes
 from more_lib.method.localization import lam
 from more_lib.method.model import MoRe
+from more_lib.method.pseudo_labels import PixelAdaptiveRefinement
 from more_lib.recipes import changed, load_recipe
 from more_lib.system.errors import InputError
 from more_lib.training import train
@@ -183,6 +184,24 @@ def test_the_crf_gets_the_picture_and_scores_and_decides(explorer, view, monkeyp
     )
     assert (row.mask > 0).all()
     assert (row.map == explorer.see(view).map).all()  # the map is shown as it was
+
+
+def test_maps_are_refined_where_the_recipe_says_so_and_a_crf_refines_alone(
+    networks, view, monkeypatch
+):
+    monkeypatch.setattr("more_lib.classroom.explorer.dense_crf", lambda image, p, method: p)
+    plain = networks["more"]
+    recipe = changed(plain.recipe, ["evaluation.refinement=par"])
+    both = Explorer({"more": plain, "refined": SimpleNamespace(model=plain.model, recipe=recipe)})
+    asked = view, replace(view, network="refined")
+    before, after = map(both.see, asked)
+    masks, picture = recipe.masks, torch.from_numpy(before.image.copy()).permute(2, 0, 1) / 255
+    par = PixelAdaptiveRefinement(masks.dilations, masks.refinements)
+    expected = par.level(picture[None], torch.from_numpy(before.map)[None, None])[0, 0]
+    np.testing.assert_allclose(after.map, expected, atol=1e-4)
+    assert not np.allclose(after.map, before.map, atol=1e-2)
+    before, after = (both.see(replace(each, crf=True)) for each in asked)
+    assert (after.map == before.map).all() and (after.mask == before.mask).all()
 
 
 def test_a_patch_beyond_the_grid_is_the_last_one(explorer, view):
