@@ -89,9 +89,7 @@ STUDIES = {
     "plus": Study(
         "What is each part of the recipe mini-plus worth?", parts, "mini-plus", profile="mini-plus"
     ),
-    "backbones": Study(
-        "Do the effects hold on other backbones?", backbones, "baseline", profile="mini-released"
-    ),
+    "backbones": Study("Do the effects hold on other backbones?", backbones, "baseline"),
     "methods": Study(
         "How does MoRe fare beside ToCo, DuPL and MCTformer+?",
         rivals.trials,
