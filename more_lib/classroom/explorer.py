@@ -192,7 +192,13 @@ class Explorer:
 
     def png(self, view: View) -> bytes:
         """What a view shows, drawn."""
-        return png(draw_seen(self.see(view), self.classes(view.network), view.title))
+        return png(draw_seen(self.see(view), self.classes(view.network), self.title(view)))
+
+    def title(self, view: View) -> str:
+        """The settings on a line, and what the network's recipe does to maps besides."""
+        recipe = self.networks[view.network].recipe
+        refined = recipe.evaluation.refinement == "par" and not view.crf  # which refines alone
+        return view.title + " · refined by PAR" * refined
 
     def _patch(self, view: View) -> dict:
         """The fields of ``Seen`` that tell of the chosen patch."""

@@ -213,8 +213,10 @@ class Screen:
 
     def _draw(self, index: int, view: View | None) -> None:
         if view != self._shown[index]:
-            drawn = self.explorer.png(view) if view else b""
-            self.rows[index].text, self.rows[index].png = view.title if view else "", drawn
+            text, drawn = "", b""
+            if view:
+                text, drawn = self.explorer.title(view), self.explorer.png(view)
+            self.rows[index].text, self.rows[index].png = text, drawn
             self._shown[index] = view
 
     def _save(self, _: widgets.Button) -> None:

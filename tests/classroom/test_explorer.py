@@ -200,8 +200,12 @@ def test_maps_are_refined_where_the_recipe_says_so_and_a_crf_refines_alone(
     expected = par.level(picture[None], torch.from_numpy(before.map)[None, None])[0, 0]
     np.testing.assert_allclose(after.map, expected, atol=1e-4)
     assert not np.allclose(after.map, before.map, atol=1e-2)
-    before, after = (both.see(replace(each, crf=True)) for each in asked)
+    titles = [both.title(each) for each in asked]
+    assert ["PAR" in title for title in titles] == [False, True]
+    asked = [replace(each, crf=True) for each in asked]
+    before, after = map(both.see, asked)
     assert (after.map == before.map).all() and (after.mask == before.mask).all()
+    assert not any("PAR" in both.title(each) for each in asked)
 
 
 def test_a_patch_beyond_the_grid_is_the_last_one(explorer, view):
