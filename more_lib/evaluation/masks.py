@@ -16,9 +16,16 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from more_lib.data.transforms import denormalize, evaluation_transform
 from more_lib.data.tree import ImageTree
-from more_lib.evaluation.protocols import MAP_NAMES, Protocol
+from more_lib.evaluation.protocols import MAP_NAMES, Protocol, network_of
 from more_lib.evaluation.released import predicted_classes, square_map, square_views
-from more_lib.method.crf import Method, choose_method, dense_crf_many, has_lattice, with_background
+from more_lib.method.crf import (
+    CRF_PARAMS,
+    Method,
+    choose_method,
+    dense_crf_many,
+    has_lattice,
+    with_background,
+)
 from more_lib.method.localization import Group, Views, fuse, resized, views_of
 from more_lib.method.methods import method_of
 from more_lib.method.model import MoRe
@@ -81,9 +88,10 @@ def protocol_views(
 ) -> tuple[Views, Tensor]:
     """What all protocols need of the network, each view run once, and image logits (B, C).
 
-    protocols: of one precision. images: (B, 3, H, W) normalised, whole patches.
+    protocols: of one place. images: (B, 3, H, W) normalised, whole patches.
     """
     protocols = list(protocols)
+    model = network_of(model, protocols)
     groups = list(dict.fromkeys((protocol.scales, protocol.flip) for protocol in protocols))
     if not any(1 in scales for scales, _ in groups):
         groups.append(((1.0,), False))  # the logits are those of the images as they are
@@ -219,9 +227,9 @@ def segment(
     # To keep its processes busy, the CRF draws batches ahead of what it gives back; tee keeps them.
     batches, ahead = tee(batches)
     pairs = (
-        (pixels, scores.probabilities(pixels.shape[:2]))
+        (pixels, scores.probabilities(pixels.shape[:2]), CRF_PARAMS[protocols[p].crf])
         for batch in ahead
-        for _, pixels, scores in batch.undecided
+        for (p, _), pixels, scores in batch.undecided
     )
     method = crf_method(device)
     with closing(dense_crf_many(pairs, method=method)) as beliefs:

@@ -7,9 +7,11 @@ The same network gives another mIoU for each of them. That is why 72.1, 73.4, 74
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
+from typing import Any
 
 import yaml
 
+from more_lib.method.crf import CRF_PARAMS
 from more_lib.method.methods import method_of
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
@@ -28,7 +30,7 @@ MAPS = ("attention", "cam", "lam", "fused", "decoder")  # of MoRe, in the order 
 MASK_MAPS = ("lam", "cam", "fused", "decoder")  # what masks are made of, the paper's own first
 SQUARE_MAPS = ("lam", "cam", "aux_cam", "seed", "decoder")  # what scripts make of squares
 LABELS = ("true", "predicted")
-CRFS = ("none", "released")
+CRFS = ("none", *CRF_PARAMS)
 REFINEMENTS = ("none", "par")
 
 
@@ -48,10 +50,11 @@ class Protocol:
         same as a threshold of 0.5; the decoder has a channel for it.
     precision: "bf16" where the network multiplied in that, else "fp32"; what is made of its maps
         is float32 either way.
-    crf: "released" refines those scores by a dense CRF with the released parameters
+    crf: "released" or "toco" refines those scores by a dense CRF with MoRe's or ToCo's parameters
         (``method.crf``), or "none".
     refinement: "par" lets every map follow the image's edges (``PixelAdaptiveRefinement`` of the
         recipe's masks) before anything else is made of it, or "none".
+    student: which of the networks that were trained together, counted from 1; only DuPL has two.
     """
 
     dataset: str
@@ -65,6 +68,7 @@ class Protocol:
     size: int = 0
     precision: str = "fp32"
     refinement: str = "none"
+    student: int = 1
 
     def describe(self) -> str:
         """The whole protocol on one line."""
@@ -76,7 +80,8 @@ class Protocol:
         if self.size and self.labels == "predicted":
             labels += ", the decoder's where none is"
         edges = ", refined by PAR" * (self.refinement == "par")
-        what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}{edges}, {labels}"
+        whose = f" of student {self.student}" * (self.student > 1)
+        what = f"{self.dataset} {self.split}, {MAP_NAMES[self.map]}{whose}{edges}, {labels}"
         summed = self.size and self.flip and self.map == "decoder"
         views = f"{self.views}, largest of logits + flip's" if summed else self.views
         return f"{what}, scales {views}, {background}, {crf}"
@@ -89,8 +94,9 @@ class Protocol:
 
     @property
     def place(self) -> str:
-        """The split, and the size and precision in which its images are seen."""
-        return self.split + (f" at {self.size}×{self.size}" if self.size else "") + self._in
+        """The split, the size and precision in which its images are seen, and who sees them."""
+        whose = f" by student {self.student}" * (self.student > 1)
+        return self.split + (f" at {self.size}×{self.size}" if self.size else "") + self._in + whose
 
     @property
     def _in(self) -> str:
@@ -99,7 +105,7 @@ class Protocol:
     @property
     def key(self) -> dict:
         """What tells it from every other, fit for JSON; fields that came later only if set."""
-        later = (("size", 0), ("precision", "fp32"), ("refinement", "none"))
+        later = (("size", 0), ("precision", "fp32"), ("refinement", "none"), ("student", 1))
         return dict(item for item in asdict(self).items() if item not in later)
 
 
@@ -137,6 +143,7 @@ class NamedProtocol:
             crf=self.crf,
             size=recipe.data.crop_size if self.square else 0,
             precision=recipe.evaluation.precision.replace("auto", "fp32"),
+            student=recipe.evaluation.student,
         )
 
 
@@ -205,6 +212,18 @@ def check_protocols(protocols: Sequence[Protocol]) -> None:
                 f"threshold is {protocol.threshold:g} for {protocol.describe()}: decoder and CRF "
                 "take none, for they weigh the background by its own score"
             )
+
+
+def network_of(model: Any, protocols: Sequence[Protocol]) -> Any:
+    """The network that protocols of one ``place`` look at: a student of DuPL's, else the model.
+
+    Raises ``InputError`` for a student that there is not.
+    """
+    students, number = getattr(model, "students", (model,)), protocols[0].student
+    if number > len(students):
+        raise InputError(f"evaluation.student is {number}, and this network has no students: "
+                         "leave it at 1")  # fmt: skip
+    return students[number - 1]
 
 
 def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

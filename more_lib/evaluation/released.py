@@ -14,7 +14,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from more_lib.evaluation.protocols import Protocol
+from more_lib.evaluation.protocols import Protocol, network_of
 from more_lib.method.localization import Views, kinds_of, min_max, resized, views_of
 from more_lib.method.model import MoRe
 from more_lib.system.precision import autocast
@@ -29,7 +29,7 @@ def square_views(
 
     images: (B, 3, H, W), normalised. Raises ``InputError`` where a scale leaves less than a patch.
     """
-    size = protocols[0].size
+    size, model = protocols[0].size, network_of(model, protocols)
     as_it_is = ((1.0,), False)  # which names the classes
     kinds = dict.fromkeys(protocol.map for protocol in protocols)
     if "decoder" in kinds_of(model):  # it names classes where the logits name none

@@ -124,8 +124,8 @@ def settings_of(recipe: Recipe, protocol: Protocol, output: Output, values: list
     """All that decides predictions but network, pictures and labels; as JSON gives it back."""
     asked = asdict(protocol) | {"npz": output.npz, "lam_similarity": recipe.masks.lam_similarity}
     del asked["split"]
-    if protocol.refinement == "none":
-        del asked["refinement"]  # which folders begun earlier do not name
+    for name in {"refinement", "student"} - protocol.key.keys():
+        del asked[name]  # which folders begun earlier do not name
     made = {"recipe": training_fingerprint(recipe), "mask values": values}
     return json.loads(json.dumps(asked | made | {"version": SCORING_VERSION}))
 

@@ -59,6 +59,13 @@ class CrfParams:
                 raise InputError(f"dense CRF's {name} is {value}; it must not be negative")
 
 
+# As released: MoRe's for LAM, which its decoder has here too; ToCo's and DuPL's for their decoders.
+CRF_PARAMS = {
+    "released": CrfParams(),
+    "toco": CrfParams(gaussian_weight=1.0, bilateral_sigma_xy=121.0, bilateral_sigma_rgb=5.0),
+}
+
+
 def dense_crf(
     image: Array, probabilities: Array, params: CrfParams | None = None, method: Method = "auto"
 ) -> Tensor:
@@ -95,18 +102,19 @@ def dense_crf(
 
 
 def dense_crf_many(
-    pairs: Iterable[tuple[Array, Array]],
+    pairs: Iterable[tuple[Array, Array] | tuple[Array, Array, CrfParams]],
     params: CrfParams | None = None,
     method: Method = "auto",
     workers: int | None = None,
 ) -> Generator[Tensor, None, None]:
     """``dense_crf`` of many images and probabilities, in their order, over several processes.
 
-    pairs: of ``dense_crf``'s image and probabilities, read as they are needed: at most
-    2 * ``workers`` are under way. Every picture's method is chosen for itself, and only the lattice
-    goes to the ``workers`` processes (as many as torch has threads, if not given), which start with
-    the first picture that needs them and end with the generator. They are spawned: a script must
-    call this under ``if __name__ == "__main__"``.
+    pairs: of ``dense_crf``'s image and probabilities, some with parameters of their own instead of
+    ``params``, read as they are needed: at most 2 * ``workers`` are under way. Every picture's
+    method is chosen for itself, and only the lattice goes to the ``workers`` processes (as many as
+    torch has threads, if not given), which start with the first picture that needs them and end
+    with the generator. They are spawned: a script must call this under
+    ``if __name__ == "__main__"``.
 
     Raises what ``dense_crf`` raises, and ``RuntimeError`` when a process dies.
     """
@@ -114,8 +122,9 @@ def dense_crf_many(
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     waiting: deque[Callable[[], Tensor]] = deque()
     try:
-        for image, probabilities in pairs:
-            waiting.append(_start(image, probabilities, params, method, pool))
+        for image, probabilities, *own in pairs:
+            chosen = own[0] if own else params
+            waiting.append(_start(image, probabilities, chosen, method, pool))
             if len(waiting) == 2 * workers:
                 yield waiting.popleft()()
         while waiting:

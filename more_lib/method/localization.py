@@ -117,7 +117,8 @@ def multiscale_cam(
     (H, W), take the larger of map and flipped-back map, drop what is negative; sum; ``min_max``.
 
     model: has ``patch_size`` and ``cams(images)``, which returns two raw maps (B, C, h, w). Its
-    training flag is left as it is, for MoRe's forward is the same either way; no gradient is kept.
+    training flag is left as it is, for MoRe's forward is the same either way unless its backbone
+    drops paths; no gradient is kept.
     images: (B, 3, H, W) float, normalised; sides need not be multiples of the patch size.
     scales: positive factors. straight: what ``model.cams(images)`` returned, if that is known: at
     scale 1 only the mirror image is then run. labels: (B, C) of 0 and 1; with them the maps of

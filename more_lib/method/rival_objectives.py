@@ -43,6 +43,11 @@ class ToCoObjective(Objective):
         begun = iteration >= self.recipe.schedule.patch_token_contrast
         return super().active(iteration) | ({"class_token_contrast"} if begun else set())
 
+    def forward(self, model: Any, *given: Any, **named: Any) -> dict[str, Tensor]:
+        """As ``Objective.forward``; the slow teacher follows before each step, contrast or not."""
+        toco.ema_update(model.teacher, model.head, self.recipe.toco.momentum)
+        return super().forward(model, *given, **named)
+
     def own_losses(
         self,
         model: Any,
@@ -58,7 +63,6 @@ class ToCoObjective(Objective):
         settings = self.recipe.toco
         assert views is not None  # the transform makes them for this objective
         another, rendering = views.unbind(1)
-        toco.ema_update(model.teacher, model.head, settings.momentum)
         crops, positive, _ = toco.local_crops(
             rendering,
             toco.roi_mask(cams[1], present, *settings.region),

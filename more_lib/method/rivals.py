@@ -1,8 +1,8 @@
 """ToCo, DuPL and MCTformer+ as the trainer and the evaluation know MoRe: their networks.
 
 Each is built by ``from_recipe``, has ``parameter_groups`` and ``patch_size``, and in evaluation
-mode gives its logits and the raw maps that its ``kinds`` name, as a ``MoReOutput``. Sizes and rates
-are the recipe's, for all methods alike; what trains them is in ``rival_objectives``.
+mode gives its logits and the raw maps that its ``kinds`` name, under ``MoReOutput``'s names. Sizes
+and rates are the recipe's, for all methods alike; what trains them is in ``rival_objectives``.
 """
 
 from copy import deepcopy
@@ -45,10 +45,14 @@ class ToCo(MoRe):
 
 
 class DuPL(dupl.DualStudent):
-    """Two students; in evaluation mode the network is one of them, number ``shown``."""
+    """Two students; in evaluation mode the first stands for both, unless a protocol names one."""
 
     kinds = DECODED_KINDS
-    shown = 0
+
+    def __init__(self, encoder: ClassTokenViT, num_classes: int, decoder_width: int = 512) -> None:
+        super().__init__(encoder, num_classes, decoder_width)
+        for student in self.students:
+            student.kinds = DECODED_KINDS
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, pretrained: bool = True) -> "DuPL":
@@ -62,10 +66,10 @@ class DuPL(dupl.DualStudent):
         return self.students[0].patch_size
 
     def forward(self, images: Tensor, with_decoder: bool = True) -> Any:
-        """While training both students' outputs, else that of the student shown."""
+        """While training both students' outputs, else the first one's."""
         if self.training:
             return super().forward(images)
-        return self.students[self.shown](images, with_decoder=with_decoder)
+        return self.students[0](images, with_decoder=with_decoder)
 
     def parameter_groups(self, settings: OptimizerRecipe) -> list[dict]:
         """AdamW's groups, each student's as MoRe's."""

@@ -36,8 +36,8 @@ class ClassTokenViT(nn.Module):
     ``backbone`` is a timm name (built without pretrained weights; ``load_backbone`` loads them) or
     a timm ``VisionTransformer``, distilled and register-token models included: their own extra
     tokens stay in the sequence. The class token and its position embedding are repeated
-    ``num_classes + num_registers`` times; the registers get position embeddings of their own, while
-    **the class tokens all start identical**. The auxiliary feature map leaves block ``aux_layer``.
+    ``num_classes + num_registers`` times; the registers get some noise on top of it, while **the
+    class tokens all start identical**. The auxiliary feature map leaves block ``aux_layer``.
 
     With ``token_start`` "apart" each class token gets a direction of its own before that block,
     half as long as the token is there: one given to the first block is washed out by what all of

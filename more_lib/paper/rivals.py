@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -24,12 +25,11 @@ from more_lib.data.transforms import evaluation_transform
 from more_lib.data.voc import VocImages
 from more_lib.evaluation.masks import drawn_maps
 from more_lib.evaluation.protocols import MAP_NAMES, map_protocol
-from more_lib.evaluation.scoring import evaluate
 from more_lib.method.methods import method_of
 from more_lib.paper import ablation, figure_rows
 from more_lib.paper.token_map import Separation, TokenMap, present_tokens, token_map
-from more_lib.paper.trials import evaluation_rows, over_seeds, score_trained, with_spread
-from more_lib.recipes.loading import load_recipe, to_dict
+from more_lib.paper.trials import over_seeds, score_trained, with_spread
+from more_lib.recipes.loading import changed, load_recipe, to_dict
 from more_lib.recipes.profiles import PROFILES
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import best_device
@@ -71,14 +71,11 @@ def trials(recipe: Recipe) -> dict[str, Recipe]:
 
 def score_methods(name: str, trained: Trained) -> list[dict]:
     """``trials.score_trained``'s rows of all maps that a method draws, a second student's apart."""
-    recipe, model = trained.recipe, trained.model
-    maps = drawn_maps(recipe)
+    maps = drawn_maps(trained.recipe)
     rows = score_trained(name, trained, maps)
-    for shown in range(1, len(getattr(model, "students", ()))):
-        model.shown = shown
-        evaluation = evaluate(model, recipe, maps=maps, labels=["true"], device=best_device())
-        rows += evaluation_rows(f"{name}, student {shown + 1}", recipe.seed, evaluation, maps)
-        model.shown = 0
+    if hasattr(trained.model, "students"):
+        second = replace(trained, recipe=changed(trained.recipe, ["evaluation.student=2"]))
+        rows += score_trained(f"{name}, student 2", second, maps)
     return rows
 
 

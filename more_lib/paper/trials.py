@@ -18,7 +18,6 @@ import torch
 
 from more_lib.data import open_tree
 from more_lib.evaluation.protocols import MAP_NAMES, MASK_MAPS
-from more_lib.evaluation.results import Evaluation
 from more_lib.evaluation.scoring import evaluate_or_load
 from more_lib.recipes.loading import training_fingerprint
 from more_lib.recipes.schema import Recipe
@@ -77,20 +76,13 @@ def score_each(
 
 def score_trained(name: str, trained: Trained, maps: Sequence[str] = MASK_MAPS) -> list[dict]:
     """The rows of ``score_each`` that are one network's, as JSON has them: None for no value."""
-    return evaluation_rows(name, trained.recipe.seed, evaluate_or_load(trained), maps)
-
-
-def evaluation_rows(
-    name: str, seed: int, evaluation: Evaluation, maps: Sequence[str]
-) -> list[dict]:
-    """The same of an evaluation."""
-    rows = []
+    evaluation, rows = evaluate_or_load(trained), []
     image_map = None if isnan(evaluation.image_map) else evaluation.image_map
     for kind in maps:
         labels = "none" if kind == "decoder" else "true"
         summary = evaluation.result(kind, labels).scores.summary()
         summary |= {"image_map": image_map, "token_map": evaluation.token_map}
-        row = {"trial": name, "seed": seed, "map": MAP_NAMES[kind]}
+        row = {"trial": name, "seed": trained.recipe.seed, "map": MAP_NAMES[kind]}
         rows.append(row | {score: summary[score] for score in SCORES})
     return rows
 

@@ -26,7 +26,8 @@ _ADDED = """data.crop data.padding data.grey data.blur data.strong data.views ba
 backbone.token_start backbone.frozen_blocks backbone.freeze_position backbone.drop_path lir.fill_up
 masks.picture masks.spread loss.token_readout optimizer.accumulate optimizer.token_parameters
 optimizer.late_terms optimizer.decayed optimizer.decay optimizer.final_ratio optimizer.lr_every
-dupl.fall_from dupl.discrepancy_from evaluation.refinement""".split()
+dupl.fall_from dupl.discrepancy_from evaluation.refinement
+evaluation.student""".split()
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
 

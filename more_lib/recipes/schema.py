@@ -312,6 +312,7 @@ class EvaluationRecipe:
     # ours: par: maps follow the image's edges, by the PAR of masks.dilations and masks.refinements,
     # before they become masks; protocols of published numbers never do
     refinement: Literal["none", "par"] = "none"
+    student: Literal[1, 2] = 1  # of DuPL's two; its published numbers are of the better one on val
 
 
 @section

@@ -15,7 +15,7 @@ from more_lib.evaluation.metrics import average_precision, confusion_matrix
 from more_lib.evaluation.protocols import table_protocols
 from more_lib.evaluation.scoring import evaluate, score
 from more_lib.method import localization
-from more_lib.method.crf import dense_crf, with_background
+from more_lib.method.crf import CRF_PARAMS, dense_crf, with_background
 from more_lib.method.localization import fuse, multiscale_maps, views_of
 from more_lib.method.pseudo_labels import PixelAdaptiveRefinement, foreground_mask
 from more_lib.system.errors import InputError
@@ -56,7 +56,7 @@ def wanted(root, protocol):
     for name, each, row in zip(helpers.PATCHES, scores, labels, strict=True):
         present = [0, *(1 + row.nonzero()[:, 0]).tolist()]
         pixels = np.array(Image.open(root / f"JPEGImages/{name}.jpg"))
-        belief = dense_crf(pixels, each[present], method="exact")
+        belief = dense_crf(pixels, each[present], CRF_PARAMS[protocol.crf], method="exact")
         masks.append(torch.tensor(present)[belief.argmax(0)])
     return torch.stack(masks)
 
@@ -69,7 +69,7 @@ def test_one_pass_makes_of_every_protocol_what_it_is_alone(root, scales):
     paper, both, log, lam = protocols = named(recipe, *names)
     true = replace(paper, labels="true")
     protocols += [true, replace(true, map="cam"), replace(both, crf="none")]
-    protocols += [replace(log, crf="released"), replace(lam, flip=False)]
+    protocols += [replace(log, crf="released"), replace(log, crf="toco"), replace(lam, flip=False)]
     protocols += [replace(lam, scales=(0.5,)), *table_protocols(recipe)]
     found = masks_of(recipe, protocols)
     evaluation = score(ColourModel(), recipe, list(dict.fromkeys(protocols)))

@@ -1,11 +1,18 @@
 """Named protocols, and what a protocol must say."""
 
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from more_lib.evaluation.protocols import PROTOCOLS, Protocol, listing, table_protocols
+from more_lib.evaluation.protocols import (
+    PROTOCOLS,
+    Protocol,
+    listing,
+    network_of,
+    table_protocols,
+)
 from more_lib.evaluation.results import Result
 from more_lib.evaluation.scoring import score
 from more_lib.recipes.loading import load_recipe
@@ -32,12 +39,14 @@ def test_what_tells_the_published_numbers_apart():
     assert found == {
         "paper-val": replace(own, scales=seven, size=448),
         "decoder-val": replace(decoder, scales=(1.0, 1.25, 1.5), size=448),
+        "decoder-val-toco": replace(decoder, scales=(1.0, 1.25, 1.5), size=448, crf="toco"),
         "decoder-log": replace(decoder, **one, crf="none", size=448),
         "lam-log": replace(log, **one, size=448),
         "cam-log": replace(log, map="cam", size=448),
         "cam-one": replace(log, map="cam", **one, size=448),
         "paper-val-native": own,
         "decoder-val-native": decoder,
+        "decoder-val-toco-native": replace(decoder, crf="toco"),
         "decoder-log-native": replace(decoder, **one, crf="none"),
         "lam-log-native": log,
         "cam-log-native": replace(log, map="cam"),
@@ -49,7 +58,7 @@ def test_what_tells_the_published_numbers_apart():
     }
     assert len(set(found.values())) == len(DRAWN)
     assert log in table_protocols(VOC) and table_protocols(VOC)[-1] == found["decoder-log-native"]
-    numbers = "76.4 74.6 72.1 73.4 75.0 72.3 77.0 80.0 76.9 79.7".split() + 6 * ["none; "]
+    numbers = "76.4 74.6 71.1 72.1 73.4 75.0 72.3 77.0 80.0 76.9 79.7".split() + 7 * ["none; "]
     assert all(n in PROTOCOLS[name].published for n, name in zip(numbers, DRAWN, strict=True))
 
 
@@ -66,7 +75,7 @@ def test_protocols_of_maps_that_a_method_does_not_draw_are_refused_before_anythi
 def test_a_square_is_the_recipes_crop_and_scales_that_are_no_scripts_are_the_recipes():
     mini = PROFILES["mini"]
     found = dict(zip(DRAWN, named(mini, *DRAWN), strict=True))
-    square = {"paper-val", "decoder-val", "decoder-log", "lam-log", "cam-log", "cam-one"}
+    square = {name for name in DRAWN if name.split("-")[-1] in ("val", "log", "one", "toco")}
     assert {name for name, each in found.items() if each.size} == square
     assert all(found[name].size == mini.data.crop_size for name in square)
     assert found["cam-log"].scales == mini.evaluation.scales == (1.0, 1.5)
@@ -74,7 +83,7 @@ def test_a_square_is_the_recipes_crop_and_scales_that_are_no_scripts_are_the_rec
 
 def test_the_key_of_a_protocol_without_a_square_is_what_it_was():
     paper, own = named(VOC, "paper-val", "paper-val-native")
-    later = {"precision": "fp32", "refinement": "none"}
+    later = {"precision": "fp32", "refinement": "none", "student": 1}
     assert paper.key | later == asdict(paper)
     assert own.key | {"size": 0} | later == asdict(own)
     assert paper.key["size"] == 448 and not own.key.keys() & {"size", *later}
@@ -100,6 +109,29 @@ def test_a_recipe_refines_its_own_maps_and_those_of_no_published_number():
     for before, after in zip(plain, refined, strict=True):  # attention, CAM ...: each says it
         assert after.describe().replace(", refined by PAR", "", 1) == before.describe()
         assert after.describe() != before.describe()
+
+
+def test_the_student_that_a_recipe_names_is_in_every_protocol_key_and_pass():
+    first, second = (
+        [
+            *named(recipe, "decoder-val-toco", "cam-one"),
+            *table_protocols(recipe, ["cam", "decoder"]),
+        ]
+        for recipe in (load_recipe("dupl"), load_recipe("dupl", ["evaluation.student=2"]))
+    )
+    for one, two in zip(first, second, strict=True):
+        assert two.key == one.key | {"student": 2} and two.place == f"{one.place} by student 2"
+        assert two.describe().replace(" of student 2", "", 1) == one.describe()
+        assert "student" not in one.describe() + one.place
+
+
+def test_each_student_is_scored_and_a_second_one_of_a_single_network_is_refused():
+    one, two, (own,) = ColourModel(), ColourModel(), named(load_recipe("dupl"), "cam-one")
+    both, second = SimpleNamespace(students=[one, two]), replace(own, student=2)
+    assert network_of(both, [own]) is one and network_of(both, [second]) is two
+    assert network_of(one, [own]) is one
+    with pytest.raises(InputError, match="evaluation.student is 2, and this network has no stud"):
+        network_of(one, [second])
 
 
 def test_a_protocol_follows_the_recipe():

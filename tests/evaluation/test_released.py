@@ -21,8 +21,8 @@ CLASSES = ("cat", "dog", "car", "person")
 SIDE = 64  # patches of 8: every scale is whole patches, as of 448 pixels in patches of 16
 SIZES = {"wide": (28, 42), "tall": (45, 25), "square": (32, 32)}
 LABELS = {"wide": "cat", "tall": "dog", "square": "car"}
-NAMES = ("paper-val", "decoder-val", "cam-log", "lam-log", "decoder-log")
-CRF = CrfParams(10, 3.0, 1.0, 4.0, 67.0, 3.0)
+NAMES = ("paper-val", "decoder-val", "decoder-val-toco", "cam-log", "lam-log", "decoder-log")
+CRF, TOCO_CRF = CrfParams(10, 3.0, 1.0, 4.0, 67.0, 3.0), CrfParams(10, 1.0, 1.0, 4.0, 121.0, 5.0)
 
 
 class Shifted(nn.Module):
@@ -136,7 +136,8 @@ def literal(model, name, pixels, true):
             summed = straight + resize(model(view.flip(3)).seg_logits, size).flip(3)
             largest = summed if largest is None else torch.maximum(largest, summed)
         scores = largest[0].softmax(0)
-        return transcriptions.dense_crf(torch.from_numpy(pixels), scores, CRF).argmax(0)
+        crf = TOCO_CRF if name == "decoder-val-toco" else CRF
+        return transcriptions.dense_crf(torch.from_numpy(pixels), scores, crf).argmax(0)
     if name == "paper-val":
         maps = multiscale(model, square, (1, 0.5, 0.75, 1.25, 1.5, 1.75, 2), "lam")
         maps, found = resize(maps, size)[0], predicted(output)

@@ -312,6 +312,14 @@ def test_many_pictures_come_in_order_over_processes(lattice):
     assert not multiprocessing.active_children()
 
 
+def test_a_picture_may_bring_its_own_parameters():
+    pair, own = random_input(6, 7), CrfParams(iterations=3, bilateral_weight=9)
+    plain, other = dense_crf_many([pair, (*pair, own)], QUICK)
+    torch.testing.assert_close(plain, dense_crf(*pair, QUICK))
+    torch.testing.assert_close(other, dense_crf(*pair, own))
+    assert not torch.allclose(plain, other)
+
+
 def test_many_pictures_are_read_as_they_are_needed():
     read = []
 

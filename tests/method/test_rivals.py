@@ -108,8 +108,10 @@ def test_every_parameter_has_one_place_in_the_optimizer_and_learns_in_the_end(na
     assert not any(n.startswith("teacher") for n in names)
 
 
-def test_tocos_teacher_moves_a_tenth_towards_the_head_and_only_the_head_has_one():
-    model, objective = build("toco")
+@pytest.mark.parametrize("contrast", [0, 5])
+def test_tocos_teacher_moves_a_tenth_towards_the_head_and_only_the_head_has_one(contrast):
+    """Each time, whether the contrast has begun or not."""
+    model, objective = build("toco", f"schedule.patch_token_contrast={contrast}")
     teacher = [p.clone() for p in model.teacher.parameters()]
     assert all(map(torch.equal, teacher, model.head.parameters()))
     with torch.no_grad():
@@ -297,11 +299,11 @@ def test_evaluation_draws_the_maps_that_a_network_has_and_refuses_the_others(nam
     refuses(complaint, views_of, model, images, [group], "dot", ["lam"])
 
 
-def test_dupl_shows_either_student():
+def test_dupls_first_student_stands_for_both_and_neither_draws_what_has_no_classes():
     model, images = build("dupl")[0].eval(), pictures()
-    for number in (0, 1):
-        model.shown = number
-        assert torch.equal(model(images).cam, model.students[number](images).cam)
+    assert torch.equal(model(images).cam, model.students[0](images).cam)
+    for network in (model, *model.students):
+        refuses("this network draws no lam", views_of, network, images, [((1.0,), True)])
 
 
 def test_seeds_are_attention_times_patch_cam_spread_by_affinity():
