@@ -216,7 +216,8 @@ def read_mask(path: Path, picture: Header | None = None, stored: bool = False) -
     """
     with readable(path), Image.open(path) as file:
         check_mask(path, file, picture)
-        if picture and (file.size != picture.size or (stored and file.size == picture.stored)):
+        turned = picture and (file.size != picture.size or (stored and file.size == picture.stored))
+        if turned and picture.orientation in TURNS:
             return np.asarray(file.transpose(TURNS[picture.orientation]))
         return np.asarray(file)
 

@@ -32,6 +32,12 @@ def noise(seed, width=WIDTH, height=HEIGHT):
     return Image.fromarray(values)
 
 
+def laid_down(image, orientation):
+    """A picture as a camera stores what EXIF notes as this orientation."""
+    turn = LAID_DOWN.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
 def save_csv(root, rows):
     with (root / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "classes"), *rows.items()])
