@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from more_lib.system.errors import InputError
 from more_lib.system.progress import progress_bar
@@ -170,8 +170,10 @@ def read_image(path: str | Path, quick: bool = False) -> Image.Image:
         require_range(path, file)
         if quick:
             file.draft(None, (1, 1))
-        ImageOps.exif_transpose(file, in_place=True)
-        image = _eight_bits(file) if file.mode.startswith("I") else file
+        file.load()  # after which a TIFF is upright
+        turn = TURNS.get(file.getexif().get(ORIENTATION, 1))  # exif_transpose would rewrite EXIF
+        image = file if turn is None else file.transpose(turn)
+        image = _eight_bits(image) if image.mode.startswith("I") else image
         if not image.has_transparency_data:
             return image.convert("RGB")
         image = image.convert("RGBA")

@@ -1,6 +1,7 @@
 """Image files: VOC's palette, and the files that training and prediction take alike."""
 
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -156,6 +157,16 @@ def test_pictures_are_upright_and_their_headers_know_it(tmp_path, ending, orient
     assert header.stored == ((32, 48) if 5 <= orientation <= 8 else (48, 32))
     assert header.mask_could_be_stored == (orientation in (2, 3, 4))
     np.testing.assert_allclose(np.asarray(image), np.asarray(seen), atol=12)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_a_picture_is_turned_though_another_note_is_of_a_wrong_type(tmp_path, ending):
+    notes = (0x0112, 3, 1, b"\6"), (0x011A, 2, 3, b"72"), (0x0128, 1, 1, b"\2")  # dpi as text
+    entries = b"".join(struct.pack("<HHI4s", *note) for note in notes)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(notes)) + entries + bytes(4)
+    noise(0).save(tmp_path / f"a.{ending}", exif=exif)
+    assert read_image(tmp_path / f"a.{ending}").size == (HEIGHT, WIDTH)
+    assert image_header(tmp_path / f"a.{ending}").orientation == 6
 
 
 def test_a_png_s_note_is_found_behind_its_pixels(tmp_path):
