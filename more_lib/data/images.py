@@ -166,7 +166,8 @@ def read_image(path: str | Path, quick: bool = False) -> Image.Image:
     no image, or of numbers without a range. ``quick`` decodes a JPEG to an eighth of its size.
     """
     path = Path(path)
-    with readable(path, cure=""), Image.open(path) as file:
+    # A stream, as Pillow maps a file that it opens by name, and a turned TIFF wrongly.
+    with readable(path, cure=""), path.open("rb") as raw, Image.open(raw) as file:
         require_range(path, file)
         if quick:
             file.draft(None, (1, 1))

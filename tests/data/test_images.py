@@ -20,7 +20,7 @@ from more_lib.data.images import (
     unreadable,
 )
 from more_lib.recipes.classes import VOC_CLASSES
-from tests.data.helpers import HEIGHT, LAID_DOWN, WIDTH, noise, refused
+from tests.data.helpers import HEIGHT, WIDTH, laid_down, noise, refused
 
 
 def test_class_ids_and_colours_are_vocs_own():
@@ -142,21 +142,22 @@ def test_the_transparent_value_of_sixteen_bits_is_white(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(10))
-@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
-def test_pictures_are_upright_and_their_headers_know_it(tmp_path, ending, orientation):
+@pytest.mark.parametrize("mode", ["RGB jpg png tif webp", "L tif", "P tif", "RGBA tif"])
+def test_pictures_are_upright_and_their_headers_know_it(tmp_path, mode, orientation):
+    mode, *endings = mode.split()
     seen = Image.new("RGB", (48, 32), "white")  # dark where it is left and up
     seen.paste("black", (0, 0, 16, 16))
-    back = LAID_DOWN.get(orientation)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / f"a.{ending}"
-    (seen if back is None else seen.transpose(back)).save(path, exif=exif)
-    image, header = read_image(path), image_header(path)
-    assert image.size == header.size == (48, 32)
-    assert header.orientation == (orientation if back is not None else 1)
-    assert header.stored == ((32, 48) if 5 <= orientation <= 8 else (48, 32))
-    assert header.mask_could_be_stored == (orientation in (2, 3, 4))
-    np.testing.assert_allclose(np.asarray(image), np.asarray(seen), atol=12)
+    for ending in endings:
+        path = tmp_path / f"a.{ending}"
+        laid_down(seen.convert(mode), orientation).save(path, exif=exif)
+        image, header = read_image(path), image_header(path)
+        assert image.size == header.size == (48, 32)
+        assert header.orientation == (orientation if orientation in range(2, 9) else 1)
+        assert header.stored == ((32, 48) if 5 <= orientation <= 8 else (48, 32))
+        assert header.mask_could_be_stored == (orientation in (2, 3, 4))
+        np.testing.assert_allclose(np.asarray(image), np.asarray(seen), atol=12)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
