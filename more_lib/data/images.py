@@ -127,11 +127,12 @@ def image_files(folder: Path) -> list[Path]:
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     """The image files among ``inputs``: files as they are, of folders what ends as an image does.
 
-    Folders are not searched deeper, hidden files are left out, a file named twice counts once.
+    Folders are not searched deeper, hidden files are left out. A file named twice counts once, but
+    each of its names does: DVC and git-annex keep photographs that are the same as links to one.
     Raises ``InputError`` for what is not there, a folder without images, no input at all, and for
     two images whose names differ in their ending or folder only: their masks would be one file.
     """
-    paths: dict[Path, Path] = {}
+    paths: dict[tuple[Path, str], Path] = {}
     for entry in map(Path, inputs):
         cure = ": name image files, or a folder that holds some"
         with readable(entry, cure):
@@ -142,7 +143,8 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
             note = left_out_note(entry) or f"it needs some of {' '.join(IMAGE_ENDINGS)}"
             raise InputError(f"the folder {entry} holds no image: {note}")
         for path in files:
-            paths.setdefault(path.resolve() if path.exists() else path, path)
+            real = path.resolve() if path.exists() else path
+            paths.setdefault((real, path.name), path)
     if not paths:
         raise InputError("no images given: name files, or a folder that holds some")
     names: dict[str, Path] = {}

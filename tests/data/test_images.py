@@ -204,6 +204,10 @@ def test_find_images(photos, tmp_path):
     assert names == ["cat.png", "dog.jpg", "nothing.bmp"]
     twice = find_images([photos / "dog.jpg", photos, tmp_path / "photos" / ".." / "photos"])
     assert [path.name for path in twice] == ["dog.jpg", "cat.png", "nothing.bmp"]
+    (photos / "same.jpg").symlink_to(photos / "dog.jpg")  # as DVC keeps equal photographs
+    (photos / "too.jpg").symlink_to(photos / "dog.jpg")
+    names = [path.name for path in find_images([photos / "too.jpg", photos, photos / "same.jpg"])]
+    assert names == ["too.jpg", "cat.png", "dog.jpg", "nothing.bmp", "same.jpg"]
     (photos / "Cat.jpg").touch()
     with refused(r"Cat\.jpg and .*cat\.png would both become"):
         find_images([photos])
