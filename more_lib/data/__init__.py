@@ -72,14 +72,20 @@ def without_bad(recipe: Recipe, split: str, masks: bool = False) -> Recipe:
 
     The recipe that a run keeps thus names what was left out, and the data's fingerprint covers the
     images that are left: a training without the bad files is kept apart from one with them. With
-    ``masks`` images go too whose labels name a class that no mask shows (``not_shown``).
+    ``masks`` images go too whose labels name a class that no mask shows (``not_shown``). Raises
+    ``InputError`` that names the first faults where no image is left.
     """
     tree = open_tree(recipe.data)
     count, bad = len(tree.ids(split)), tree.scan(split, masks)
     tree.skip |= bad.keys()
-    while masks and (contradicted := not_shown(tree, split)):  # without them others may be
-        bad |= contradicted
+    while masks and len(bad) < count and (contradicted := not_shown(tree, split)):
+        bad |= contradicted  # without them others may be
         tree.skip |= contradicted.keys()
+    if len(bad) == count:
+        faults = "; ".join(list(dict.fromkeys(bad.values()))[:5])
+        raise InputError(
+            f"no image of the split {split!r} of {tree.root} is left: {faults}. Mend them"
+        )
     if not bad:
         return recipe
     print(f"skipped {len(bad)} of {count} images of the split {split}:")

@@ -83,6 +83,19 @@ def test_classes_go_until_masks_show_what_is_left(tmp_path):
     assert recipe.data.skip == ("1", "2", "3", "4")
 
 
+@pytest.mark.parametrize("fault", ["0.png does not show cat", "0.png is missing", "mode RGB"])
+def test_where_no_image_is_left_the_faults_are_named(tmp_path, fault):
+    folder(tmp_path, [(CAT,)] * 4, [mask(255)] * 4)
+    for path in (tmp_path / "masks").iterdir():
+        if "missing" in fault:
+            path.unlink()
+        elif "RGB" in fault:
+            noise(0, 20, 20).save(path)
+    recipe = recipe_for_folder(PROFILES["mini"], tmp_path)
+    with refused(f"no image of the split 'all' of {tmp_path} is left: .*{fault}.*; .*3.png"):
+        without_bad(recipe, "all", masks=True)
+
+
 def test_a_class_that_is_but_a_crowd_is_said(tmp_path):
     labels, masks = [*TURNS[:2], (CAT, DOG)], [mask(BIRD), mask(CAT), mask(CAT, 255)]
     said = "where labels name dog (1 image) masks hold 255, not counted"
