@@ -54,9 +54,9 @@ TURNS = dict(
 )
 """What turns a picture of each orientation upright; from 5 on, width and height change places."""
 
-# What Pillow raises for a file that is cut short or no image, beside the DecompressionBombError of
-# one that is larger than it dares to decode.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# What Pillow raises for a file that is cut short or no image (of AVIF RuntimeError), beside the
+# DecompressionBombError of one that is larger than it dares to decode.
+_DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error, zlib.error)
 
 
 class Header(NamedTuple):

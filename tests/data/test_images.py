@@ -189,8 +189,12 @@ def test_what_cannot_be_read_is_named_with_its_reason(photos):
     (photos / "text.png").write_text("not an image")
     (photos / "empty.jpg").touch()
     Image.new("F", (8, 8)).save(photos / "deep.tif")
+    noise(0).save(photos / "pixels.avif")
+    head = (photos / "pixels.avif").read_bytes().partition(b"mdat")[0]
+    (photos / "pixels.avif").write_bytes(head + b"mdat" + bytes(2000))
     bad = unreadable(find_images([photos]))
-    assert [path.name for path in bad] == ["cut.jpg", "deep.tif", "empty.jpg", "text.png"]
+    names = ["cut.jpg", "deep.tif", "empty.jpg", "pixels.avif", "text.png"]
+    assert [path.name for path in bad] == names
     reasons = {path.name: reason for path, reason in bad.items()}
     assert "runcated" in reasons["cut.jpg"] and "not an image" in reasons["text.png"]
     assert "8 or 16 bits" in reasons["deep.tif"]
