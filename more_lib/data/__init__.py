@@ -90,5 +90,6 @@ def without_bad(recipe: Recipe, split: str, masks: bool = False) -> Recipe:
         return recipe
     print(f"skipped {len(bad)} of {count} images of the split {split}:")
     print("\n".join(f"  {reason}" for reason in bad.values()))
-    print(f"the list is kept in {tree.save_faults(split, bad)}")
+    if place := tree.save_faults(split, bad):
+        print(f"the list is kept in {place}")
     return replace(recipe, data=replace(recipe.data, skip=(*recipe.data.skip, *bad)))

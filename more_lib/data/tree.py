@@ -8,6 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -204,25 +205,39 @@ class ImageTree(ABC):
     def require_readable(self, split: str, masks: bool = False) -> None:
         """Raise one ``InputError`` that names every fault of a split, the first five of many.
 
-        All of them are then in a list in the data folder, which the message names.
+        All of them are then in a list, which the message names (``save_faults``).
         """
         bad = self.scan(split, masks)
         if bad:
             faults = list(dict.fromkeys(bad.values()))  # a missing folder is one for all images
             more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+            place = self.save_faults(split, bad)
+            where = f" (listed in {place})" if place else ""
             raise InputError(
                 f"{len(bad)} of {len(self.ids(split))} images of {self.root}, split {split}, cannot"
-                f" be used (listed in {self.save_faults(split, bad)}): {'; '.join(faults[:5])}"
-                f"{more}. Mend them, or go on without them: --skip-bad"
+                f" be used{where}: {'; '.join(faults[:5])}{more}. Mend them, or go on without "
+                "them: --skip-bad"
             )
 
-    def save_faults(self, split: str, bad: dict[str, str]) -> Path:
-        """The list of a split's faults in the data folder, written anew: an id and why, a line."""
-        path = data_folder() / "bad_files" / f"{self.root.name}-{split}.txt"
+    def save_faults(self, split: str, bad: dict[str, str]) -> Path | None:
+        """The list of a split's faults, an id and why a line; kept as ``save_list`` does."""
+        return save_list(self.root, split, (f"{name}\t{why}" for name, why in bad.items()))
+
+
+def save_list(root: Path, name: str, lines: Iterable[str]) -> Path | None:
+    """A list of what is bad in ``root``, written anew in the data folder.
+
+    None where that cannot be written: what is bad matters more than the list.
+    """
+    place = str(root.absolute()).encode(errors="surrogateescape")  # others may have its name
+    file = f"{root.name}-{hashlib.sha256(place).hexdigest()[:8]}-{name}.txt"
+    path = data_folder() / "bad_files" / file
+    with suppress(InputError):
         with atomic_file(path) as temporary:
-            text = "".join(f"{name}\t{reason}\n" for name, reason in bad.items())
+            text = "".join(f"{line}\n" for line in lines)
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         return path
+    return None
 
 
 def read_lines(path: Path, cure: str = ": save it as text in UTF-8") -> list[str]:

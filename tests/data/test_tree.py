@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from more_lib.data import validation_fingerprint
+from more_lib.data import validation_fingerprint, without_bad
 from more_lib.data.folder import FolderTree, recipe_for_folder
 from more_lib.data.images import mask_image
-from more_lib.data.tree import read_lines
+from more_lib.data.tree import read_lines, save_list
 from more_lib.data.voc import VocTree
 from more_lib.recipes.profiles import PROFILES
 from tests.data.helpers import annotation, laid_down, noise, refused
@@ -168,3 +168,17 @@ def test_a_table_or_list_of_gigabytes_is_not_read(tmp_path):
     os.truncate(tmp_path / "train.txt", 2**40)
     with refused("train.txt cannot be read .larger than 256 MB.: save it as text"):
         read_lines(tmp_path / "train.txt")
+
+
+def test_lists_of_what_is_bad_are_apart_and_never_in_the_way(tree, tmp_path, monkeypatch, capsys):
+    places = [save_list(tmp_path / parent / "photos", "all", [parent]) for parent in "xy"]
+    assert [place.read_text() for place in places] == ["x\n", "y\n"]
+    (tree.root / "JPEGImages/one.jpg").write_text("cut")
+    monkeypatch.setenv("MORE_DATA", str(tree.root / "manifest.json/data"))
+    with refused("1 of 2 images of .*, split train, cannot be used: .*one.jpg.*--skip-bad"):
+        tree.require_readable("train")
+    mini = PROFILES["mini"]
+    recipe = replace(mini, data=replace(mini.data, dataset="voc", root=str(tree.root)))
+    assert without_bad(recipe, "train").data.skip == ("one",)
+    said = capsys.readouterr().out
+    assert "skipped 1 of 2" in said and "the list is kept" not in said

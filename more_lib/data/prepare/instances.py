@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from more_lib.data.images import image_files, image_header, readable
+from more_lib.data.tree import save_list
 from more_lib.recipes.classes import COCO_CLASSES
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file, data_folder
 
 CATEGORY_IDS = tuple(sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}))
 """The id of each class in COCO's own files, which runs from 1 to 90."""
@@ -278,15 +278,14 @@ def _tell(
 ) -> None:
     """Print which entries are bad, or raise it; ``faults``: the bad ones and the number of good."""
     lines = [line for bad, _ in faults.values() for line in bad]
-    place = data_folder() / "bad_files" / f"{path.absolute().parents[1].name}-{path.stem}.txt"
-    with atomic_file(place) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    place = save_list(path.absolute().parents[1], path.stem, lines)
     counts = " and ".join(
         f"{len(bad):,} of {len(bad) + good:,} {kind}" for kind, (bad, good) in faults.items() if bad
     )
     more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
     named = "; ".join(lines[:SHOWN]) + more
-    what = f"{path}: {counts} cannot be used (all listed in {place}): {named}"
+    where = f" (all listed in {place})" if place else ""
+    what = f"{path}: {counts} cannot be used{where}: {named}"
     too_many = any(
         bad and (not good or len(bad) > max(SHOWN, SHARE * (len(bad) + good)))
         for bad, good in faults.values()

@@ -172,13 +172,22 @@ def test_a_bad_annotation_costs_its_image_and_is_named(content, read, capsys, va
     annotation = f"annotation {values.get('id', ID)} (number {NUMBER} in the list)"
     assert said.count("\n") == 1 and "Images left out for it: 1." in said
     assert "instances_train2014.json: 1 of 12 annotations cannot be used" in said
-    kept = data_folder() / "bad_files/coco-instances_train2014.txt"
+    (kept,) = (data_folder() / "bad_files").glob("coco-*-instances_train2014.txt")
     assert annotation in said and f"(all listed in {kept})" in said
     assert kept.read_text().startswith(annotation)
     with refused(
         "instances_train2014.json", rf"\(number {NUMBER} in the list\) {fault}", "Mend them"
     ):
         read(bad, strict=True)
+
+
+def test_a_bad_annotation_is_named_where_no_list_can_be_kept(
+    content, read, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MORE_DATA", str(tmp_path / "file/data"))
+    assert read(changed(content, "annotations", id=None)).left_out == 1
+    assert "1 of 12 annotations cannot be used: annotation None" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
