@@ -323,8 +323,10 @@ def left_out_note(folder: Path) -> str:
 def _seems_a_photograph(path: Path) -> bool:
     ending = path.suffix.lower()
     if path.is_dir():
-        return path.name not in _NO_PHOTOGRAPHS and bool(image_files(path))
-    if ending in IMAGE_ENDINGS:
+        with suppress(InputError):  # one that is not ours to read, as lost+found
+            return path.name not in _NO_PHOTOGRAPHS and bool(image_files(path))
+        return False
+    if ending in IMAGE_ENDINGS or _is_endless(path):
         return False
     kind = _TYPES.guess_type(path.name)[0] or ""
     if ending in _UNREAD or kind.startswith("image/"):

@@ -1,5 +1,6 @@
 """Image files: VOC's palette, and the files that training and prediction take alike."""
 
+import errno
 import os
 import struct
 
@@ -242,6 +243,18 @@ def test_what_looks_like_a_photograph_and_is_not_taken(photos, tmp_path):
     (tmp_path / "phone/1.heic").touch()
     with refused(r"phone holds no image: left out of .*phone: 1, 1.heic; convert"):
         find_images([tmp_path / "phone"])
+
+
+def test_what_cannot_be_looked_into_seems_no_photograph(photos, monkeypatch):
+    def scandir(path, scandir=os.scandir):
+        if "lost+found" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    (photos / "lost+found").mkdir()
+    os.mkfifo(photos / "pipe")
+    monkeypatch.setattr("os.scandir", scandir)
+    assert left_out(photos) == []
 
 
 def test_links_that_lead_nowhere_are_images_that_cannot_be_read(photos):
