@@ -10,6 +10,7 @@ folder ``SegmentationClassAug``: VOC's own masks where it has them, SBD's elsewh
 only the list; the masks score pseudo labels.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,7 @@ from more_lib.data.prepare.sources import SBD_BENCHMARK, VOC_TRAINVAL, Source
 from more_lib.data.voc import AUGMENTED, VocTree
 from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file, atomic_folder, readable_disk_errors
+from more_lib.system.files import absolute, atomic_file, atomic_folder, readable_disk_errors
 from more_lib.system.progress import progress_bar
 
 COUNTS = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
@@ -56,7 +57,8 @@ def steps(
     Raises ``InputError`` for a ``voc`` or ``sbd`` that does not exist, for a folder that holds
     something else, and for a ``root`` in use.
     """
-    root, downloads = Path(root).expanduser().absolute(), downloads_folder()
+    root = Path(os.path.realpath(absolute(root)))  # what is unpacked is renamed on its own disk
+    downloads = downloads_folder()
     voc, sbd = (Path(given).expanduser() if given else None for given in (voc, sbd))
     for source, given in ((VOC_TRAINVAL, voc), (SBD_BENCHMARK, sbd)):
         if given:
@@ -65,6 +67,9 @@ def steps(
         _mask_files(sbd)  # likewise
     todo, tree = [], root
     if not _is_tree(root):
+        if root.is_mount():
+            raise InputError(f"{root} is a mount point, which nothing can be renamed to: name a "
+                             "folder in it")  # fmt: skip
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
             absent = [part for part in (*FOLDERS, LISTS) if not (root / part).is_dir()]
             raise InputError(

@@ -306,6 +306,21 @@ def test_a_folder_in_use_is_left_alone(voc, tmp_path):
         steps(tmp_path / "root/mine.txt", voc)
 
 
+def test_a_root_on_another_disk_is_filled_there_and_one_that_is_a_disk_is_refused(
+    voc, sbd, tmp_path, monkeypatch
+):
+    (tmp_path / "disk").mkdir()
+    for name in ("empty", "new"):
+        (tmp_path / name).symlink_to(tmp_path / "disk")
+        prepare(tmp_path / name, voc, sbd)
+        assert_complete(tmp_path / "disk")
+        (tmp_path / "disk").rename(tmp_path / f"was {name}")
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "disk")
+    with refused("disk is a mount point.*name a folder in it"):
+        steps(tmp_path / "empty", voc)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_sbd_masks_are_read(tmp_path, dtype):
     values = np.arange(21, dtype=dtype).reshape(3, 7)
