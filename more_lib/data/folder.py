@@ -41,7 +41,8 @@ class FolderTree(ImageTree):
 
     root: the folder. classes: C names; their order numbers them 1..C. None takes all of the folder;
     a class that it lacks is in no image and has no mask value.
-    labels: the table of labels, if it is not ``<root>/labels.csv``. skip: as in ``ImageTree``.
+    labels: the table of labels, if it is not ``<root>/labels.csv``. skip: as in ``ImageTree``, or
+    names of files.
     Ids and classes have Unicode's form NFC, whichever the files, table and lists have.
 
     Raises ``InputError`` for a folder without images, names of files that would clash elsewhere or
@@ -72,7 +73,9 @@ class FolderTree(ImageTree):
         self.every_class, rows = _read(root / "classes.txt", self.table)
         self._names = self._matched(rows)
         chosen = self.every_class if classes is None else map(_nfc, classes)
-        super().__init__(root, tuple(chosen), (), map(_nfc, skip))
+        ids = self._file_ids | {i: i for i in self._files}  # as --skip-bad writes them: they win
+        left_out = (ids.get(name, name) for name in map(_nfc, skip))
+        super().__init__(root, tuple(chosen), (), left_out)
         self._numbers = {name: number for number, name in enumerate(self.classes)}
         for value, name in enumerate(self.every_class, 1):
             if name in self._numbers:
