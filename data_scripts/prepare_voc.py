@@ -14,6 +14,7 @@ from more_lib.data import tree_root
 from more_lib.data.prepare import sources
 from more_lib.data.prepare import voc as voc_prepare
 from more_lib.recipes.profiles import PROFILES
+from more_lib.system.files import absolute
 from more_lib.system.usage import run
 
 
@@ -33,7 +34,7 @@ def main(
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
     """Make a VOC 2012 tree, or complete the one that is there."""
-    root = (root or tree_root(PROFILES["voc"].data)).expanduser().absolute()
+    root = absolute(root or tree_root(PROFILES["voc"].data))
     for data_set in (sources.VOC, sources.SBD)[: 1 + with_sbd]:
         print(f"{data_set.name}: {data_set.licence} ({data_set.homepage})")
     todo = voc_prepare.steps(root, voc, sbd, with_sbd)

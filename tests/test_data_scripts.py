@@ -40,6 +40,22 @@ def test_make_emoji_voc_refuses_a_folder_in_use(tmp_path, monkeypatch, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize(
+    "script, given",
+    [
+        ("voc", "--voc=~none-of-this-name/v"),
+        ("coco", "--coco=~none-of-this-name/c"),
+        ("pets", "--pets=~none-of-this-name/p"),
+    ],
+)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_the_home_of_nobody_is_a_folder_that_is_missing(monkeypatch, capsys, script, given, dry):
+    place = "--root=~none-of-this-name/x" if script == "voc" else "--folder=~none-of-this-name/x"
+    status, _, errors = run_script(monkeypatch, capsys, f"prepare_{script}.py", place, given, *dry)
+    assert status == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+    assert given.partition("=")[2] in errors
+
+
 def test_augmented_batches_keep_their_kind_and_follow_the_generator(pretraining):
     images = torch.randint(0, 256, (3, 3, 96, 96), dtype=torch.uint8)
     one, again, other = (

@@ -40,6 +40,7 @@ from more_lib.method.localization import Group, Views
 from more_lib.method.methods import method_of
 from more_lib.recipes import saved_recipe
 from more_lib.system.errors import InputError
+from more_lib.system.files import absolute
 from more_lib.training import Trained, load_trained
 
 KEPT = 64  # passes through a network, and refined masks, that stay in memory
@@ -144,7 +145,7 @@ class Explorer:
 
         Raises ``InputError`` as ``load_trained`` does, and then nothing has changed.
         """
-        folder = Path(folder).expanduser()
+        folder = absolute(folder)
         trained = load_trained(folder, saved_recipe(folder))
         trained.model.eval()
         name = _free(folder.resolve().name, self.networks)

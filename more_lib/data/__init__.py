@@ -10,7 +10,7 @@ from more_lib.data.tree import ImageTree
 from more_lib.data.voc import VocTree
 from more_lib.recipes.schema import DataRecipe, Recipe
 from more_lib.system.errors import InputError
-from more_lib.system.files import data_folder
+from more_lib.system.files import absolute, data_folder
 
 __all__ = ["open_tree", "split_file", "tree_root", "validation_fingerprint", "without_bad"]
 
@@ -21,7 +21,7 @@ _FOLDERS = {"voc": "VOC2012", "coco": "COCO2014", "pets": "OxfordPets"}  # in th
 def tree_root(data: DataRecipe) -> Path:
     """Folder of a recipe's data set, whether or not it is there yet."""
     if data.root:
-        return Path(data.root).expanduser()
+        return absolute(data.root)
     if data.dataset == "emoji":
         return emoji.tree_folder()
     return data_folder() / _FOLDERS[data.dataset]

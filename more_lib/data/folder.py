@@ -61,8 +61,8 @@ class FolderTree(ImageTree):
         labels: str | Path = "",
         skip: Iterable[str] = (),
     ):
-        root = Path(root).expanduser()
-        self.table = Path(labels).expanduser() if labels else root / "labels.csv"
+        root = absolute(root)
+        self.table = absolute(labels) if labels else root / "labels.csv"
         for path in map(str, (root, self.table)):
             if printable(path) != path:
                 raise InputError(

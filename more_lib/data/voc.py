@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from more_lib.data.tree import ImageTree, read_bytes
 from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.system.errors import InputError
+from more_lib.system.files import absolute
 
 AUGMENTED = "SegmentationClassAug"
 """Folder of the masks that data_scripts/prepare_voc.py makes of SBD's."""
@@ -60,7 +61,7 @@ class VocTree(ImageTree):
                 f"out of {', '.join(VOC_CLASSES)}"
             )
         values = [VOC_CLASSES.index(name) + 1 for name in classes]
-        super().__init__(Path(root).expanduser(), classes, values, skip)
+        super().__init__(absolute(root), classes, values, skip)
         for folder in ("", "JPEGImages", self.LISTS):
             _require_folder(self.root / folder)
         self._labels: dict[str, np.ndarray] = {}

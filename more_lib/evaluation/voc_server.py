@@ -24,7 +24,7 @@ from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.recipes.loading import fingerprint
 from more_lib.system.devices import best_device
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file, atomic_folder, readable_disk_errors
+from more_lib.system.files import absolute, atomic_file, atomic_folder, readable_disk_errors
 from more_lib.system.processes import Shards
 from more_lib.system.progress import progress_bar
 from more_lib.training.cache import Trained
@@ -46,7 +46,7 @@ def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) ->
     classes that are not VOC's, and as ``segment`` does.
     """
     check_protocols([protocol])
-    destination = Path(destination).expanduser()
+    destination = absolute(destination)
     model, recipe, tree = trained.model, trained.recipe, open_tree(trained.recipe.data)
     if strange := [name for name in tree.classes if name not in VOC_CLASSES]:
         raise InputError(

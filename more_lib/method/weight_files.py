@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from more_lib.system.errors import InputError
-from more_lib.system.files import sha256
+from more_lib.system.files import absolute, sha256
 
 MINI_WIDTHS = {"mini": 192, "mini_w96": 96, "mini_w48": 48}  # what ships, and its width
 
@@ -20,7 +20,7 @@ def mini_weights(name: str = "mini") -> Path:
 def backbone_file(name: str, weights: str = "") -> Path | None:
     """The local weights file that ``load_backbone`` will read; ``None`` for timm's own download."""
     if weights:
-        return Path(weights).expanduser()
+        return absolute(weights)
     return mini_weights(name) if name in MINI_WIDTHS else None
 
 

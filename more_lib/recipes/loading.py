@@ -19,6 +19,7 @@ from more_lib.recipes.profiles import PROFILES, merged
 from more_lib.recipes.schema import METHODS, Recipe
 from more_lib.recipes.validation import nearest
 from more_lib.system.errors import InputError
+from more_lib.system.files import absolute
 
 _MOST_BYTES = 2**20  # of a recipe's file
 
@@ -50,7 +51,7 @@ def load_recipe(
         raise InputError(f"profile {profile!r} is unknown{guess} (profiles: {known})")
     recipe = PROFILES[profile]
     if file is not None:
-        changes = _read_yaml(Path(file).expanduser())
+        changes = _read_yaml(absolute(file))
         try:
             recipe = _updated(recipe, [changes])
         except InputError as error:

@@ -34,7 +34,7 @@ from more_lib.recipes.loading import (
 from more_lib.recipes.schema import Recipe
 from more_lib.system.devices import peak_memory, precision_of, say, start_accelerator
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_file, data_folder, sha256, write_json
+from more_lib.system.files import absolute, atomic_file, data_folder, sha256, write_json
 from more_lib.system.locks import exclusive
 from more_lib.system.processes import Shards, cpu_seconds
 from more_lib.system.weights import load_weights, save_weights
@@ -207,7 +207,7 @@ def released_network(file: str | Path, recipe: Recipe) -> Trained:
     Its folder is in the cache, named by the file's digest, and is made when an evaluation is kept
     there; it has no log. Raises ``InputError`` for a file that cannot be read, or of other classes.
     """
-    file, classes = Path(file).expanduser(), len(recipe.data.classes)
+    file, classes = absolute(file), len(recipe.data.classes)
     try:
         model = load_released(file, classes)
     except InputError as error:

@@ -342,6 +342,7 @@ def test_a_file_that_is_no_recipe_is_not_read_to_its_end(tmp_path):
     for path in (file, "/dev/zero"):
         with pytest.raises(InputError, match=f"the recipe {path}"):
             load_recipe("mini", file=path)
+    assert "~none-of-this-name/a cannot be read" in complaint(file="~none-of-this-name/a")
 
 
 @pytest.mark.parametrize(

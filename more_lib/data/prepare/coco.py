@@ -27,6 +27,7 @@ from more_lib.data.prepare.sources import COCO_ANNOTATIONS, COCO_TRAIN, COCO_VAL
 from more_lib.recipes.classes import COCO_CLASSES
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
+from more_lib.system.files import absolute
 
 PARTS = {"annotations": COCO_ANNOTATIONS, "train2014": COCO_TRAIN, "val2014": COCO_VAL}
 COUNTS = {"train": 82_081, "val": 40_137}  # images with objects
@@ -49,7 +50,7 @@ def prepare(
     Raises ``InputError`` for missing or malformed files, a folder in use, and, unless ``partial``,
     counts of images with objects other than ``COUNTS``; images left out count as there.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = absolute(folder)
     record = {"data": "COCO 2014", "format": 1, "partial": partial}
     wanted = record | ({"left_out": 0} if strict else {})
     if is_made(folder / RECORD, wanted, "prepared COCO 2014"):

@@ -22,7 +22,7 @@ from more_lib.data.images import mask_image
 from more_lib.data.prepare.record import is_made
 from more_lib.recipes.classes import EMOJI_CLASSES, VOC_CLASSES
 from more_lib.recipes.constants import IGNORE_INDEX
-from more_lib.system.files import atomic_file, atomic_folder, data_folder
+from more_lib.system.files import absolute, atomic_file, atomic_folder, data_folder
 from more_lib.system.locks import exclusive, lock_of
 from more_lib.system.progress import progress_bar
 
@@ -73,7 +73,7 @@ def prepare(
     renamed when it is whole. Raises ``InputError`` when the disk is full, the folder cannot be
     written, or it holds something else already.
     """
-    folder = Path(folder) if folder else tree_folder(seed)
+    folder = absolute(folder) if folder else tree_folder(seed)
     images = {"train": train, "val": val, "dev": dev}
     wanted = {"format": FORMAT, "seed": seed, "size": size, "images": images}
 

@@ -66,7 +66,7 @@ def fetch(source: Source, folder: str | Path, given: str | Path | None = None) -
     fetched by hand is found.
     """
     if given is not None:
-        given = Path(given).expanduser()
+        given = absolute(given)
         if not given.exists():
             raise InputError(f"{given} does not exist: give the path of {source.file}, or of the "
                              "folder unpacked from it")  # fmt: skip

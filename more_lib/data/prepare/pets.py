@@ -17,6 +17,7 @@ from more_lib.data.tree import read_lines
 from more_lib.recipes.classes import PET_BREEDS, PET_SPECIES
 from more_lib.recipes.constants import IGNORE_INDEX
 from more_lib.system.errors import InputError
+from more_lib.system.files import absolute
 
 CLASSES = {"breed": PET_BREEDS, "species": PET_SPECIES}
 PARTS = {"annotations": PET_ANNOTATIONS, "images": PET_IMAGES}
@@ -39,7 +40,7 @@ def prepare(
     """
     if kind not in CLASSES:
         raise InputError(f"the kind of class {kind!r} is unknown: take {' or '.join(CLASSES)}")
-    folder = Path(folder).expanduser().absolute()
+    folder = absolute(folder)
     record = {"data": "Oxford-IIIT Pet", "format": 1, "class": kind, "partial": partial}
     if is_made(folder / RECORD, record, "prepared Oxford-IIIT Pet"):
         return folder

@@ -17,7 +17,7 @@ from more_lib.data.images import mask_image
 from more_lib.data.prepare.fetch import downloads_folder, extract, fetch, fetch_plan
 from more_lib.data.prepare.sources import Source
 from more_lib.system.errors import InputError
-from more_lib.system.files import atomic_folder
+from more_lib.system.files import absolute, atomic_folder
 from more_lib.system.progress import progress_bar
 
 RECORD = "prepared.json"
@@ -50,7 +50,7 @@ def obtain(parts: Mapping[str, Source], given: str | Path | None) -> dict[str, P
     Raises ``InputError`` when ``given`` is no folder, and as ``fetch`` and ``extract`` do.
     """
     if given is not None:
-        given = Path(given).expanduser()
+        given = absolute(given)
         if not given.is_dir():
             raise InputError(f"{given} is no folder: give the one that holds {' and '.join(parts)}")
         return {name: given / name for name in parts}

@@ -59,7 +59,7 @@ def steps(
     """
     root = Path(os.path.realpath(absolute(root)))  # what is unpacked is renamed on its own disk
     downloads = downloads_folder()
-    voc, sbd = (Path(given).expanduser() if given else None for given in (voc, sbd))
+    voc, sbd = (absolute(given) if given else None for given in (voc, sbd))
     for source, given in ((VOC_TRAINVAL, voc), (SBD_BENCHMARK, sbd)):
         if given:
             fetch(source, downloads, given)  # only makes sure that it exists
@@ -123,7 +123,7 @@ def check(
 
 def find_voc(folder: str | Path) -> Path:
     """The VOC 2012 tree at ``folder`` or where its archive puts one below; else ``InputError``."""
-    folder = Path(folder).expanduser().absolute()
+    folder = absolute(folder)
     for place in (folder, folder / "VOC2012", folder / "VOCdevkit" / "VOC2012"):
         if _is_tree(place):
             return place

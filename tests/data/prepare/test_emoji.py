@@ -230,6 +230,8 @@ def test_by_default_it_lies_in_the_data_folder_with_its_seed_and_is_reused(monke
     assert folder == emoji.tree_folder(7) and folder.parent == tmp_path and "7" in folder.name
     assert (folder / "manifest.json").is_file()
     (folder / "marker").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert emoji.prepare(f"~/{folder.name}", seed=7, train=1, val=1, dev=1) == folder
     assert emoji.prepare(str(folder), seed=7, train=1, val=1, dev=1) == folder
     assert (folder / "marker").exists()
 
