@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
@@ -99,8 +100,9 @@ def placed(overrides: Iterable[str], recipe: Recipe) -> list[str]:
 
 def _quoted(text: str) -> str:
     """Text as YAML that means the same and holds no white space."""
-    if text == _yaml(text, text) and len(text.split()) == 1:
-        return text
+    with suppress(InputError):  # as the YAML of "/a: b: c"
+        if text == _yaml(text, text) and len(text.split()) == 1:
+            return text
     quoted = json.dumps(text, ensure_ascii=False)
     return re.sub(r"\s", lambda space: f"\\u{ord(space[0]):04x}", quoted)
 
@@ -219,7 +221,8 @@ def _updated(recipe: Recipe, changes: Iterable[dict]) -> Recipe:
 def _yaml(text: str | bytes, source: str) -> object:
     try:
         return yaml.load(text, _Loader)
-    # ValueError: bad UTF-8, the date 2012-99-99; RecursionError: brackets without end
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # ValueError: bad UTF-8, the date 2012-99-99; RecursionError: brackets without end; the others:
+    # "!!bool x" and "!!timestamp x"
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{source} is no valid YAML: {reason}") from error

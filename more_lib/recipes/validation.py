@@ -37,7 +37,7 @@ def section(part: type[T]) -> type[T]:
     init = checked.__init__
 
     @wraps(init)
-    def build(self: object, *args: object, **values: object) -> None:
+    def build(self: object, /, *args: object, **values: object) -> None:
         try:
             init(self, *args, **values)
         except ValidationError as error:

@@ -121,6 +121,7 @@ PLACES = {
     "backbone.weights=~/w": "backbone.weights=/home/me/w",
     "data={root: x}": "data.root=/start/x",
     "data.root=/": "data.root=/",
+    "data.root='/a: b: c'": r'data.root="/a:\u0020b:\u0020c"',
     "data.root=é\u00a0猫": r'data.root="/start/é\u00a0猫"',
 }
 
@@ -212,6 +213,10 @@ def test_unknown_profile_lists_those_that_exist():
         ("optimizer.iterations='10'", "optimizer.iterations is '10': it must be a whole number"),
         ("seed=2012-05-11", "it must be a whole number"),
         ("seed=2012-99-99", "no valid YAML"),
+        ("seed=!!bool x", "seed=!!bool x is no valid YAML"),
+        ("seed=!!timestamp x", "seed=!!timestamp x is no valid YAML"),
+        ("self=1", "'self' is unknown (here are: profile, seed, data, "),
+        ("data.self=1", "'data.self' is unknown"),
         ("seed=", "seed is '': it must be a whole number"),
         ("data.train_split=2012", "data.train_split is 2012: it must be text"),
         ("backbone.name=no", "backbone.name is False: it must be text"),
