@@ -45,6 +45,7 @@ def _in_folder(folder: Path, files: Sequence[Path]) -> dict[Path, str]:
     notes, known = data_folder() / "contents" / f"{name}.json", {}
     with suppress(OSError, ValueError, TypeError):  # none yet, or damaged: they are only remembered
         known = dict(json.loads(notes.read_text())["files"])
+    known = {name: note for name, note in known.items() if isinstance(note, list)}
     with ThreadPoolExecutor(THREADS) as pool:
         stamps = dict(zip(files, pool.map(_stamp, files), strict=True))
         new = [file for file in files if known.get(file.name, [])[:-1] != stamps[file]]

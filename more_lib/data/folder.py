@@ -186,12 +186,13 @@ def recipe_for_folder(recipe: Recipe, folder: str | Path, labels: str | Path = "
 
 def _read(listed: Path, table: Path) -> tuple[tuple[str, ...], list[Row]]:
     """Every class of a folder in order, from classes.txt or else from the table; the rows."""
-    every = read_classes(listed) if listed.exists() else None
+    is_listed = listed.exists() or listed.is_symlink()  # a broken link is meant, too
+    every = read_classes(listed) if is_listed else None
     rows = read_table(table, every or ())
     if every is None:
         every = tuple(sorted({name for row in rows for name in row.classes}))
     if len(every) > MOST_CLASSES:
-        source = listed if listed.exists() else table
+        source = listed if is_listed else table
         raise InputError(f"{source} has {len(every)} classes: masks can tell {MOST_CLASSES} apart")
     known = frozenset(every)
     for row in rows:

@@ -58,14 +58,15 @@ def test_what_was_changed_a_moment_ago_or_in_the_future_is_not_trusted(files, re
     assert len(read) == 5
 
 
+@pytest.mark.parametrize("damage", ["{", '{"files": {"a": null, "b": []}}', '{"files": 3}'])
 def test_damaged_notes_and_a_folder_that_cannot_be_written_cost_time_only(
-    files, read, monkeypatch, tmp_path
+    files, read, monkeypatch, tmp_path, damage
 ):
     monkeypatch.setattr(contents, "SETTLED", -60)
     first = digests(files)
     for notes in (data_folder() / "contents").glob("*.json"):
         if json.loads(notes.read_text())["folder"] == str(tmp_path):
-            notes.write_text("{")
+            notes.write_text(damage)
     assert digests(files) == first and len(read) == 4
     (tmp_path / "in the way").touch()
     monkeypatch.setenv("MORE_DATA", str(tmp_path / "in the way"))

@@ -139,6 +139,10 @@ def test_unknown_classes_are_named_with_the_nearest_that_exists(root):
     (root / "classes.txt").write_text("cat\nowl\ncat\nred fox\n")
     with refused("classes.txt: named more than once: cat"):
         FolderTree(root)
+    (root / "classes.txt").unlink()
+    (root / "classes.txt").symlink_to(root / "gone")
+    with refused("classes.txt is missing: write a class name a line"):
+        FolderTree(root)
 
 
 def test_folders_without_images_or_with_two_of_one_id_are_named(root, tmp_path):
