@@ -37,7 +37,7 @@ def main(
     folder = folder or tree_root(PROFILES["coco"].data)
     print(f"{COCO.name}: {COCO.licence} ({COCO.homepage})")
     if dry_run:
-        print("\n".join(plain.plan(coco.PARTS, source, folder)))
+        print("\n".join(plain.plan(coco.PARTS, source, folder, coco.record_of(partial, strict))))
         return
     print(f"data set: {coco.prepare(folder, source, partial, strict)}")
 

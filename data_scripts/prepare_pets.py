@@ -35,7 +35,7 @@ def main(
     folder = folder or tree_root(PROFILES["pets"].data)
     print(f"{PETS.name}: {PETS.licence} ({PETS.homepage})")
     if dry_run:
-        print("\n".join(plain.plan(pets.PARTS, source, folder)))
+        print("\n".join(plain.plan(pets.PARTS, source, folder, pets.record_of(classes, partial))))
         return
     print(f"data set: {pets.prepare(folder, source, classes, partial)}")
 

@@ -21,8 +21,7 @@ from pycocotools import mask as rle
 
 from more_lib.data.prepare.fetch import check_counts
 from more_lib.data.prepare.instances import Picture, Shape, read_instances
-from more_lib.data.prepare.plain import RECORD, Item, obtain, write_folder
-from more_lib.data.prepare.record import is_made
+from more_lib.data.prepare.plain import Item, is_prepared, obtain, write_folder
 from more_lib.data.prepare.sources import COCO_ANNOTATIONS, COCO_TRAIN, COCO_VAL
 from more_lib.recipes.classes import COCO_CLASSES
 from more_lib.recipes.constants import IGNORE_INDEX
@@ -31,6 +30,12 @@ from more_lib.system.files import absolute
 
 PARTS = {"annotations": COCO_ANNOTATIONS, "train2014": COCO_TRAIN, "val2014": COCO_VAL}
 COUNTS = {"train": 82_081, "val": 40_137}  # images with objects
+
+
+def record_of(partial: bool = False, strict: bool = False) -> dict:
+    """What a folder that was prepared so says of itself, among other things."""
+    record = {"data": "COCO 2014", "format": 1, "partial": partial}
+    return record | ({"left_out": 0} if strict else {})
 
 
 def prepare(
@@ -50,10 +55,8 @@ def prepare(
     Raises ``InputError`` for missing or malformed files, a folder in use, and, unless ``partial``,
     counts of images with objects other than ``COUNTS``; images left out count as there.
     """
-    folder = absolute(folder)
-    record = {"data": "COCO 2014", "format": 1, "partial": partial}
-    wanted = record | ({"left_out": 0} if strict else {})
-    if is_made(folder / RECORD, wanted, "prepared COCO 2014"):
+    folder, record = absolute(folder), record_of(partial, strict)
+    if is_prepared(folder, record):
         return folder
     parts = obtain(PARTS, source)
     items, splits, counts, left_out = [], {}, dict.fromkeys(COUNTS, 0), 0

@@ -10,8 +10,7 @@ import numpy as np
 
 from more_lib.data.images import read_mask
 from more_lib.data.prepare.fetch import check_counts
-from more_lib.data.prepare.plain import RECORD, Item, obtain, write_folder
-from more_lib.data.prepare.record import is_made
+from more_lib.data.prepare.plain import Item, is_prepared, obtain, write_folder
 from more_lib.data.prepare.sources import PET_ANNOTATIONS, PET_IMAGES
 from more_lib.data.tree import read_lines
 from more_lib.recipes.classes import PET_BREEDS, PET_SPECIES
@@ -22,6 +21,13 @@ from more_lib.system.files import absolute
 CLASSES = {"breed": PET_BREEDS, "species": PET_SPECIES}
 PARTS = {"annotations": PET_ANNOTATIONS, "images": PET_IMAGES}
 COUNTS = {"trainval": 3_680, "test": 3_669, "breeds": 37}
+
+
+def record_of(kind: str = "breed", partial: bool = False) -> dict:
+    """What a folder that was prepared so says of itself; ``InputError`` for an unknown kind."""
+    if kind not in CLASSES:
+        raise InputError(f"the kind of class {kind!r} is unknown: take {' or '.join(CLASSES)}")
+    return {"data": "Oxford-IIIT Pet", "format": 1, "class": kind, "partial": partial}
 
 
 def prepare(
@@ -38,11 +44,8 @@ def prepare(
     Raises ``InputError`` for missing or malformed files, a folder in use, and, unless ``partial``,
     counts other than ``COUNTS``.
     """
-    if kind not in CLASSES:
-        raise InputError(f"the kind of class {kind!r} is unknown: take {' or '.join(CLASSES)}")
-    folder = absolute(folder)
-    record = {"data": "Oxford-IIIT Pet", "format": 1, "class": kind, "partial": partial}
-    if is_made(folder / RECORD, record, "prepared Oxford-IIIT Pet"):
+    folder, record = absolute(folder), record_of(kind, partial)
+    if is_prepared(folder, record):
         return folder
     images, annotations = map(obtain(PARTS, source).get, ("images", "annotations"))
     listed = {split: _listed(annotations / f"{split}.txt") for split in ("trainval", "test")}

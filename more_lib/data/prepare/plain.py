@@ -15,6 +15,7 @@ import numpy as np
 from more_lib.data.folder import FolderTree
 from more_lib.data.images import mask_image
 from more_lib.data.prepare.fetch import downloads_folder, extract, fetch, fetch_plan
+from more_lib.data.prepare.record import is_made
 from more_lib.data.prepare.sources import Source
 from more_lib.system.errors import InputError
 from more_lib.system.files import absolute, atomic_folder
@@ -33,9 +34,20 @@ class Item:
     task: tuple  # what `paint` takes
 
 
-def plan(parts: Mapping[str, Source], given: str | Path | None, folder: Path) -> list[str]:
-    """What a preparation would do, a line a step. Touches nothing; raises as ``obtain`` does."""
-    if (folder / RECORD).is_file():
+def is_prepared(folder: Path, record: Mapping) -> bool:
+    """Whether the data set of a record is in ``folder``; raises as ``is_made`` does."""
+    return is_made(folder / RECORD, record, f"prepared {record['data']}")
+
+
+def plan(
+    parts: Mapping[str, Source], given: str | Path | None, folder: str | Path, record: Mapping
+) -> list[str]:
+    """What a preparation would do, a line a step. Touches nothing.
+
+    Raises as ``obtain`` and ``is_prepared`` do.
+    """
+    folder = absolute(folder)
+    if is_prepared(folder, record):
         return [f"nothing: {folder} is prepared"]
     if given is not None:
         obtain(parts, given)
@@ -78,7 +90,7 @@ def write_folder(
         splits: ids by name of the split.
         paint: makes a mask (H, W) uint8 of what an item's ``task`` holds; runs in several
             processes where there are many.
-        record: what ``is_made`` is to find in ``RECORD``.
+        record: what ``is_prepared`` is to find in ``RECORD``.
     """
     with atomic_folder(folder) as root:
         for part in ("images", "masks", FolderTree.LISTS):

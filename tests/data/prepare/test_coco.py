@@ -313,8 +313,10 @@ def test_script_says_licence_and_plan_and_prepares(source, tmp_path, monkeypatch
     status, out, _ = run(*options, "--partial")
     assert "annotation 10 (number 1 in the list) has a polygon of 4 numbers" in out
     assert status == 0 and f"data set: {tmp_path / 'out'}" in out
-    status, out, _ = run(*options, "--dry-run")
+    status, out, _ = run(*options, "--partial", "--dry-run")
     assert status == 0 and "nothing: " in out
+    status, _, err = run(*options, "--partial", "--strict", "--dry-run")  # as without it
+    assert status == 2 and "out was prepared with left_out 1, not 0" in err
 
 
 def test_real_photographs_have_the_classes_of_their_masks(tmp_path):

@@ -140,6 +140,9 @@ def test_script_prepares_what_is_there(source, tmp_path, monkeypatch, capsys):
     status, out, _ = run()
     assert status == 0 and f"data set: {tmp_path / 'out'}" in out
     assert FolderTree(tmp_path / "out").ids("test") == ["yorkshire_terrier_4"]
+    assert "nothing: " in run("--dry-run")[1]
+    status, _, err = run("--classes", "breed", "--dry-run")  # as without it
+    assert status == 2 and "out was prepared with class species, not breed" in err
 
 
 def test_real_photographs_fit_their_masks(tmp_path):
