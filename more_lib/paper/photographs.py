@@ -66,7 +66,8 @@ def score_by_labels(name: str, trained: Trained) -> list[dict]:
     for row, kind in zip(tuple(rows), MASK_MAPS, strict=True):
         labels = "none" if kind == "decoder" else "true"
         every, some = (each.result(kind, labels) for each in (whole, several))
-        rest = replace(every, matrix=every.matrix - some.matrix)
+        # Two passes, of one thread and of two: a pixel at the threshold may fall either way.
+        rest = replace(every, matrix=(every.matrix - some.matrix).clip(min=0))
         rows += [_row(row, ONE, kind, rest), _row(row, SEVERAL, kind, some)]
     return rows
 

@@ -1,10 +1,13 @@
 """The study of photographs: what belongs to nobody, scores by labels, tokens by block, a figure."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from more_lib.evaluation.scoring import evaluate_or_load
 from more_lib.method import artifacts
 from more_lib.method.backbones import load_backbone
 from more_lib.method.localization import lam, min_max
@@ -83,6 +86,22 @@ def test_images_of_one_class_and_of_several_are_scored_apart_as_alone(tmp_path):
     assert lam != few
     alone = changed(recipe, ["data.val_split=one"])  # none of them shows several
     assert len(photographs.score_by_labels("a", trained_on(alone, tmp_path / "one"))) == 4
+
+
+def test_a_pixel_that_falls_otherwise_in_the_second_pass_does_no_harm(tmp_path, monkeypatch):
+    def evaluated(trained):
+        evaluation = evaluate_or_load(trained)
+        moved = np.zeros_like(evaluation.results[0].matrix)
+        moved[2, 0] = 99 if trained.recipe.data.skip else 0  # more than there are
+        results = tuple(replace(each, matrix=each.matrix + moved) for each in evaluation.results)
+        return replace(evaluation, results=results)
+
+    recipe = recipe_with(two_in_one(tmp_path / "tree"))
+    trained = trained_on(recipe, tmp_path)
+    plain = photographs.score_by_labels("a", trained)
+    monkeypatch.setattr(photographs, "evaluate_or_load", evaluated)
+    rows = photographs.score_by_labels("a", trained)
+    assert [each["map"] for each in rows] == [each["map"] for each in plain]
 
 
 def test_tokens_by_block_are_those_of_each_image_alone(tmp_path, monkeypatch):
