@@ -62,8 +62,13 @@ def _segmentation_cases(draw: Generator) -> list[Case]:
         return Case(name, (logits, mask.masked_fill(unknown, 255)), idea)
 
     hand = tensor([[[[0.0, 0.0, 2.0, 0.0]], [[0.0, 0.0, 0.0, 9.0]]]]), tensor([[[0, 1, 1, 255]]])
+    random = case("random logits", 3, 4)
+    logits, mask = random.args
+    empty = "a half without a pixel adds 0 to the loss"
     return [
-        Case("four pixels by hand", hand), case("random logits", 3, 4), case("one class", 2, 1),
+        Case("four pixels by hand", hand), random, case("one class", 2, 1),
+        Case("a crop of background alone", (logits, 0 * mask), empty),
+        Case("a crop of foreground alone", (logits, 0 * mask + 1), empty),
         case("a crop that is all ignored", 2, 3, "the loss is 0 there, and its gradient", 0.0),
     ]  # fmt: skip
 
@@ -73,7 +78,7 @@ SEGMENTATION = Exercise(
     2, 15, _segmentation, {
         "ignored": "255 is counted as background: such pixels teach nothing",
         "once": "this is one mean over all pixels: background and foreground have one each",
-        "empty": "a crop that is all ignored gives 0/0: the small number is missing",
+        "empty": "a half without a pixel gives 0/0: the small number is missing",
         "image": "the means run over the whole batch, yours over each image",
         "all": "ignored pixels stand in the denominator: divide by the pixels of that half",
         "sum": "the two means are added: half of each is asked for",
