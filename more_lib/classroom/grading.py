@@ -92,7 +92,9 @@ def assemble(master: Notebook, submitted: Notebook) -> list[Cell]:
     known, cells, seen = master.known(), [], set()
     if not set(known) & set(submitted.known()):
         raise InputError("no cell of it belongs to the exercises: is it another notebook?")
-    locked = {name: _locked(cell) for name, cell in known.items() if _locked(cell)}
+    tagged = [cell for cell in master.cells if "parameters" in cell["metadata"].get("tags", ())]
+    given = "".join(f"{cell['source']}\n" for cell in tagged)
+    locked = {name: run for name, cell in known.items() if (run := _locked(cell, given))}
     for cell in submitted.cells:
         name = _data(cell).get("grade_id", "")
         if name in locked and name not in seen:
@@ -195,10 +197,13 @@ def _data(cell: Mapping) -> dict[str, Any]:
     return cell["metadata"].get("nbgrader", {})
 
 
-def _locked(cell: Mapping) -> Cell | None:
-    """What runs in place of a locked code cell; None for one that students write."""
+def _locked(cell: Mapping, given: str) -> Cell | None:
+    """What runs in place of a locked code cell; None for one that students write.
+
+    given: the master's parameters, again before each test: a student may have used the names.
+    """
     data = _data(cell)
     if data.get("solution") or not (data.get("grade") or data.get("locked")):
         return None
-    before = BEFORE_TESTS if data.get("grade") else ""
+    before = BEFORE_TESTS + given if data.get("grade") else ""
     return Cell(data["grade_id"], before + cell["source"]) if cell["cell_type"] == "code" else None

@@ -104,7 +104,9 @@ class TestTheClass:
             "x07-2-answer": "n = 18",
             "x07-3-answer": "def paired_gain(a, b):\n    return 1 / 0",
         }
-        hand_in(tmp_path / "in", "alice", STEM, whole())
+        tried = whole()  # with other seeds, by a variable that the tests read, too
+        tried.cells.insert(2, nbformat.v4.new_code_cell("for seed in range(5):\n    pass"))
+        hand_in(tmp_path / "in", "alice", STEM, tried)
         hand_in(tmp_path / "in", "bob", STEM, whole(half))
         hand_in(tmp_path / "in", "carol", STEM, released(STEM))
         (tmp_path / "in" / "dave").mkdir()
