@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from more_lib.classroom.exercise import Case, Exercise
+from more_lib.classroom.exercise import Case, Exercise, as_usual
 
 
 class Outcome(NamedTuple):
@@ -25,11 +25,12 @@ def outcome(function: Callable, case: Case, exercise: Exercise) -> Outcome:
     """Call on copies of the case's arguments: whatever the function does is in the result."""
     args, names = deepcopy(case.args), exercise.parameters if case.args else []
     try:
-        value = function(*args)
-        given = zip(names, args, case.args, strict=True)
-        changed = next((name for name, now, was in given if _differs(now, was)), "")
-        with_slopes = exercise.gradient and not changed
-        slopes = _slopes(function, case, names) if with_slopes else ()
+        with as_usual():
+            value = function(*args)
+            given = zip(names, args, case.args, strict=True)
+            changed = next((name for name, now, was in given if _differs(now, was)), "")
+            with_slopes = exercise.gradient and not changed
+            slopes = _slopes(function, case, names) if with_slopes else ()
     except Exception as error:
         return Outcome(error=type(error), said=(str(error).strip().splitlines() or [""])[0])
     return Outcome(value, None, "", changed, slopes)

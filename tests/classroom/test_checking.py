@@ -5,6 +5,7 @@ import torch
 
 from more_lib.classroom import check
 from more_lib.classroom.catalogue import EXERCISES, find
+from more_lib.classroom.checking import attempt, judge
 from more_lib.classroom.exercise import Case, Exercise
 from more_lib.classroom.outcomes import fault, outcome
 from more_lib.system.errors import InputError
@@ -37,6 +38,20 @@ ANSWERS = {
     "the sign is wrong": lambda *a: -right(*a),
     "values are wrong, the first at [0, 0, 0]": lambda *a: right(*a).sin(),
 }
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_what_a_notebook_sets_in_torch_changes_no_verdict(name):
+    exercise = EXERCISES[name]
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        given = attempt(exercise, exercise.answer, 0)
+        assert torch.get_default_dtype() is torch.float64 and not torch.is_grad_enabled()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+    assert judge(exercise, given, 0)  # where nothing is set, as `grade` does
 
 
 @pytest.mark.parametrize("says", ANSWERS)
