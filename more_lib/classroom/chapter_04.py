@@ -184,9 +184,10 @@ def _parts(loss: Callable, token: Tensor, num_classes: int, slip: str = "") -> b
     tokens = token.repeat(num_classes, 1).requires_grad_()
     value = loss(tokens)
     slope = torch.autograd.grad(value, tokens)[0]
-    differ = bool((slope - slope[0]).abs().max() > 1e-6)
-    wrong = {"any": bool(slope.abs().max() > 1e-6), "value": bool(value > 0), "before": False}
-    return (wrong | {"always": True}).get(slip, differ)
+    apart = slope - slope[0]
+    most = {"any": slope, "sign": apart.relu(), "pair": apart[:2], "sums": apart.sum(1)}
+    differ = bool(most.get(slip, apart).abs().max() > 1e-6)
+    return {"value": bool(value > 0), "before": False, "always": True}.get(slip, differ)
 
 
 def _parting_cases(draw: Generator) -> list[Case]:
@@ -197,6 +198,9 @@ def _parting_cases(draw: Generator) -> list[Case]:
         "the confident relation": lambda q: _cre_paper(q, patches, mask, tensor([1, 1, 0]), 0.5),
         "a pull of all tokens to one patch": lambda q: (q - patches[0]).square().sum() - 99,
         "a loss of a single token": lambda q: q[1].sum() - 99,
+        "a loss of the first token": lambda q: q[0].sum() - 99,
+        "a loss of the last token": lambda q: q[2].sum() - 99,
+        "a loss that takes another channel of each token": lambda q: q.diagonal().sum() - 99,
         "a loss of the tokens' mean": lambda q: q.mean(0).square().sum(),
         "a loss that is constant": lambda q: 0 * q.sum() + 1,
     }
@@ -210,6 +214,9 @@ PARTS = Exercise(
         "value": "a loss above 0 need not move anything: look at its gradient",
         "before": "before the step tokens are always identical: what counts is what it does",
         "always": "not every loss parts them: it has to treat classes differently",
+        "sign": "a difference has two signs, and both of them part",
+        "pair": "any two tokens may part, not the first two alone",
+        "sums": "compare steps channel by channel: sums and lengths of different ones may be equal",
     }, _parting_cases,
 )  # fmt: skip
 

@@ -326,11 +326,33 @@ def parts_by_a_step(loss, token, num_classes):
     return not torch.allclose(moved, moved[:1].expand_as(moved), atol=1e-6)
 
 
-@wrong("04.5", "a gradient that is the same for all")
-def parts_by_any_gradient(loss, token, num_classes):
+def step_of(loss, token, num_classes):
     tokens = torch.nn.Parameter(token.repeat(num_classes, 1))
     loss(tokens).backward()
-    return tokens.grad.norm().item() > 1e-6
+    return tokens.grad
+
+
+@wrong("04.5", "a gradient that is the same for all")
+def parts_by_any_gradient(loss, token, num_classes):
+    return step_of(loss, token, num_classes).norm().item() > 1e-6
+
+
+@wrong("04.5", "a difference has two signs")
+def parts_upwards(*given):
+    step = step_of(*given)
+    return bool((step - step[0]).max() > 1e-6)
+
+
+@wrong("04.5", "any two tokens may part, not the first two alone")
+def parts_the_first_two(*given):
+    step = step_of(*given)
+    return not torch.allclose(step[0], step[1], atol=1e-6)
+
+
+@wrong("04.5", "compare steps channel by channel")
+def parts_by_lengths(*given):
+    lengths = step_of(*given).norm(dim=1)
+    return bool((lengths - lengths[0]).abs().max() > 1e-6)
 
 
 @variant("05.1")
