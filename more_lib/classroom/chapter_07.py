@@ -14,7 +14,9 @@ def _verdict(before: Tensor, after: Tensor, better: str, slip: str = "") -> str:
     spreads = [float(x.std(correction=slip != "n")) if len(x) > 1 else 0.0 for x in (before, after)]
     if slip == "single" and min(len(before), len(after)) == 1:
         return "not shown"
-    noise = {"sign": 0.0, "sum": sum(spreads), "after": spreads[1]}.get(slip, hypot(*spreads))
+    one, other = spreads
+    wrong = {"sign": 0.0, "sum": one + other, "after": other, "before": one}
+    noise = wrong.get(slip, hypot(one, other))
     return "shown" if gain > 0 and gain >= noise else "not shown"
 
 
@@ -27,11 +29,21 @@ def _verdict_cases(draw: Generator) -> list[Case]:
         "less of what should be low": ([3.0, 3.2], [1.0, 1.2], "lower"),
         "more of what should be low": ([1.0, 1.2], [3.0, 3.2], "lower"),
         "a noisy start": ([60.0, 80.0], [73.0, 73.1], "higher"),
+        "one side much noisier": ([70.0, 70.2], [70.6, 74.6], "higher"),
         "one seed": ([70.0], [71.0], "higher"), "no run": ([70.0, 71.0], [], "higher"),
+        "one seed, and the wrong sign": ([71.0], [70.0], "higher"),
+        "one seed beside several": ([70.0], [67.0, 75.0], "higher"),
+        "no gain": ([70.0], [70.0], "higher"),
+        "nothing to compare with": ([], [70.0, 71.0], "higher"),
     }  # fmt: skip
+    ideas = {
+        "one seed, and the wrong sign": "one seed counts where the sign is right, and there alone",
+        "one seed beside several": "one seed has no deviation, several have theirs",
+        "no gain": "what stays the same is no gain",
+    }
     shift = float(randn((), generator=draw))
     return [
-        Case(name, (tensor(one) + shift, tensor(other) + shift, better))
+        Case(name, (tensor(one) + shift, tensor(other) + shift, better), ideas.get(name, ""))
         for name, (one, other, better) in names.items()
     ]
 
@@ -42,6 +54,7 @@ VERDICT = Exercise(
         "sign": "the right sign is not enough where seeds differ: compare with their deviations",
         "sum": "deviations of two sides add up as squares: take the root of their sum",
         "after": "both sides are noisy: the deviation of the first is missing",
+        "before": "both sides are noisy: the deviation of the second is missing",
         "up": "for some scores lower is better: the sign of the gain turns with that",
         "missing": "what was not run is neither shown nor not shown",
         "single": "one seed has no deviation: the right sign is then an indication, and counts",

@@ -337,22 +337,13 @@ def parts_by_any_gradient(loss, token, num_classes):
     return step_of(loss, token, num_classes).norm().item() > 1e-6
 
 
-@wrong("04.5", "a difference has two signs")
-def parts_upwards(*given):
-    step = step_of(*given)
-    return bool((step - step[0]).max() > 1e-6)
-
-
-@wrong("04.5", "any two tokens may part, not the first two alone")
-def parts_the_first_two(*given):
-    step = step_of(*given)
-    return not torch.allclose(step[0], step[1], atol=1e-6)
-
-
-@wrong("04.5", "compare steps channel by channel")
-def parts_by_lengths(*given):
-    lengths = step_of(*given).norm(dim=1)
-    return bool((lengths - lengths[0]).abs().max() > 1e-6)
+wrong("04.5", "not the first two alone")(
+    lambda *given: not torch.allclose(*step_of(*given)[:2], atol=1e-6)
+)
+wrong("04.5", "channel by channel")(lambda *given: bool(step_of(*given).norm(dim=1).std() > 1e-6))
+wrong("04.5", "a difference has two signs")(
+    lambda *given: bool((step_of(*given) - step_of(*given)[0]).max() > 1e-6)
+)
 
 
 @variant("05.1")
@@ -455,16 +446,13 @@ def miou_with_zeros(matrix):
     return (hits / (matrix.sum(0) + matrix.sum(1) - hits).clamp(min=1)).mean()
 
 
-@wrong("06.1", "what it claims is all wrong: its IoU is 0")
-def miou_of_those_that_are_there(matrix):
-    hits, there = matrix.diagonal(), matrix.sum(1) > 0
-    return (hits / (matrix.sum(0) + matrix.sum(1) - hits))[there].mean()
-
-
-@wrong("06.1", "what it claims is all wrong: its IoU is 0")
-def miou_of_those_that_are_hit(matrix):
+def miou_over(matrix, classes):
     hits = matrix.diagonal()
-    return (hits / (matrix.sum(0) + matrix.sum(1) - hits))[hits > 0].mean()
+    return (hits / (matrix.sum(0) + matrix.sum(1) - hits))[classes].mean()
+
+
+wrong("06.1", "its IoU is 0")(lambda matrix: miou_over(matrix, matrix.sum(1) > 0))
+wrong("06.1", "its IoU is 0")(lambda matrix: miou_over(matrix, matrix.diagonal() > 0))
 
 
 @variant("06.3")
@@ -507,6 +495,21 @@ def verdict_by_sign(before, after, better):
         return "not run"
     up = after.mean() > before.mean()
     return "shown" if up == (better == "higher") else "not shown"
+
+
+def but(said, where, *given):
+    return said if where else verdict_by_squares(*given)
+
+
+wrong("07.1", "and there alone")(lambda b, a, of: but("shown", len(b) == len(a) == 1, b, a, of))
+wrong("07.1", "no gain")(lambda b, a, of: but("shown", b.tolist() == a.tolist(), b, a, of))
+wrong("07.1", "what was not run")(lambda b, a, of: but("not shown", not len(b), b, a, of))
+wrong("07.1", "the deviation of the second is missing")(
+    lambda b, a, of: verdict_by_squares(b, a if len(b) > 1 else a[:1] * 0 + a.mean(), of)
+)
+wrong("07.1", "the deviation of the second is missing")(
+    lambda b, a, of: verdict_by_squares(b, b - b.mean() + a.mean(), of) if len(a) else "not run"
+)
 
 
 @variant("07.3")
