@@ -5,7 +5,7 @@ from math import exp, log, log10
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, randn, tensor
+from torch import Generator, Tensor, rand, randn, tensor
 
 from more_lib.classroom.exercise import Case, Exercise
 from more_lib.method.localization import lam, min_max
@@ -53,10 +53,11 @@ def _cam_cases(draw: Generator) -> list[Case]:
     hand = tensor([[[[3.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 5.0]]]])
     sizes = {"random features": (2, 3, 5, 3, 4), "a square grid": (2, 2, 4, 3, 3),
              "one class": (1, 1, 4, 2, 3)}  # fmt: skip
-    return [Case("two channels by hand", (hand, tensor([[1.0, -1.0], [0.5, 1.0]])))] + [
-        Case(name, (randn(b, d, h, w, generator=draw), randn(c, d, generator=draw)))
-        for name, (b, c, d, h, w) in sizes.items()
-    ]
+    cases = [Case("two channels by hand", (hand, tensor([[1.0, -1.0], [0.5, 1.0]])))]
+    for name, (b, c, d, h, w) in sizes.items():
+        cases.append(Case(name, (randn(b, d, h, w, generator=draw), randn(c, d, generator=draw))))
+    below = -0.1 - rand(1, 3, 2, 2, generator=draw), randn(2, 3, generator=draw)
+    return [*cases, Case("features below 0", below, "a channel's maximum may lie below 0")]
 
 
 CAM = Exercise(

@@ -24,9 +24,11 @@ def _mask(maps: Tensor, labels: Tensor, high: float, low: float, slip: str = "")
 def _mask_cases(draw: Generator) -> list[Case]:
     hand = tensor([[[[0.9, 0.5, 0.25], [0.2, 0.4, 0.3]], [[0.1, 0.6, 0.0], [0.1, 0.45, 0.8]],
                     [[1.0, 0.9, 0.9], [0.9, 1.0, 0.9]]]])  # fmt: skip
+    both = tensor([[[[0.9, 0.6]], [[0.6, 0.9]]]])
     maps, labels = rand(2, 4, 5, 6, generator=draw) ** 2, tensor([[1, 0, 1, 0], [1, 0, 0, 1]])
     return [
         Case("six patches by hand", (hand, tensor([[1, 1, 0]]), 0.5, 0.25)),
+        Case("two sure classes", (both, tensor([[1, 1]]), 0.5, 0.25), "the larger CAM decides"),
         Case("random maps", (maps, labels, 0.6, 0.2)),
         Case("one class", (maps[:, :1], labels[:, :1], 0.5, 0.25)),
         Case("an image without a class", (maps, 0 * labels, 0.5, 0.25), "all is background"),

@@ -54,6 +54,9 @@ def cam_then_pool(features, weight):
     return cam, F.adaptive_max_pool2d(cam, 1).flatten(1)
 
 
+wrong("01.2", "below 0")(lambda x, w: (cam_by_convolution(x, w)[0], x.relu().amax((2, 3)) @ w.T))
+
+
 @variant("01.3")
 def lam_by_matmul(features, class_tokens):
     maps = (class_tokens @ features.flatten(2)).double()
@@ -257,6 +260,11 @@ def mask_from_zero(maps, labels, high, low):
     present = maps.masked_fill(labels[:, :, None, None] == 0, 0)
     sure, none = present.amax(1) > high, present.amax(1) < low
     return present.argmax(1) * sure + 255 * (~sure & ~none)
+
+
+wrong("04.1", "the larger CAM decides")(
+    lambda m, y, *ends: mask_by_pieces(m + 9 * (m > ends[0]) * (m > ends[0]).cumsum(1), y, *ends)
+)
 
 
 @variant("04.2")
