@@ -102,9 +102,9 @@ def _difference(right: Tensor, yours: Tensor, axes: tuple[str, ...]) -> str:
                 theirs = f"yours over the {others[0]}" if others else "yours do not"
                 return f"values sum to 1 over the {name}, {theirs}"
     ratio = (yours / right)[right.abs() > 1e-6]
-    if ratio.numel() > 1 and ratio.isfinite().all() and _close(ratio.mean(), ratio):
+    if ratio.numel() > 1 and ratio.isfinite().all() and _close(ratio.mean() * right, yours):
         factor = float(ratio.mean())
-        return "the sign is wrong" if abs(factor + 1) < 1e-3 else f"all is {factor:.3g} times right"
+        return "the sign is wrong" if abs(factor + 1) < 1e-3 else f"all is {factor:.5g} times right"
     wrong = ~torch.isclose(yours, right, rtol=1e-4, atol=1e-4, equal_nan=True)
     return f"{int(wrong.sum())} of {wrong.numel()} values are wrong, the first at " + str(
         wrong.nonzero()[0].tolist()

@@ -35,6 +35,7 @@ ANSWERS = {
     "the shape (2, 2), and (2, 2, 2), which is (heads, neighbours, channels)": lambda *a: a[0],
     "it returns nan: look for 0/0": lambda *a: right(*a) * torch.nan,
     "all is 2 times right": lambda *a: 2 * right(*a),
+    "all is 1.0004 times right": lambda *a: 1.0004 * right(*a),
     "the sign is wrong": lambda *a: -right(*a),
     "values are wrong, the first at [0, 0, 0]": lambda *a: right(*a).sin(),
 }
@@ -80,6 +81,7 @@ def test_axes_that_do_not_sum_to_one_are_named():
 
 def test_kinds_of_values_are_told_apart():
     assert "int64; yes or no (bool)" in check("02.2", lambda active: active.long()).sentence
+    assert "values are wrong" in check("02.2", lambda active: active | True).sentence  # not all
     floats = check("04.1", lambda maps, labels, high, low: maps[:, 0])
     assert "it returns float32; a tensor of whole number (int64)s is asked for" in floats.sentence
     bools = check("04.1", lambda maps, labels, high, low: maps[:, 0] > 0)
