@@ -26,6 +26,7 @@ logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # what nbformat finds
 # So that a student's own `check` is not asked; the lines of the master's cell stay together.
 BEFORE_TESTS = "from more_lib.classroom.witness import check\n"
 STUB = "YOUR ANSWER HERE"  # nbgrader's, where an answer is a text
+UNANSWERED = ("", STUB)
 SAYS = {
     "late": "it took too long and was stopped",
     "flood": "it printed too much",
@@ -71,9 +72,13 @@ class Notebook:
         return cls(cells)
 
     def known(self) -> dict[str, Mapping]:
-        """By ``grade_id``, in order; of copies of a cell the first."""
-        named = [(_data(cell).get("grade_id"), cell) for cell in reversed(self.cells)]
-        return dict(reversed([(name, cell) for name, cell in named if name]))
+        """By ``grade_id``, in order; of copies of a cell the first that is answered."""
+        found: dict[str, Mapping] = {}
+        for cell in self.cells:
+            name = _data(cell).get("grade_id")
+            if name and (name not in found or found[name].source.strip() in UNANSWERED):
+                found[name] = cell
+        return found
 
 
 class Cell(NamedTuple):
@@ -136,7 +141,7 @@ def marks(
             continue
         if data.get("solution") or cell.cell_type != "code":
             text = theirs[name].source.strip() if name in theirs else ""
-            empty = text in ("", STUB)
+            empty = text in UNANSWERED
             given = (0, "not answered") if empty else (None, "")
             found.append(_mark(cell, *given, text))
             continue

@@ -13,7 +13,7 @@ from more_lib.classroom import gradebook, witness
 from more_lib.classroom.catalogue import EXERCISES
 from more_lib.classroom.checking import attempt, check, judge
 from more_lib.classroom.course import MASTERS
-from more_lib.classroom.grading import Notebook, assemble
+from more_lib.classroom.grading import STUB, Notebook, assemble
 from more_lib.classroom.sandbox import NOTHING, REPORT, Limits
 from more_lib.system.errors import InputError
 from tests.classroom.submissions import answered, cell, hand_in, master, released
@@ -352,3 +352,9 @@ def test_the_order_of_a_submission_is_kept_and_locked_cells_return_to_their_plac
     book.cells.remove(cell(book, "x07-imports"))
     names = [each.name for each in assemble(Notebook(master(STEM).cells), Notebook(book.cells))]
     assert names[:4] == ["", "x07-parameters", "x07-imports", "x07-1-answer"]
+
+
+def test_of_copies_of_a_cell_the_first_that_is_answered_counts():
+    texts = "", STUB, "first", "second"
+    copies = [cell(answered(released(STEM), STEM, sentence=each), "x07-4-reason") for each in texts]
+    assert Notebook(copies).known()["x07-4-reason"].source == "first"

@@ -8,11 +8,10 @@ import nbformat
 import pytest
 
 from more_lib.classroom.catalogue import EXERCISES
+from tests.classroom.submissions import HIDDEN, SOLUTION
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 MASTERS = sorted((FOLDER / "exercises").glob("*.ipynb"))
-SOLUTION = re.compile(r"### BEGIN SOLUTION\n.*?### END SOLUTION", re.DOTALL)
-HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n.*?### END HIDDEN TESTS", re.DOTALL)
 DOTS = {1: "●○○", 2: "●●○", 3: "●●●"}
 
 
