@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from more_lib.paper.frames import cell_text, is_number, label
+from more_lib.paper.frames import cell_text, is_fraction, is_number, label
 from more_lib.runs.pages import write_page
 from more_lib.runs.reading import Run, load_run
 from more_lib.system.errors import InputError
@@ -115,9 +115,12 @@ def leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _row_names(rows: Sequence[Mapping]) -> list[str]:
-    """A name for each row: the fewest first words that tell all apart, else numbers from 1."""
+    """A name for each row: the fewest first words that tell all apart, else numbers from 1.
+
+    A seed is as good as a word: it says which row is meant, not what was measured.
+    """
     frame = pd.DataFrame(rows).drop(columns="note", errors="ignore")
-    texts = [key for key in frame if frame[key].map(type).eq(str).all()]
+    texts = [key for key in frame if key == "seed" or frame[key].map(type).eq(str).all()]
     words = [frame[key].map(lambda word: cell_text("", word)) for key in texts]
     apart = (column for column in words if column.nunique() > 1)
     for names in accumulate(apart, lambda first, second: first + "\u00a0· " + second):
@@ -142,7 +145,7 @@ def _metric(name: str, values: Sequence[object]) -> Row:
     """
     *place, key = name.split(" · ")
     heading = label(key, next(filter(is_number, values), values[0]))
-    scale = 100 if heading.endswith("(%)") else 1
+    scale = 100 if any(is_fraction(key, value) for value in values) else 1
     first, *others = numbers = [value if is_number(value) else None for value in values]
     changes = ["" if None in (first, n) else f"{scale * (n - first):+.2g}" for n in others]
     pairs = zip(numbers, _texts(values), strict=True)

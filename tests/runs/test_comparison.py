@@ -108,6 +108,14 @@ def test_names_of_rows_do_not_depend_on_numbers():
     maps = [{"map": name, "labels": labels} for name in ("CAM", "LAM") for labels in "ab"]
     named = [f"rows · {row['map']}\u00a0· {row['labels']} · map" for row in maps]
     assert names(*maps)[::2] == named
+    trials = [{"trial": trial, "seed": seed} for trial in ("a", "b") for seed in (0, 1)]
+    named = [f"rows · {row['trial']}\u00a0· {row['seed']} · trial" for row in trials]
+    assert names(*trials)[::2] == named
+
+
+def test_only_shares_are_scaled_to_per_cent():
+    assert comparison._metric("faulty_percent", [12.5, 13])[1:] == (["12.5", "13"], ["+0.5"])
+    assert comparison._metric("miou", [None, 0.125])[1:] == (["–", "12.5"], [""])
 
 
 @pytest.mark.parametrize(
