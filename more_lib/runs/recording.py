@@ -60,7 +60,8 @@ def _record(out_dir: str | Path, kind: str, name: str, values: object) -> None:
         return
     if not name or Path(name).name != name:
         raise InputError(f"{kind} name {name!r} must be a plain file name, as results")
-    if not isinstance(values, (Mapping, list, tuple, pd.DataFrame)):
+    rows = values if isinstance(values, (list, tuple)) else [values]
+    if not all(isinstance(row, Mapping) for row in rows) and not isinstance(values, pd.DataFrame):
         given = type(values).__name__
         raise InputError(f"{kind} {name} are a {given}; give a mapping or a list of mappings")
     write_json(_plain(values, f"{kind} {name}"), Path(out_dir) / kind / f"{name}.json")

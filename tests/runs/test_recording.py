@@ -64,6 +64,7 @@ def test_without_a_folder_metrics_are_not_kept(tmp_path, monkeypatch):
         ("../up", {}, "plain file name"),
         ("", {}, "plain file name"),
         ("results", 0.5, "results are a float"),
+        ("results", [0.1, 0.2], "results are a list;"),
         ("results", {"a": [object()]}, r"results.a\[0\] is a object"),
     ],
 )
