@@ -76,7 +76,8 @@ def judge(claim: pd.Series, known: pd.DataFrame, protocols: Mapping[str, str]) -
     if claim["after"].endswith("LAM"):  # of tokens that do not know their class it says little
         known_by = pair.apply(with_spread, axis=1, args=("token_map",)).drop_duplicates()
         ours += "; token mAP " + (" → ".join(known_by[known_by != "–"]) or "–")
-    if not pd.isna(seeds := pair["seeds"].iloc[1]):
+    if not pd.isna(pair["seeds"].iloc[1]):
+        seeds = pair["seeds"].min()  # a difference rests on the side that has fewer
         protocol += f"; {seeds:.0f} seeds" if seeds > 1 else "; one seed: an indication"
     verdict = SHOWN if holds else NOT_SHOWN
     return claim["claim"], claim["paper"], ours, verdict, protocol

@@ -53,6 +53,8 @@ def test_the_sign_decides_for_one_seed_and_of_several_a_gain_beyond_both_deviati
         pair = [row(*each, seeds=3, miou_std=spread) for each in (("lir", 0.50), ("more", 0.53))]
         verdict, _, protocol = judged("GCR lifts", *pair)
         assert verdict == wanted and "3 seeds" in protocol
+    fewer = row("lir", 0.50), row("more", 0.53, seeds=3, miou_std=0.01)
+    assert "one seed: an indication" in judged("GCR lifts", *fewer)[2]
 
 
 def test_false_activation_is_better_when_it_is_lower_and_artifacts_count_against_hits():
