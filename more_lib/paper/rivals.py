@@ -201,14 +201,15 @@ def _unpacked(text: str) -> np.ndarray:
 def comparison(found: Mapping) -> pd.DataFrame:
     """A row a method: its best map and its decoder over seeds, against MoRe's, and what it costs.
 
-    The best map is that of the largest mean mIoU, the decoder aside; differences are seed by seed.
-    Columns are text, as in the page of results; a dash where there is nothing.
+    The best map is that of the largest mean mIoU, the first of equals and the decoder aside;
+    differences are seed by seed. Columns are text, as in the page of results; a dash for nothing.
     """
     rows = pd.DataFrame(found["rows"])
     rows["kind"] = np.where(rows["map"] == MAP_NAMES["decoder"], "decoder", "map")
-    mean = rows.groupby(["trial", "map"])["miou"].transform("mean")
-    best = mean.where(rows["kind"] == "map").groupby(rows["trial"]).transform("max")
-    rows = rows[(rows["kind"] == "decoder") | (mean == best)]
+    names = ["trial", "map"]
+    means = rows[rows["kind"] == "map"].groupby(names, sort=False)["miou"].mean()
+    best = pd.MultiIndex.from_frame(rows[names]).isin(means.groupby("trial").idxmax())
+    rows = rows[(rows["kind"] == "decoder") | best]
     reference = rows[rows["trial"] == "more"].set_index(["kind", "seed"])["miou"]
     pairs = pd.MultiIndex.from_frame(rows[["kind", "seed"]])
     gain = rows["miou"] - reference.reindex(pairs).to_numpy()

@@ -204,7 +204,7 @@ def compared(rows: Rows, reference: str, kind: str = "LAM") -> pd.DataFrame:
     within a seed are less noisy than those of means.
     """
     scored = pd.DataFrame(rows, columns=["trial", "seed", "map", *SCORES])
-    scored = scored[scored["map"] == kind].astype(dict.fromkeys(SCORES, float))
+    scored = scored[scored["map"] == kind].astype(dict.fromkeys(SCORES, float)).drop_duplicates()
     against = scored["trial"].astype(str).str.replace("^[^,]*", reference, n=1, regex=True)
     pairs = pd.MultiIndex.from_arrays([against, scored["seed"]])
     base = scored.set_index(["trial", "seed"]).reindex(pairs)

@@ -37,6 +37,8 @@ ROWS = [
     row("toco", 0.20, "decoder", seed=0),
     row("toco", 0.24, "decoder", seed=1),
     row("mctformer", 0.10, "seed", seed=0),
+    row("mctformer", 0.10, "CAM", seed=0),  # as good: the first is taken
+    row("mctformer", 0.10, "CAM", seed=1),
     row("mctformer", 0.10, "seed", seed=1),
 ]
 
