@@ -1,7 +1,7 @@
 """The grades of a class: every notebook run once, a table of all, a page for each student.
 
 ``grade`` writes ``grades.csv``, ``STUDENT.html`` and, for --resume, ``records/``: the marks of a
-notebook under a digest of its content, the master's, the checks' and the limits, so that neither
+notebook under a digest of its content, the master's, the library's and the limits, so that neither
 names nor dates decide what is graded again.
 """
 
@@ -159,7 +159,7 @@ class Room:
         kept: Path,
     ) -> None:
         self.masters, self.limits, self.scratch, self.kept = masters, limits, scratch, kept
-        sources = sorted(Path(__file__).parent.glob("*.py"))
+        sources = sorted(Path(__file__).parents[1].rglob("*.py"))  # answers rest on all of it
         self.checks = [path.read_bytes() for path in sources]
         self.running: dict[Path, asyncio.Task] = {}
         self.numbers = itertools.count()

@@ -142,6 +142,8 @@ class TestTheClass:
         (masters / f"{STEM}.ipynb").write_text(text.replace('"points": 4', '"points": 5'))
         third = grade(tmp_path / "in", tmp_path / "out", resume=True, masters=masters)
         assert third["alicia"]["points"] == "12" and len(kernels) == 6
+        judges = gradebook.Room({}, LIMITS, None, tmp_path).checks
+        assert (gradebook.CHECKOUT / "more_lib/method/losses.py").read_bytes() in judges
 
     def test_folders_that_are_refused(self, tmp_path, kernels):
         folder = tmp_path / "in"
