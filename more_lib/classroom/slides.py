@@ -51,9 +51,12 @@ def write_slides(
 ) -> Iterator[Path]:
     """Write ``NAME.slides.html`` to a folder for each notebook, by default all numbered ones.
 
-    Raises ``InputError`` for a file that is no executed notebook, and a ``reveal`` folder that has
-    no reveal.js.
+    Raises ``InputError`` for a file that is no executed notebook, two of one name, and a ``reveal``
+    folder that has no reveal.js.
     """
+    names = [notebook.stem for notebook in notebooks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two notebooks are called {twice}: make their slides one after the other")
     scripts = _reveal(reveal) if reveal else {}
     for notebook in notebooks or sorted((CHECKOUT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         content = _read(notebook)

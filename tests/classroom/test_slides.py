@@ -184,6 +184,8 @@ def test_what_cannot_be_shown_is_said_in_one_line(tmp_path):
         list(write_slides([tmp_path / "text.ipynb"], tmp_path))
     with refused("none.ipynb is no notebook"):
         list(write_slides([tmp_path / "none.ipynb"], tmp_path))
+    with refused("two notebooks are called 09_bread: make their slides one after the other"):
+        list(write_slides([save(tmp_path)] * 2, tmp_path))
     with refused("has no outputs to show: execute it first"):
         list(write_slides([save(tmp_path, notebook(HEAD, new_code_cell(CODE)))], tmp_path))
     with refused("is no copy of reveal.js: it must have dist/reveal.css"):
