@@ -131,6 +131,8 @@ def _still(body: str) -> str:
     soup = BeautifulSoup(body, "html.parser")
     for element in soup.select(ACTIVE):
         element.decompose()
+    for element in soup.find_all(True):
+        element.attrs = {key: text for key, text in element.attrs.items() if not _acts(key, text)}
     for table in soup.select("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
     for image in soup.select("img:not([alt])"):
@@ -138,3 +140,9 @@ def _still(body: str) -> str:
     for link in soup.select("a[href]"):
         link["href"] = re.sub(r"^([\w-]+)\.ipynb(?=#|$)", r"\1.html", link["href"])
     return str(soup)
+
+
+def _acts(key: str, text: object) -> bool:
+    """Whether an attribute is a script: slides, which have one of their own, let it run."""
+    known = re.sub(r"[\0- ]", "", str(text)).lower()  # as browsers read addresses
+    return key.lower().startswith("on") or known.startswith("javascript:")

@@ -154,10 +154,10 @@ def test_a_notebooks_pictures_are_all_on_slides_and_nothing_is_fetched(name, tmp
 
 
 def test_what_acts_in_a_notebook_does_not_act_on_slides(tmp_path):
-    bad = "<script>steal()</script><img src='http://example.org/x.png' onerror='steal()'>"
+    bad = "<script>steal()</script><img src=x onerror=steal()><a href='Java\tScript:steal()'>a</a>"
     (path,) = write_slides([save(tmp_path, notebook(f"# A\n\n{bad}", picture()))], tmp_path)
     text = path.read_text(encoding="utf-8")
-    assert "<script>steal" not in text
+    assert "steal" not in text
     policy = page(path).select_one("meta[http-equiv]")["content"]
     assert "default-src 'none'" in policy and "img-src data:;" in policy
 
