@@ -6,6 +6,7 @@ class tokens look at the patches in the last block are kept, the raw material of
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from more_lib.method.backbones import build_backbone, check_plain
 from more_lib.system.errors import InputError
+from more_lib.system.precision import no_autocast
 
 DIRECTION_LENGTH = 0.5  # of a class direction, as a share of the token that it is added to
 
@@ -157,7 +159,9 @@ class ClassTokenViT(nn.Module):
                 "resize or crop the images"
             )
         grid = height // side, width // side
-        patches = self.patch_embed(images)
+        # To a single column, oneDNN's bf16 convolution reads what nobody wrote.
+        with no_autocast(images) if grid[1] == 1 else nullcontext():
+            patches = self.patch_embed(images)
         if patches.ndim == 4:  # (B, h, w, D), as timm's models for any image size embed
             patches = patches.flatten(1, 2)
         sizes = (self.grid_size, grid, self.position_margin)

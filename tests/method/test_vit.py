@@ -278,6 +278,16 @@ def test_positions_of_the_same_grid_are_untouched_and_every_grid_size_is_hit():
             assert resize_position(position, (old, 1), (new, 1)).shape[1] == new, (old, new)
 
 
+def test_a_single_column_of_patches_is_embedded_in_bf16_as_well():
+    encoder, images = small_encoder(), random_images(96, 8)
+    expected = encoder.embed(images)[0]
+    for _ in range(4):
+        left = torch.full((1000, 1000), torch.nan)  # in the memory that is used next
+        del left
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert_close(encoder.embed(images)[0], expected, rtol=0, atol=0.1)
+
+
 def test_what_cannot_be_wrapped_or_cut_into_patches_is_refused():
     for reason, options in (
         ("no class token", {"class_token": False, "global_pool": "avg"}),
