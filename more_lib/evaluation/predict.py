@@ -84,9 +84,8 @@ def predict(
 def own_protocol(recipe: Recipe, map: str, crf: bool) -> Protocol:
     """How images of no split get their masks, by the method's own map or the one named.
 
-    Raises ``InputError`` for a map that the method does not draw.
-
-    Nobody compares them with those of other machines: "auto" is what is fastest here.
+    Nobody compares them with those of other machines: "auto" is what is fastest here. Raises
+    ``InputError`` for a map that the method does not draw.
     """
     drawn = method_of(recipe).maps
     map = map or drawn[0]

@@ -221,8 +221,7 @@ def network_of(model: Any, protocols: Sequence[Protocol]) -> Any:
     """
     students, number = getattr(model, "students", (model,)), protocols[0].student
     if number > len(students):
-        raise InputError(f"evaluation.student is {number}, and this network has no students: "
-                         "leave it at 1")  # fmt: skip
+        raise InputError(f"evaluation.student is {number}, this network has no students: take 1")
     return students[number - 1]
 
 

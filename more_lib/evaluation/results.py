@@ -128,8 +128,7 @@ def rows(evaluation: Evaluation) -> pd.DataFrame:
 def format_table(frame: pd.DataFrame) -> str:
     """``rows`` as aligned text: what all share in the first line, the rest below, notes last.
 
-    Notes that all rows share are said once. Columns in front of those of ``rows`` are shown as
-    they are.
+    Notes that all rows share are said once. Columns before those of ``rows`` stay as they are.
     """
     if frame.empty:
         return "no results"

@@ -41,12 +41,7 @@ from more_lib.evaluation.predict import (
     seen_size,
 )
 from more_lib.evaluation.protocols import Protocol
-from more_lib.evaluation.resume import (
-    Record,
-    network_digest,
-    read_record,
-    settings_of,
-)
+from more_lib.evaluation.resume import Record, network_digest, read_record, settings_of
 from more_lib.figures.canvas import class_colors
 from more_lib.method.crf import choose_method
 from more_lib.method.model import MoRe

@@ -34,12 +34,7 @@ from more_lib.method.losses import (
     token_discrepancy_loss,
 )
 from more_lib.method.model import MoRe, MoReOutput
-from more_lib.method.pseudo_labels import (
-    Level,
-    PixelAdaptiveRefinement,
-    refine_cam,
-    three_way_mask,
-)
+from more_lib.method.pseudo_labels import Level, PixelAdaptiveRefinement, refine_cam, three_way_mask
 from more_lib.recipes.constants import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.schema import Recipe
 

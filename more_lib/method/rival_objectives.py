@@ -8,11 +8,7 @@ from torch import Tensor
 
 from more_lib.method import dupl, toco
 from more_lib.method.localization import multiscale_cam
-from more_lib.method.losses import (
-    classification_loss,
-    patch_token_contrast_loss,
-    segmentation_loss,
-)
+from more_lib.method.losses import classification_loss, patch_token_contrast_loss, segmentation_loss
 from more_lib.method.mctformer import MCTOutput, layer_contrast_loss
 from more_lib.method.model import MoReOutput
 from more_lib.method.objective import (

@@ -104,9 +104,7 @@ def plot_segmentations(
 
 
 def plot_token_maps(
-    maps: Mapping[str, TokenMap],
-    classes: Names,
-    title: str = "Figure 5: class tokens by t-SNE",
+    maps: Mapping[str, TokenMap], classes: Names, title: str = "Figure 5: class tokens by t-SNE"
 ) -> Picture:
     """Figure 5: class tokens in the plane, a panel a network, colour and marker by class.
 

@@ -130,7 +130,7 @@ def test_each_student_is_scored_and_a_second_one_of_a_single_network_is_refused(
     both, second = SimpleNamespace(students=[one, two]), replace(own, student=2)
     assert network_of(both, [own]) is one and network_of(both, [second]) is two
     assert network_of(one, [own]) is one
-    with pytest.raises(InputError, match="evaluation.student is 2, and this network has no stud"):
+    with pytest.raises(InputError, match="evaluation.student is 2, this network has no students"):
         network_of(one, [second])
 
 
