@@ -228,14 +228,14 @@ def check_masks(tree: ImageTree, split: str) -> None:
 def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> list[Evaluation]:
     """An evaluation for each list of protocols, which share a split; what is missing is scored."""
     recipe, tree, shards = trained.recipe, open_tree(trained.recipe.data), Shards()
-    data = {}  # what scores depend on of each split: what a training does, and the masks
+    data = {}  # what scores depend on of each split: what a training does, masks, classes left out
     for split in dict.fromkeys(_shared_split(protocols) for protocols in wanted):
         check_masks(tree, split)
-        data[split] = tree.fingerprint((split,), masks=True)
+        data[split] = tree.fingerprint((split,), masks=True), *absent_classes(tree)
 
     def place(protocols: Sequence[Protocol]) -> Path:
         described = [protocol.key for protocol in protocols]
-        rest = [SCORING_VERSION, recipe.masks.lam_similarity, data[protocols[0].split]]
+        rest = [SCORING_VERSION, recipe.masks.lam_similarity, *data[protocols[0].split]]
         return trained.folder / f"evaluation-{fingerprint([described, *rest])}.json"
 
     def missing() -> list[Sequence[Protocol]]:

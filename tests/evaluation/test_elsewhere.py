@@ -9,10 +9,10 @@ from torch import nn
 from more_lib.cli.scoreboard import scoreboard
 from more_lib.data import open_tree
 from more_lib.evaluation.elsewhere import absent_classes, recipe_elsewhere, trained_elsewhere
-from more_lib.evaluation.scoring import evaluate
+from more_lib.evaluation.scoring import evaluate, evaluate_or_load
 from more_lib.recipes.schema import Recipe
 from more_lib.system.errors import InputError
-from tests.evaluation.helpers import ColourModel, make_folder, recipe_with
+from tests.evaluation.helpers import ColourModel, make_folder, recipe_with, trained_on
 
 
 def split(root, *names):
@@ -33,6 +33,15 @@ def test_a_class_that_the_folder_lacks_is_in_no_mean(model, recipe, tmp_path):
     assert "classes that the data do not have, in no mean: dog" in predicted.note
     assert found.result("cam", "true").matrix.tolist() == [[64, 0, 0], [32, 32, 0], [0, 0, 0]]
     assert found.image_map == 1
+
+
+def test_a_kept_score_knows_the_rows_of_other_splits(recipe, tmp_path):
+    folder = make_folder(tmp_path / "own", "cat", listed=("cat", "dog"))
+    split(folder, "val")
+    trained = trained_on(recipe_elsewhere(recipe, folder), tmp_path / "kept")
+    for other, absent in (("cat", ("dog",)), ("dog", ()), ("cat", ("dog",))):
+        (folder / "labels.csv").write_text(f"image,classes\na.png,cat\nb.png,{other}\n")
+        assert evaluate_or_load(trained).results[0].absent == absent
 
 
 @pytest.mark.parametrize(
