@@ -123,14 +123,15 @@ def evaluate(
     from more_lib.system.processes import is_main_process
 
     names, network = protocols or [], _network(checkpoint, released)
+    saved = checkpoint and not recipe  # as it was trained, whatever its profile says by now
     if data and network:
-        saved = checkpoint and not recipe
         own = saved_recipe(checkpoint) if saved else load_recipe(profile, file=recipe)
         chosen = recipe_elsewhere(own, data, labels or "", changes or [])
         network = trained_elsewhere(network, own)
+    elif saved and not labels:
+        chosen = saved_recipe(checkpoint, changes or [])
     else:
-        file = recipe or (checkpoint and checkpoint / "recipe.yaml")
-        chosen = _recipe(profile, changes, file, data, labels)
+        chosen = _recipe(profile, changes, recipe, data, labels)
     if list_protocols:
         said = listing(chosen)
     elif export:
