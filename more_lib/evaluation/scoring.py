@@ -236,6 +236,8 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
     def place(protocols: Sequence[Protocol]) -> Path:
         described = [protocol.key for protocol in protocols]
         rest = [SCORING_VERSION, recipe.masks.lam_similarity, *data[protocols[0].split]]
+        if any(p.refinement != "none" for p in protocols) and "released" in trained.record:
+            rest += map(str, (recipe.masks.dilations, recipe.masks.refinements))
         return trained.folder / f"evaluation-{fingerprint([described, *rest])}.json"
 
     def missing() -> list[Sequence[Protocol]]:

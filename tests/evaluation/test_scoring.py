@@ -173,6 +173,16 @@ def test_cache_knows_protocol_data_and_code(trained, root, monkeypatch, change):
     assert again.num_images == (1 if change in ("data.val_split=half", "ids") else 3)
 
 
+@pytest.mark.parametrize(("refinement", "kept"), [("par", 3), ("none", 1)])
+def test_scores_of_a_released_network_know_how_maps_were_refined(trained, root, refinement, kept):
+    trained.record["released"] = "more_voc.pth"  # no training has tied it to these values
+    for masks in ("dilations=[1]", "dilations=[2]", "refinements=1"):
+        changes = f"evaluation.refinement={refinement}", f"masks.{masks}"
+        trained.recipe = recipe_with(root, *changes)
+        evaluate_or_load(trained)
+    assert len(list(trained.folder.iterdir())) == kept
+
+
 def test_cache_spares_the_model_and_is_named_if_damaged(trained):
     first = evaluate_or_load(trained)
     (file,) = trained.folder.iterdir()
