@@ -146,6 +146,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool | None, tensorboard: bool)
     busy = round(cpu_seconds() - busy, 1)  # of this process alone, and since it was resumed
     record = _record(recipe, run, sources) | {"cpu_seconds": busy}
     if accelerator.is_main_process:
+        for kept in folder.glob(f"evaluation-{12 * '[0-9a-f]'}.json*"):
+            kept.unlink()  # of a network that was here before
         save_weights(model, folder / "model.safetensors")
         record["weights_sha256"] = sha256(folder / "model.safetensors")
         write_json(record, folder / "record.json")

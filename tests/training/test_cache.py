@@ -121,8 +121,12 @@ def test_what_an_interrupted_training_left_is_its_own_and_no_others(recipe, tmp_
             train(recipe, file.parent)
         assert file.read_bytes() == other
     file.write_bytes(kept.replace(b"  depth: 0\n", b""))  # written before there was that value
+    kept, mine = (file.with_name(f"evaluation-{n}.json") for n in ("0123456789ab", "mine"))
+    kept.touch()  # scores of a network that was here before
+    mine.touch()
     # What decides no weight may change.
     assert not train(changed(recipe, ["evaluation.threshold=0.3"]), file.parent).loaded
+    assert mine.exists() and not kept.exists()
 
 
 def test_a_folder_that_nothing_can_be_trained_in_stays_as_it_was(recipe, tmp_path):
