@@ -8,7 +8,7 @@ import pandas as pd
 
 from more_lib.data import open_tree, without_bad
 from more_lib.data.agreement import contradictions, read_both
-from more_lib.evaluation.protocols import PROTOCOLS, named_protocols
+from more_lib.evaluation.protocols import PROTOCOLS, map_protocol, named_protocols
 from more_lib.evaluation.results import Evaluation, format_table, rows
 from more_lib.evaluation.scoring import check_masks, evaluate_or_load, evaluate_protocols
 from more_lib.evaluation.voc_server import export_voc
@@ -44,6 +44,7 @@ def scoreboard(
     wanted = named_protocols(names, recipe, split)
     if split and not wanted:
         raise InputError("--split goes with --protocol; without, give --set data.val_split=NAME")
+    map_protocol(recipe, "cam", "true")  # refuses a student that the method does not have
     splits = {protocol.split for protocol in wanted.values()} or {recipe.data.val_split}
     untrained = network is None and not (cached_folder(recipe) / "record.json").is_file()
     for each in sorted(splits):

@@ -129,6 +129,9 @@ class NamedProtocol:
 
     def of(self, recipe: Recipe, split: str = "") -> Protocol:
         """The protocol under ``recipe``, on another ``split`` of its data if one is named."""
+        if (student := recipe.evaluation.student) > method_of(recipe).students:
+            raise InputError(f"evaluation.student is {student}, and method {recipe.method!r} has "
+                             "no second one: leave it at 1")  # fmt: skip
         # Of train_aug the paper scores VOC's own 1,464 images, without those of SBD.
         train_split = recipe.data.train_split.removesuffix("_aug")
         own_background = self.map == "decoder" or self.crf != "none"
@@ -143,7 +146,7 @@ class NamedProtocol:
             crf=self.crf,
             size=recipe.data.crop_size if self.square else 0,
             precision=recipe.evaluation.precision.replace("auto", "fp32"),
-            student=recipe.evaluation.student,
+            student=student,
         )
 
 
@@ -166,7 +169,7 @@ def named_protocols(names: Sequence[str], recipe: Recipe, split: str = "") -> di
     """The protocols of these names in ``PROTOCOLS`` under a recipe, by name.
 
     ``split`` takes the place of the splits that they name. Raises ``InputError`` for another name,
-    and for one of a map that the recipe's method does not draw.
+    and for a map or a student that the recipe's method does not have.
     """
     if unknown := [name for name in names if name not in PROTOCOLS]:
         raise InputError(f"protocol {unknown[0]!r} is unknown; choose from {', '.join(PROTOCOLS)}")

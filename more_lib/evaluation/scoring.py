@@ -314,8 +314,8 @@ def _notes(protocol: Protocol, recipe: Recipe, tally: Tally) -> list[str]:
     trains = recipe.loss.segmentation and recipe.schedule.segmentation < recipe.optimizer.iterations
     if protocol.map == "decoder" and not trains:  # it is still at its random start
         notes.append("not trained by this recipe")
-    if protocol.refinement == "par":
-        notes.append("maps refined by PAR")
+    notes += [f"of student {protocol.student}"] * (protocol.student > 1)
+    notes += ["maps refined by PAR"] * (protocol.refinement == "par")
     empty = int((tally.logits <= 0).all(1).sum())
     if protocol.labels == "predicted" and empty:
         become = "labelled by the decoder" if protocol.size else "all background"

@@ -15,12 +15,13 @@ class Method(NamedTuple):
     network: Any  # has what MoRe has: parameter_groups, patch_size, forward for evaluation
     objective: type[Objective]
     maps: tuple[str, ...]  # that masks are made of, its own first; "fused" is LAM x CAM
+    students: int = 1  # networks that are trained together, of which a protocol names one
 
 
 METHODS = {
     "more": Method(MoRe, Objective, ("lam", "cam", "fused", "decoder", "attention")),
     "toco": Method(ToCo, ToCoObjective, ("decoder", "cam", "aux_cam")),
-    "dupl": Method(DuPL, DuPLObjective, ("decoder", "cam", "aux_cam")),
+    "dupl": Method(DuPL, DuPLObjective, ("decoder", "cam", "aux_cam"), students=2),
     "mctformer": Method(MCTformerPlus, MCTformerObjective, ("seed", "root", "cam", "attention")),
 }
 

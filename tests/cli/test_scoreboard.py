@@ -9,6 +9,7 @@ from PIL import Image
 from more_lib.cli.scoreboard import export_masks, scoreboard
 from more_lib.evaluation.results import Evaluation, format_table, rows
 from more_lib.evaluation.scoring import evaluate
+from more_lib.recipes import changed
 from more_lib.system.errors import InputError
 from tests.evaluation import conftest
 from tests.evaluation.helpers import ColourModel, set_split, trained_on
@@ -79,6 +80,9 @@ def test_masks_and_names_are_missed_before_anything_is_trained(recipe, root, ask
     ):
         with pytest.raises(InputError, match=message):
             scoreboard(recipe, names=names, split=split)
+    (root / "ImageSets/Segmentation/val.txt").write_text("named")
+    with pytest.raises(InputError, match="evaluation.student is 2"):
+        scoreboard(changed(recipe, ["evaluation.student=2"]))
     assert asked[0] == []
 
 

@@ -1,11 +1,13 @@
 """Named protocols, and what a protocol must say."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from more_lib.evaluation.predict import own_protocol
 from more_lib.evaluation.protocols import (
     PROTOCOLS,
     Protocol,
@@ -132,6 +134,10 @@ def test_each_student_is_scored_and_a_second_one_of_a_single_network_is_refused(
     assert network_of(one, [own]) is one
     with pytest.raises(InputError, match="evaluation.student is 2, this network has no students"):
         network_of(one, [second])
+    mini = load_recipe("mini", ["evaluation.student=2"])  # before there is any network
+    for asked in (partial(named, mini, "cam-log"), partial(own_protocol, mini, "", False)):
+        with pytest.raises(InputError, match="student is 2, and method 'more' has no second"):
+            asked()
 
 
 def test_a_protocol_follows_the_recipe():

@@ -139,6 +139,14 @@ def test_bad_input(model, recipe, call, message):
         call(model, recipe)
 
 
+def test_the_second_student_is_named_beside_its_scores(model, recipe):
+    model.students = torch.nn.ModuleList([ColourModel(), ColourModel()])
+    protocol = replace(map_protocol(recipe, "cam", "true"), student=2)
+    (result,) = score(model, recipe, [protocol]).results
+    assert result.note == "of student 2" and result.matrix.tolist() == TRUE_CAM
+    assert [bool(each.inputs) for each in (model, *model.students)] == [False, False, True]
+
+
 @pytest.fixture
 def trained(recipe, tmp_path):
     (tmp_path / "trained").mkdir()
