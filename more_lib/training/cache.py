@@ -78,9 +78,8 @@ def train(
     folder with a record is finished and is never overwritten. In between, every
     ``optimizer.checkpoint_every`` iterations, ``checkpoints`` gets one; after an interruption
     ``resume`` goes on from the newest that is whole, and on a CPU ends with bitwise the weights of
-    an uninterrupted run. It returns a training that is finished already. With None it does so where
-    there is something to go on from. ``tensorboard`` writes the log's numbers for TensorBoard as
-    well. Masks are not opened.
+    an uninterrupted run; it returns a training of these data that is finished. With None it does so
+    where it can. ``tensorboard`` logs for TensorBoard as well. Masks are not opened.
 
     One process at a time trains in a folder: another waits, and then finds what the first left.
 
@@ -94,10 +93,10 @@ def train(
     finite in any.
     """
     folder, shards = Path(folder), Shards()
-    if shards.gather(_is_finished(folder, resume))[0]:
+    if shards.gather(_is_finished(folder, recipe, resume))[0]:
         return load_trained(folder, recipe)
     with exclusive(folder / ".training.lock", f"trains {folder.name}", shards):
-        if shards.gather(_is_finished(folder, resume))[0]:  # by the one that was waited for
+        if shards.gather(_is_finished(folder, recipe, resume))[0]:  # by the one that was waited for
             return load_trained(folder, recipe)
         _train(recipe, folder, resume, tensorboard)
         # Read from the file: accelerate leaves autocast around the forward of the one it trained.
@@ -229,10 +228,16 @@ def provenance(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def _is_finished(folder: Path, resume: bool | None) -> bool:
+def _is_finished(folder: Path, recipe: Recipe, resume: bool | None) -> bool:
     finished = (folder / "record.json").exists()
     if finished and resume is False:
         raise InputError(f"{folder} holds a finished training; name another folder")
+    if finished and resume:
+        then = load_trained(folder, recipe).record
+        for name, now in provenance(recipe).items():
+            if then.get(name, now) != now:
+                raise InputError(f"{folder} was trained with another {name}: name another folder")
+        say(f"{folder} is finished: nothing was trained")
     return finished
 
 

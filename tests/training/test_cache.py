@@ -136,7 +136,7 @@ def test_a_folder_that_nothing_can_be_trained_in_stays_as_it_was(recipe, tmp_pat
 
 
 @pytest.mark.slow
-def test_other_weights_than_those_that_were_trained_are_refused(recipe, tmp_path):
+def test_other_weights_or_data_than_were_trained_are_refused(recipe, tmp_path, capsys):
     trained = train(recipe, tmp_path / "run")
     file = trained.folder / "model.safetensors"
     save_weights({key: 2 * value for key, value in trained.model.state_dict().items()}, file)
@@ -144,6 +144,13 @@ def test_other_weights_than_those_that_were_trained_are_refused(recipe, tmp_path
         load_trained(trained.folder, recipe)
     with pytest.raises(InputError, match="is not what was trained"):
         train(recipe, trained.folder, resume=True)
+    save_weights(trained.model.state_dict(), file)
+    capsys.readouterr()
+    assert train(recipe, trained.folder, resume=True).loaded
+    assert capsys.readouterr().out == f"{trained.folder} is finished: nothing was trained\n"
+    fewer = changed(recipe, ["data.skip=[train_00000]"])
+    with pytest.raises(InputError, match="was trained with another data_sha256: name another"):
+        train(fewer, trained.folder, resume=True)
     record = {key: value for key, value in trained.record.items() if key != "weights_sha256"}
     (trained.folder / "record.json").write_text(json.dumps(record))
     load_trained(trained.folder, recipe)  # an older record does not say
