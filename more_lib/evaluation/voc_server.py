@@ -25,6 +25,7 @@ from more_lib.recipes.loading import fingerprint
 from more_lib.system.devices import best_device
 from more_lib.system.errors import InputError
 from more_lib.system.files import absolute, atomic_file, atomic_folder, readable_disk_errors
+from more_lib.system.locks import exclusive, lock_of
 from more_lib.system.processes import Shards
 from more_lib.system.progress import progress_bar
 from more_lib.training.cache import Trained
@@ -45,8 +46,13 @@ def export_voc(trained: Trained, protocol: Protocol, destination: str | Path) ->
     Returns the number of images. Raises ``InputError`` when the destination is there already, for
     classes that are not VOC's, and as ``segment`` does.
     """
-    check_protocols([protocol])
     destination = absolute(destination)
+    with exclusive(lock_of(destination), f"writes {destination.name}", Shards()):
+        return _export(trained, protocol, destination)
+
+
+def _export(trained: Trained, protocol: Protocol, destination: Path) -> int:
+    check_protocols([protocol])
     model, recipe, tree = trained.model, trained.recipe, open_tree(trained.recipe.data)
     if strange := [name for name in tree.classes if name not in VOC_CLASSES]:
         raise InputError(

@@ -2,6 +2,8 @@
 
 import shutil
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from more_lib.data.images import PALETTE
 from more_lib.evaluation.voc_server import RESULTS, export_voc
+from more_lib.system import locks
 from more_lib.system.errors import InputError
 from tests.evaluation import helpers
 from tests.evaluation.helpers import CAT, DOG, named, recipe_with, set_split, trained_on
@@ -100,6 +103,20 @@ def test_a_stopped_export_goes_on_as_the_same(trained, root, tmp_path, threshold
     assert len(trained.model.inputs) == views
     export_voc(trained, protocol, tmp_path / "anew.tgz")
     assert (tmp_path / "anew.tgz").read_bytes() == archive.read_bytes()
+
+
+def test_of_two_exports_at_once_the_second_waits_and_is_refused(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "POLL", 0.01)
+    trained.model.register_forward_hook(lambda *_: time.sleep(0.2))
+    with ThreadPoolExecutor() as pool:
+        both = [
+            pool.submit(export_voc, trained, protocol_of(trained), tmp_path / "m.tgz")
+            for _ in range(2)
+        ]
+    refused = [str(error) for each in both if (error := each.exception())]
+    assert len(refused) == 1 and "m.tgz is there already: delete it" in refused[0]
+    assert len(trained.model.inputs) == 2  # images, each once
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.tgz", "tree"]
 
 
 def test_a_picture_that_changed_is_not_taken_from_an_unfinished_export(trained, root, tmp_path):
