@@ -126,6 +126,8 @@ def _losses(run: RunState, objective: Objective, batch: dict) -> dict[str, Tenso
     with run.accelerator.autocast():
         output = run.network(images)
         losses = objective(run.model, images, batch["labels"], output, run.iteration, **further)
+    if not losses:
+        raise InputError(f"no loss counts at iteration {run.iteration + 1}: see loss and schedule")
     total = sum(objective.weights[name] * loss for name, loss in losses.items())
     return {**losses, "total": total}
 

@@ -16,6 +16,7 @@ from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
 from more_lib.recipes.loading import changed
 from more_lib.recipes.profiles import PROFILES
+from more_lib.system.errors import InputError
 from more_lib.system.weights import load_weights
 from more_lib.training import learning_rate_factor, load_trained, train
 from more_lib.training.batches import batches
@@ -106,6 +107,13 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_images(recipe, tmp_path)
     assert not (tmp_path / "run" / "record.json").exists()
     kept = MoRe.from_recipe(recipe, pretrained=False)
     load_weights(kept, tmp_path / "run" / "stopped.safetensors")
+
+
+def test_a_training_without_a_loss_is_refused(recipe, tmp_path):
+    weights = vars(recipe.loss).keys() - {"token_readout", "token_temperature"}
+    nothing = changed(recipe, [f"loss.{name}=0" for name in weights])
+    with pytest.raises(InputError, match="no loss counts at iteration 1: see loss"):
+        train(nothing, tmp_path / "run")
 
 
 @pytest.mark.slow
