@@ -1,6 +1,5 @@
 """Masks against pixel masks: every score with the protocol it was measured by (notebook 06)."""
 
-import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -168,7 +167,7 @@ class Tally:
                 tally.matrices[:] = kept["matrices"]
                 for name in ("logits", "token_logits", "labels"):
                     getattr(tally, name)[: tally.counted] = kept[name]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except Exception as error:  # of broken bytes numpy and zipfile make what they like
             raise InputError(f"{note} is damaged ({error}): delete it, and begin anew") from error
         return tally
 

@@ -327,9 +327,14 @@ def test_a_killed_pass_goes_on_and_counts_the_same(root, tmp_path, monkeypatch):
     assert len(resumed.inputs) == len(model.inputs) * 7 // 9
 
 
-def test_a_damaged_note_is_named(model, recipe, tmp_path):
+@pytest.mark.parametrize("content", [b"PK\x03\x04 and no more", b"", "an array"])
+def test_a_damaged_note_is_named(model, recipe, tmp_path, content):
     note = tmp_path / "notes.0-of-1.npz"
-    note.write_bytes(b"PK\x03\x04 and no more")
+    if content == "an array":  # alone, where an archive of them is expected
+        with note.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        note.write_bytes(content)
     with pytest.raises(InputError, match="notes.0-of-1.npz is damaged.*delete it"):
         score(model, recipe, table_protocols(recipe), notes=tmp_path / "notes")
 
