@@ -163,5 +163,6 @@ def _text(name: str, value: object) -> str:
     if value is None or value != value:  # nan is not equal to itself
         return "–"
     if isinstance(value, float):
-        return f"{100 * value:.2f}" if name in PER_CENT else f"{value:.2f}"
+        more = name == "threshold" and value != round(value, 2)
+        return f"{100 * value:.2f}" if name in PER_CENT else f"{value:{'g' if more else '.2f'}}"
     return str(value)

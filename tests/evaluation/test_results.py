@@ -1,6 +1,7 @@
 """Scores of the three images as rows, as text and as JSON."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -58,6 +59,14 @@ def test_table_of_one_row_and_of_none(model, recipe):
     assert head.startswith("map cam, labels true, dataset voc") and "threshold 0.50" in head
     assert line.split() == ["91.25", "95.54", "95.68", "0.07"]
     assert format_table(rows(Evaluation((), 1.0, None, 0))) == "no results"
+
+
+def test_thresholds_that_differ_look_different(recipe):
+    cam = map_protocol(recipe, "cam", "true")
+    each = [replace(cam, threshold=threshold) for threshold in (0.5, 0.45, 0.455, 0.4504)]
+    results = [Result(protocol, np.eye(3, dtype=np.int64), ("cat", "dog")) for protocol in each]
+    _, _, *lines = format_table(rows(Evaluation(tuple(results), 1.0, None, 1))).splitlines()
+    assert [line.split()[0] for line in lines] == ["0.50", "0.45", "0.455", "0.4504"]
 
 
 def test_networks_that_name_classes_unlike_have_it_in_their_own_rows(recipe):
