@@ -4,10 +4,9 @@ Nothing of the method is here: a view is a protocol of ``evaluation`` for one pi
 of it to look at. The widgets are in ``classroom.screen``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -236,12 +235,14 @@ class Explorer:
         of[: len(self.tree.classes) + 1] = [0, *(number.get(n, 255) for n in self.tree.classes)]
         return of[self.tree.mask(picture)]
 
-    def _inputs(self, picture: str, network: str, least: int = 1) -> tuple[Image.Image, Tensor]:
+    def _inputs(
+        self, picture: str, network: str, scales: Sequence[float] = ()
+    ) -> tuple[Image.Image, Tensor]:
         """A picture as a network sees it, and that in whole patches, (1, 3, H, W)."""
         trained, image = self.networks[network], self._image(picture)
         seen = image.resize(seen_size(image.size, trained.recipe), Image.Resampling.BICUBIC)
         pixels = evaluation_transform(None)(seen)[None]
-        return seen, whole_patches(pixels, trained.model.patch_size, least)
+        return seen, whole_patches(pixels, trained.model.patch_size, scales)
 
     @torch.inference_mode()
     def _tokens(self, picture: str, network: str) -> Tokens:
@@ -260,7 +261,7 @@ class Explorer:
     def _views(self, picture: str, network: str, group: Group) -> tuple[Views, Tensor, Tensor]:
         """All maps that a network draws over some views, its input, the image's logits (C,)."""
         trained = self.networks[network]
-        _, inputs = self._inputs(picture, network, ceil(1 / min(1, *group[0])))
+        _, inputs = self._inputs(picture, network, group[0])
         kinds = [_protocol(trained, kind, group) for kind in self.maps(network)]
         similarity = trained.recipe.masks.lam_similarity
         views, logits = protocol_views(trained.model, inputs, kinds, similarity)

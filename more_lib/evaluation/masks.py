@@ -4,6 +4,7 @@ Of the maps over some views the classes that are looked for, perhaps a dense CRF
 score takes the pixel. ``segment`` makes the masks of a split so, which nobody keeps in memory.
 """
 
+import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -159,8 +160,9 @@ def square_scores(
     return Scores(classes, values, 0.5 if least is None else least)
 
 
-def whole_patches(images: Tensor, patch: int, least: int = 1) -> Tensor:
-    """Images (B, 3, H, W) at the nearest whole number of patches, at least ``least`` a side."""
+def whole_patches(images: Tensor, patch: int, scales: Iterable[float] = ()) -> Tensor:
+    """Images (B, 3, H, W) at the nearest whole number of patches that leaves one at all scales."""
+    least = math.ceil(1 / min([1, *scales]))
     return resized(images, [max(int(s / patch + 0.5), least) * patch for s in images.shape[-2:]])
 
 
@@ -271,7 +273,7 @@ def _scored(
         views, logits = square_views(model, images, protocols, similarity)
         predicted = predicted_classes(views, logits)
     else:
-        inputs = whole_patches(images, model.patch_size)
+        inputs = whole_patches(images, model.patch_size, [s for p in protocols for s in p.scales])
         views, logits = protocol_views(model, inputs, protocols, similarity)
         predicted = logits > 0
     present = {"none": torch.ones_like(logits), "predicted": predicted}

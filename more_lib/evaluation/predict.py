@@ -1,6 +1,5 @@
 """Masks for images of your own: a trained network and image files in, masks out (notebook 08)."""
 
-import math
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -158,10 +157,8 @@ def _predict(
     numbers = None if labels is None else class_numbers(path, labels, names)
     image = read_image(path)
     seen = image.resize(seen_size(image.size, recipe), Image.Resampling.BICUBIC)
-    # The smallest scale must leave a patch of a small or narrow image, so that is enlarged.
-    least = math.ceil(1 / min(1, *protocol.scales))
     tensor = evaluation_transform(None)(seen)[None].to(next(model.parameters()).device)
-    inputs = whole_patches(tensor, model.patch_size, least)
+    inputs = whole_patches(tensor, model.patch_size, protocol.scales)
     views, (logits,) = protocol_views(model, inputs, [protocol], recipe.masks.lam_similarity)
     every = protocol.map == "decoder" and numbers is None
     if numbers is None:

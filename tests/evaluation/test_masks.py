@@ -186,6 +186,15 @@ def test_sizes_that_differ_and_that_the_patch_does_not_divide(root, model, name)
         score(model, recipe_with(root), [protocol])  # in one batch
 
 
+def test_an_image_smaller_than_a_scale_leaves_a_patch_of_is_enlarged(root, model):
+    image, mask = np.full((5, 7, 3), (255, 0, 0), np.uint8), np.full((5, 7), CAT, np.uint8)
+    helpers.save(root, "tiny", image, mask, "cat")
+    set_split(root, "tiny")
+    recipe = recipe_with(root, "evaluation.scales=[1.0, 0.5]")
+    assert evaluate(model, recipe).result("decoder", "none").matrix[1].tolist() == [0, 35, 0]
+    assert model.inputs == [(2, 3, 8, 8), (2, 3, 4, 4)]
+
+
 def test_model_is_left_as_it_was(model, recipe):
     model.train()
     model.frozen.eval()
