@@ -119,6 +119,12 @@ class Record:
                 rows[path] = {k: tuple(v) if isinstance(v, list) else v for k, v in row}
         return rows
 
+    def other_rows(self, asked: Collection[str]) -> list[dict]:
+        """The summary's rows of other ids than those ``asked`` for, whose files are there."""
+        rest = {id: done for id, done in self.images.items() if done and id not in asked}
+        whole = [id for id in rest if all(file.exists() for file in self.output.files(id))]
+        return [rest[id]["row"] for id in whole]
+
 
 def settings_of(recipe: Recipe, protocol: Protocol, output: Output, values: list[int]) -> dict:
     """All that decides predictions but network, pictures and labels; as JSON gives it back."""

@@ -111,7 +111,7 @@ def plan_predictions(
 
 
 def write_predictions(plan: Plan, model: MoRe) -> list[dict]:
-    """Predict, write and print a line for each image; returns the summary's rows.
+    """Predict, write and print a line for each image; returns their rows of the summary.
 
     model: trained by the plan's recipe; it is put in evaluation mode, on a GPU where there is one.
     A row has image, width, height, labels (with a map), their probabilities, classes (in the mask)
@@ -135,7 +135,8 @@ def write_predictions(plan: Plan, model: MoRe) -> list[dict]:
         line = _line(rows[path], prediction, recipe.data.classes)
         print(f"[{len(rows)}/{len(plan.images)}] {line}", flush=True)
     summary = [rows[path] for path in plan.images]
-    _write_tables(plan, summary)
+    asked = {path.stem for path in (*plan.images, *plan.bad)}
+    _write_tables(plan, [*record.other_rows(asked), *summary])
     kinds = "masks, overlays and maps" if output.npz else "masks and overlays"
     place = printable(output.folder)
     print(f"{kinds} of {len(rows)} images, summary.csv and classes.csv: {place}")
@@ -280,5 +281,5 @@ def _write_tables(plan: Plan, rows: Sequence[Mapping]) -> None:
 
 def _cell(value: object) -> str:
     """A value as a table has it: several are separated by ;, probabilities have four decimals."""
-    values = value if isinstance(value, tuple) else (value,)
+    values = value if isinstance(value, tuple | list) else (value,)
     return ";".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values)

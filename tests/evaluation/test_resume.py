@@ -132,6 +132,20 @@ def test_a_picture_that_came_back_after_a_kill(write, photos, tmp_path):
     assert contents(out) == first
 
 
+def test_other_pictures_come_after_those_of_earlier_calls_in_the_summary(write, photos, tmp_path):
+    out, more = tmp_path / "out", tmp_path / "more"
+    more.mkdir()
+    picture().save(more / "new.png")
+    write(photos, out)
+    first = (out / "summary.csv").read_text()
+    assert write(more, out, resume=True) == 1
+    both = (out / "summary.csv").read_text()
+    assert both.startswith(first) and both.removeprefix(first).startswith("new.png,")
+    (out / "masks/new.png").unlink()  # and then it has no row
+    assert write(photos, out, resume=True) == 0
+    assert (out / "summary.csv").read_text() == first
+
+
 def test_other_settings_and_networks_are_refused(write, own_recipe, photos, tmp_path):
     out = tmp_path / "out"
     write(photos, out)
