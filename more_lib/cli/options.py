@@ -42,10 +42,10 @@ ResumeTraining = Annotated[bool, Option("--resume", help="Go on from the newest 
 Tensorboard = Annotated[bool, Option("--tensorboard", help="Write the log for TensorBoard too.")]
 
 # evaluate
-_PROTOCOL = """Score by the protocol of a published number: paper-val, decoder-val, decoder-log,
-lam-log, cam-log, cam-one, of which NAME-native takes photographs in their own size, lam-train,
-lam-train-crf, cam-train or cam-train-crf; of other methods also aux-cam-one and seed-train. May be
-repeated."""
+_PROTOCOL = """Score by the protocol of a published number: paper-val, decoder-val,
+decoder-val-toco, decoder-log, lam-log, cam-log, cam-one, of which NAME-native takes photographs in
+their own size, lam-train, lam-train-crf, cam-train or cam-train-crf; of other methods also
+aux-cam-one and seed-train. May be repeated."""
 Protocols = Annotated[list[str] | None, Name("--protocol", help=_PROTOCOL)]
 ListProtocols = Annotated[bool, Option("--list-protocols", help="Say what each is; score nothing.")]
 Split = Annotated[str, Name(help="With --protocol: another split than its own.")]
