@@ -22,7 +22,7 @@ def test_neither_torch_nor_timm_is_loaded():
 def test_a_file_of_ones_own_comes_before_what_ships_and_a_download_is_timms():
     for name in MINI_WIDTHS:
         assert backbone_file(name) == mini_weights(name) and mini_weights(name).is_file()
-    assert backbone_file("mini", "own.safetensors") == Path("own.safetensors")
+    assert backbone_file("mini", "own.safetensors") == Path("own.safetensors").absolute()
     assert backbone_file("vit_tiny_patch16_224") is None
 
 
