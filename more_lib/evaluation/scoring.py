@@ -248,7 +248,7 @@ def _kept_or_scored(trained: Trained, wanted: Sequence[Sequence[Protocol]]) -> l
             _score_and_keep(trained, tree, missing(), place)
     elif shards.is_main:  # who kept it may have been killed before it tidied up
         for lists in _by_pass(wanted):
-            _forget_notes(place(list(dict.fromkeys(chain(*lists)))))
+            _forget_notes(place(_together(lists)))
     return [_load(place(protocols)) for protocols in wanted]
 
 
@@ -261,7 +261,7 @@ def _score_and_keep(
     """Score each list of protocols and keep it at its place; those of a split and size together."""
     shards = Shards()
     for lists in _by_pass(missing):
-        together = list(dict.fromkeys(chain(*lists)))
+        together = _together(lists)
         tree.require_readable(together[0].split, masks=True)
         where = {"tree": tree, "device": best_device(), "notes": place(together)}
         scored = score(trained.model, trained.recipe, together, **where)
@@ -281,6 +281,10 @@ def _by_pass(wanted: Sequence[Sequence[Protocol]]) -> list[list[Sequence[Protoco
     for protocols in wanted:
         passes.setdefault(protocols[0].place, []).append(protocols)
     return list(passes.values())
+
+
+def _together(lists: Sequence[Sequence[Protocol]]) -> list[Protocol]:
+    return list(dict.fromkeys(chain(*lists)))
 
 
 def _forget_notes(file: Path) -> None:

@@ -73,7 +73,7 @@ def score_methods(name: str, trained: Trained) -> list[dict]:
     """``trials.score_trained``'s rows of all maps that a method draws, a second student's apart."""
     maps = drawn_maps(trained.recipe)
     rows = score_trained(name, trained, maps)
-    if hasattr(trained.model, "students"):
+    if method_of(trained.recipe).students > 1:
         second = replace(trained, recipe=changed(trained.recipe, ["evaluation.student=2"]))
         rows += score_trained(f"{name}, student 2", second, maps)
     return rows
