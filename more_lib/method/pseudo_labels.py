@@ -5,6 +5,7 @@ Mask values: 0 background, 1..C the classes, 255 not known.
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import repeat
 from typing import TypeAlias
 
 import torch
@@ -18,7 +19,7 @@ from more_lib.system.errors import InputError
 from more_lib.system.precision import at_least_float32
 from more_lib.system.shapes import check_shapes
 
-CACHED = 2**16  # pixels that a CPU refines together; larger images one by one, each its own classes
+CACHED = 100_000  # pixels that a CPU refines together, as many as its cache holds the maps of
 # A threshold for all images, or (B,) one for each, best on the CPU.
 Level: TypeAlias = float | Tensor
 
@@ -176,11 +177,11 @@ def refine_cam(
     _check_thresholds(high, low, maps)
     check_shapes(images=(images, "B 3 H W"), maps=(maps, "B C h w"), labels=(labels, "B C"))
     _check_floats(images=images, maps=maps)
-    large = images[:, 0].numel() > CACHED
-    if maps.device.type == "cpu" and large and len(maps) > 1:
-        highs = high.split(1) if isinstance(high, Tensor) else [high] * len(maps)
-        single = zip(images.split(1), maps.split(1), labels.split(1), highs, strict=True)
-        return torch.cat([refine_cam(par, *image, low) for image in single])
+    few = max(CACHED // images[0, 0].numel(), 1)
+    if maps.device.type == "cpu" and len(maps) > few:
+        highs = high.split(few) if isinstance(high, Tensor) else repeat(high)
+        parts = zip(images.split(few), maps.split(few), labels.split(few), highs, strict=False)
+        return torch.cat([refine_cam(par, *part, low) for part in parts])
     size = images.shape[-2:]
     half_size = [max(side // 2, 1) for side in size]
     images, maps = (at_least_float32(t) for t in (images, maps))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from more_lib.method.backbones import build_backbone, check_plain
 from more_lib.system.errors import InputError
-from more_lib.system.precision import no_autocast
+from more_lib.system.precision import attention_for_training, no_autocast
 
 DIRECTION_LENGTH = 0.5  # of a class direction, as a share of the token that it is added to
 
@@ -144,7 +144,8 @@ class ClassTokenViT(nn.Module):
         """The token sequences (B, L, D) that enter and leave each block; ``x`` enters the first."""
         for index, block in enumerate(self.blocks):
             before = self._turned(x) if index == self.aux_block else x
-            x = block(before)
+            with attention_for_training(before):
+                x = block(before)
             yield before, x
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:

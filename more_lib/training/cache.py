@@ -43,7 +43,7 @@ from more_lib.training.log import TrainingLog, summary_writer
 from more_lib.training.loop import fit, start
 from more_lib.training.resume import RunState, checkpoints, newest_checkpoint
 
-TRAINING_VERSION = 5
+TRAINING_VERSION = 6
 """Part of the key of every kept network and of checkpoints: raise it when the same recipe and data
 give other weights."""
 

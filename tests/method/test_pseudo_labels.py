@@ -252,7 +252,10 @@ def test_par_sees_half_size_images_and_probabilities_of_both_passes():
         torch.testing.assert_close(odds, (score - level).exp())
 
 
-def test_a_cpu_refines_large_images_one_by_one_to_the_same_labels(monkeypatch):
+@pytest.mark.parametrize(("cached", "together"), [(1000, 1), (2 * 32 * 40 + 1, 2)])
+def test_a_cpu_refines_as_many_images_at_once_as_fit_to_the_same_labels(
+    cached, together, monkeypatch
+):
     images, maps = decoder_case()
     mask, seen = refine_cam(PAR, images, maps, LABELS, 0.7, 0.25), []
 
@@ -260,10 +263,11 @@ def test_a_cpu_refines_large_images_one_by_one_to_the_same_labels(monkeypatch):
         seen.append(tuple(scores.shape))
         return PAR(image, scores)
 
-    monkeypatch.setattr("more_lib.method.pseudo_labels.CACHED", 1000)
+    monkeypatch.setattr("more_lib.method.pseudo_labels.CACHED", cached)
     assert torch.equal(refine_cam(spy, images, maps, LABELS, 0.7, 0.25), mask)
-    classes = LABELS.sum(1).clamp(min=1).long().tolist()
-    assert seen == [(1, 2 * (1 + n), 16, 20) for n in classes]  # those of each image, one at least
+    shown = LABELS.sum(1).clamp(min=1).long()  # classes of each image, one at least
+    parts = shown.split(together)
+    assert seen == [(len(each), 2 * (1 + int(each.max())), 16, 20) for each in parts]
 
 
 @pytest.mark.parametrize("noise", [1e4, torch.inf, torch.nan])
