@@ -151,10 +151,13 @@ def draw_overlay(ax: Axes, image: object, values: Array) -> AxesImage:
 
 def share_scale(figure: Figure, overlays: Sequence[AxesImage], axes: np.ndarray) -> None:
     """One scale from the least to the largest value of all maps, with its colour bar."""
-    low = min(overlay.get_array().min() for overlay in overlays)
-    high = max(overlay.get_array().max() for overlay in overlays)
+    values = np.concatenate([np.ma.filled(each.get_array(), np.nan).ravel() for each in overlays])
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0, 1)
+    if low == high:  # a constant map keeps its colour between 0 and 1
+        low, high = min(low, 0), max(high, 1)
     for overlay in overlays:
-        overlay.set_clim(low, high if high > low else low + 1)
+        overlay.set_clim(low, high)
     figure.colorbar(overlays[0], ax=axes, label="map value", shrink=0.8, aspect=30)
 
 
@@ -194,7 +197,8 @@ def class_legend(
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
     """A legend below the panels, in rows of about the same length."""
-    most = max(int(figure.get_figwidth() / 1.25), 1)  # as fit in one row
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    most = max(int(figure.get_figwidth() / max(1.25, 0.5 + 0.08 * longest)), 1)  # as fit in one row
     columns = -(-len(handles) // -(-len(handles) // most))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
 

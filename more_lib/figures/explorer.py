@@ -140,15 +140,17 @@ def _draw_tokens(pen: ImageDraw.ImageDraw, seen: Seen, classes: Names) -> None:
     shared = len(seen.tokens) < len(classes)
     names = [ONE_TOKEN] if shared else classes
     order = np.arange(len(names))
-    if len(order) > MOST_TOKENS:  # those that it is most like
-        order = np.sort(np.argsort(-seen.tokens)[:MOST_TOKENS])
+    if len(order) > MOST_TOKENS:  # the row's own class, and those that the patch is most like
+        ranked = np.argsort(-seen.tokens)
+        ranked = np.concatenate([[seen.number - 1], ranked[ranked != seen.number - 1]])
+        order = np.sort(ranked[:MOST_TOKENS])
     left, step = 5 * (SIDE + GAP) + NAMES, SIDE / max(len(order), LEAST_TOKENS)
     low, high = min(0.0, seen.tokens.min()), max(0.0, seen.tokens.max(), 1e-6)
     high = 1.0 if shared else high  # with nothing to compare it with, a share of all
     zero = left + BARS * -low / (high - low)
-    _write(
-        pen, (left - NAMES, ABOVE - 5), "cosine with class token" + "s" * (not shared), anchor="ls"
-    )
+    head = "cosine with class token" + "s" * (not shared)
+    head += f", {len(order)} of {len(names)}" * (len(order) < len(names))
+    _write(pen, (left - NAMES, ABOVE - 5), head, anchor="ls")
     for k, number in enumerate(order):
         y, cosine = ABOVE + step * (k + 0.5), seen.tokens[number]
         own = not shared and number + 1 == seen.number

@@ -184,8 +184,9 @@ def plot_log_terms(
             level = levels.get(name, {}).get(term)
             if level is not None:
                 ax.axhline(level, color="0.3", linestyle="--", linewidth=1)
-            highest = max(level or 0, ax.get_ylim()[1], *(value for _, value in points))
-            ax.set(xlabel="iteration", ylabel="loss", ylim=(0, 1.05 * highest))
+            lowest, highest = ax.dataLim.intervaly  # of all lines so far; an energy is negative
+            limits = (1.05 * min(0, lowest), 1.05 * max(0, highest))
+            ax.set(xlabel="iteration", ylabel="loss", ylim=limits)
             ax.set_title(label if together else f"{name}: {label}", fontsize=10)
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.grid(alpha=0.3)

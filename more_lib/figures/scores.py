@@ -48,7 +48,7 @@ def plot_iou_per_class(
     rows = {name: canvas.as_array(values) for name, values in ious.items()}
     if not rows or any(row.shape != (len(names),) for row in rows.values()):
         raise InputError(f"give the IoU of {len(names)} classes, background first, at least once")
-    figure = canvas.new_figure((canvas.WIDTH, 0.8 + 0.11 * len(names) * (len(rows) + 1.5)), title)
+    figure = canvas.new_figure((canvas.WIDTH, max(2.6, 0.8 + 0.11 * len(names) * (len(rows) + 1.5))), title)
     ax = figure.subplots()
     height = 0.8 / len(rows)
     for index, (name, row) in enumerate(rows.items()):
@@ -93,7 +93,7 @@ def plot_threshold_sweep(
     ax = figure.subplots()
     for index, (name, sweep) in enumerate(sweeps.items()):
         points = [(threshold, 100 * miou) for threshold, miou in sweep.items()]
-        best = max(points, key=lambda point: point[1])
+        best = max(points, key=lambda point: (not np.isnan(point[1]), point[1]))
         label = f"{name}: best {best[1]:.1f} at {best[0]:g}"
         ax.plot(*zip(*points, strict=True), **canvas.line_style(index), label=label)
         ax.plot(*best, "o", color=canvas.line_color(index))

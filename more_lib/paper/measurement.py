@@ -5,6 +5,7 @@ published numbers. ``tables`` and ``claims`` read nothing else.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,7 @@ def measure(
     without those that need a CRF where none can run. "ablation" is the frame of ``ablation.run``,
     "classes" has each condition's IoU and confusion ratio by class, LAM with true labels.
     """
+    recipe = replace(recipe, seed=seeds[0])
     trained = {name: train_or_load(ablation.condition(recipe, name)) for name in names}
     more = trained["more"]
     return {

@@ -145,7 +145,7 @@ def run_study(
         f"threshold {where.threshold:g}, no CRF{refined}",
         "training": f"{recipe.optimizer.iterations} iterations of {recipe.optimizer.batch_size}",
         "hardware": sorted(hardware),
-        **study.beside(recipe),
+        **(study.beside(recipe) if train or all(map(trials.is_trained, recipes.values())) else {}),
         "rows": rows,
     }
 

@@ -24,6 +24,7 @@ from more_lib.recipes.schema import Recipe
 from more_lib.training.cache import Trained, cached_folder, train_or_load
 
 SCORES = ("miou", "precision", "recall", "confusion_ratio", "image_map", "token_map")
+MISSED = "classes_without_hits"  # which a mean of confusion ratios leaves out
 Rows = pd.DataFrame | Sequence[Mapping]
 
 
@@ -64,8 +65,8 @@ def score_each(
 ) -> pd.DataFrame:
     """Train (or load) and score every trial with every seed: a row a trial, seed and map.
 
-    Columns: trial, seed, map (its name in tables) and ``SCORES`` as fractions, missing where a
-    score has no value; image and token mAP are a network's, the same for each map. Maps take the
+    Columns: trial, seed, map (its name in tables), ``SCORES`` as fractions, missing where a score
+    has no value, and ``MISSED``; image and token mAP are a network's, the same for each map. Maps take the
     true image labels, on ``recipe.data.val_split``; scales and threshold are the recipe's, without
     CRF.
     """
@@ -83,11 +84,11 @@ def score_trained(name: str, trained: Trained, maps: Sequence[str] = MASK_MAPS) 
         summary = evaluation.result(kind, labels).scores.summary()
         summary |= {"image_map": image_map, "token_map": evaluation.token_map}
         row = {"trial": name, "seed": trained.recipe.seed, "map": MAP_NAMES[kind]}
-        rows.append(row | {score: summary[score] for score in SCORES})
+        rows.append(row | {score: summary[score] for score in (*SCORES, MISSED)})
     return rows
 
 
-def over_seeds(rows: Rows, scores: Sequence[str] = SCORES) -> pd.DataFrame:
+def over_seeds(rows: Rows, scores: Sequence[str] = (*SCORES, MISSED)) -> pd.DataFrame:
     """``score_each``'s rows with the seeds of a trial and map put together, in order.
 
     Columns: trial, map, seeds (how many), and each of ``scores``: its mean and, when a trial has

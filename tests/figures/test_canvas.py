@@ -101,6 +101,25 @@ def test_maps_share_one_scale_over_the_whole_image():
     np.testing.assert_allclose(drawn(panels[1]), low)
 
 
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [([np.nan, 0.25, 0.75], (0.25, 0.75)), ([1, 1, 1], (0, 1)), ([3, 3, 3], (0, 3)),
+     ([np.nan] * 3, (0, 1))],
+)  # fmt: skip
+def test_a_map_without_values_hides_no_other_and_a_constant_one_has_its_colour(given, limits):
+    figure = show_maps(image(), {str(n): np.full((2, 3), value) for n, value in enumerate(given)})
+    for ax in figure.axes[1:-1]:
+        assert ax.images[-1].get_clim() == limits
+
+
+def test_a_legend_of_long_names_has_room_for_each():
+    breeds = tuple(f"{number} of the long-haired terriers" for number in range(20))
+    figure = show_dataset([image()], [np.arange(20).reshape(4, 5) + 1], breeds)
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
 def test_outline_runs_along_the_edges_of_what_is_chosen():
     ax = canvas.new_panels(["one"], "outline")[1][0]
     canvas.outline_patches(ax, torch.tensor([[0, 1, 1], [0, 0, 0]], dtype=bool), (4, 9))

@@ -126,6 +126,12 @@ def test_log_terms_leave_out_lines_without_the_term():
     assert ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 3
 
 
+def test_log_terms_show_what_is_negative():
+    for values, limits in ((((5, -0.2), (9, -0.4)), (-0.42, 0)), (((5, -1), (9, 2)), (-1.05, 2.1))):
+        (ax,) = plots.plot_log_terms({"one": log(*values)}, {"cre": "CRE"}, {}).axes
+        assert ax.get_ylim() == pytest.approx(limits)
+
+
 def test_log_terms_together_or_apart():
     logs = {"one": LOG, "two": log((10, 9.0))}
     assert len(plots.plot_log_terms(logs, {"cre": "CRE", "lr": "rate"}, {}).axes) == 4

@@ -63,6 +63,9 @@ def test_iou_bars():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["background", *CLASSES]
     assert [line.get_xdata()[0] for line in ax.lines] == pytest.approx([215 / 3, 45])
     assert legend(figure) == ["CAM: mIoU 71.7", "LAM: mIoU 45.0"]
+    few = scores.plot_iou_per_class({"CAM": [0.5, 0.5]}, CLASSES[:1])
+    few.canvas.draw()
+    assert few.axes[0].get_window_extent().height > 50  # pixels, for two bars and their names
     for given in ({"CAM": [0.5, 0.5]}, {}):
         with pytest.raises(InputError, match="3 classes.* at least once"):
             scores.plot_iou_per_class(given, CLASSES)
@@ -83,6 +86,8 @@ def test_sweep_marks_the_best_threshold():
     curve, best = ax.lines
     np.testing.assert_allclose(curve.get_xydata(), [[0.2, 30], [0.4, 70], [0.6, 30]])
     np.testing.assert_allclose(best.get_xydata(), [[0.4, 70]])
+    assert ax.get_legend().get_texts()[0].get_text() == "CAM: best 70.0 at 0.4"
+    (ax,) = scores.plot_threshold_sweep({"CAM": {0.1: np.nan} | SWEEP}).axes
     assert ax.get_legend().get_texts()[0].get_text() == "CAM: best 70.0 at 0.4"
 
 

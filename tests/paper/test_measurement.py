@@ -1,6 +1,7 @@
 """What a run sets beside the paper's tables: every score of its own protocol, fit for JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -39,7 +40,8 @@ def found(recipe, kept):
     with pytest.MonkeyPatch.context() as patch:  # a module's fixture comes before a test's own
         patch.setenv("MORE_DATA", str(kept))
         patch.setattr(measurement, "can_refine", lambda: False)
-        return measure(recipe, NAMES, (0,), train_split=True)
+        # Scores of one network are those of the first seed, whatever the recipe's.
+        return measure(replace(recipe, seed=5), NAMES, (0,), train_split=True)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 from math import nan
 
 import pytest
@@ -135,6 +136,15 @@ def test_without_training_only_what_is_there_is_scored(monkeypatch):
     monkeypatch.setattr(studies.trials, "is_trained", lambda recipe: False)
     with pytest.raises(InputError, match="study variants: none of its networks is trained"):
         run_study("variants", load_recipe("mini"), [0], train=False)
+    asked, record = [], dict.fromkeys(("backbone_sha256", "device", "precision"), "x")
+    study = STUDIES["methods"]._replace(rows=lambda *_: ROWS, beside=lambda _: asked.append(1) or {})
+    monkeypatch.setitem(STUDIES, "methods", study)
+    trained = SimpleNamespace(record=record | {"threads": 1})
+    monkeypatch.setattr(studies, "train_or_load", lambda recipe: trained)
+    for seeds, times in (({1}, 0), ({0, 1}, 1)):  # what stands beside is of seed 0
+        monkeypatch.setattr(studies.trials, "is_trained", lambda recipe, s=seeds: recipe.seed in s)
+        run_study("methods", load_recipe("mini"), [1], train=False)
+        assert len(asked) == times
 
 
 @pytest.mark.parametrize("name", STUDIES)

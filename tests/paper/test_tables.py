@@ -115,7 +115,7 @@ def test_beside_what_is_ours_stands_how_well_classes_are_named(found):
     *notes, note = table4(found)["note"]
     baseline, more = note.split("; ")
     assert baseline == "our baseline: image mAP % 90.0, token mAP % 70.0"
-    assert more == "our more: image mAP % 90.0, token mAP % 80.0" and pd.isna(notes).all()
+    assert more == "our more, of 3 seeds: image mAP % 90.0, token mAP % 80.0" and pd.isna(notes).all()
 
 
 def test_what_was_measured_before_shows_dashes(found):
@@ -127,7 +127,7 @@ def test_what_was_measured_before_shows_dashes(found):
     for table in (table1(found), table2(found), table3(found)):
         assert table[NAMING].isna().all(axis=None)
         assert "our image mAP: – · our token mAP: –" in repr(readable(table))
-    assert "our more: image mAP % –, token mAP % –" in repr(readable(table4(found)))
+    assert "our more, of 3 seeds: image mAP % –, token mAP % –" in repr(readable(table4(found)))
 
 
 def test_table5_puts_our_costs_under_the_papers_with_their_hardware():
