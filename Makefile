@@ -27,7 +27,7 @@ help:
 	@echo "make clean                    remove .venv and build leftovers; keep runs/ and data"
 	@echo "make help                     this list"
 	@echo
-	@echo "Each sets up .venv first if need be. PYTHON=/path/to/python3.11 chooses the interpreter;"
+	@echo "Each sets up .venv first if need be. PYTHON=/path/to/python3.11 chooses a new .venv's interpreter;"
 	@echo "MORE_DATA=/path chooses where data and trained weights are kept."
 
 reproduce: $(INSTALLED)
@@ -40,7 +40,7 @@ check: $(INSTALLED)
 	@$(RUN) -m ruff format -q --check
 	@$(RUN) -m mypy --no-error-summary
 
-ifdef FAST
+ifneq ($(filter-out 0,$(FAST)),)
 test: check
 	@echo "== Quick tests: pytest on tests/, without those marked slow"
 	@$(PYTEST) $(PARALLEL) -m "not slow and not gpu and not reliability" tests

@@ -37,7 +37,10 @@ def main(
     if dry_run:
         print("\n".join(plain.plan(pets.PARTS, source, folder, pets.record_of(classes, partial))))
         return
-    print(f"data set: {pets.prepare(folder, source, classes, partial)}")
+    folder = pets.prepare(folder, source, classes, partial)
+    print(f"data set: {folder}")
+    if classes == "species":
+        print(f"train on it with --set data.root={folder} --set data.classes=[cat,dog]")
 
 
 if __name__ == "__main__":

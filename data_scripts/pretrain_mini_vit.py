@@ -196,6 +196,10 @@ def main(
     """Pretrain a mini ViT on image labels (an hour on 2 CPU cores at full width)."""
     if backbone not in MINI_WIDTHS:
         raise InputError(f"--backbone {backbone!r} is unknown; there are: {', '.join(MINI_WIDTHS)}")
+    if shorter > 1 and out is None:
+        raise InputError("--shorter is for a trial: name by --out another file than the shipped")
+    if shorter > min(min(each.iterations, each.cosine) for each in STAGES):
+        raise InputError(f"--shorter {shorter} leaves no iteration of a stage")
     out = out or mini_weights(backbone)
     with readable_disk_errors(out):  # not after an hour
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -92,7 +92,7 @@ def train(
 
 @command("evaluate --checkpoint trial --protocol paper-val")
 def evaluate(
-    profile: give.Profile = "mini",
+    profile: give.OwnProfile = None,
     recipe: give.RecipeFile = None,
     changes: give.Changes = None,
     checkpoint: give.Checkpoint = None,
@@ -122,7 +122,10 @@ def evaluate(
     from more_lib.recipes.loading import load_recipe, saved_recipe
     from more_lib.system.processes import is_main_process
 
+    if export and (json or skip_bad):
+        raise InputError("--export scores nothing: neither --json nor --skip-bad goes with it")
     names, network = protocols or [], _network(checkpoint, released)
+    profile = _own_profile(profile, None if recipe else checkpoint)
     saved = checkpoint and not recipe  # as it was trained, whatever its profile says by now
     if data and network:
         own = saved_recipe(checkpoint) if saved else load_recipe(profile, file=recipe)
@@ -153,6 +156,16 @@ def _network(checkpoint: Path | None, released: Path | None):
     return partial(training.load_trained, checkpoint) if checkpoint else None
 
 
+def _own_profile(profile: str | None, checkpoint: Path | None) -> str:
+    """The profile asked for, mini without one; refused where the checkpoint's recipe is another."""
+    from more_lib.recipes.loading import saved_recipe
+
+    if profile and checkpoint and (own := saved_recipe(checkpoint).profile) != profile:
+        raise InputError(f"{checkpoint} was trained by the profile {own}, which counts: leave "
+                         f"--profile {profile} out")  # fmt: skip
+    return profile or "mini"
+
+
 def _recipe(
     profile: str, changes: list[str] | None, file: Path | None = None, data=None, labels=None
 ):
@@ -171,7 +184,7 @@ def _recipe(
 @command("predict photos --checkpoint trial --output masks")
 def predict(
     images: give.Images,
-    profile: give.Profile = "mini",
+    profile: give.OwnProfile = None,
     checkpoint: give.Checkpoint = None,
     released: give.Released = None,
     labels: give.ImageLabels = None,
@@ -197,6 +210,7 @@ def predict(
     from more_lib.recipes.loading import load_recipe, saved_recipe
 
     changes, network = changes or [], _network(checkpoint, released)
+    profile = _own_profile(profile, checkpoint)
     recipe = saved_recipe(checkpoint, changes) if checkpoint else load_recipe(profile, changes)
     place = Output(output, npz, force, resume)
     plan = plan_predictions(recipe, images, place, labels, map, crf, skip_bad)
@@ -250,13 +264,13 @@ def study(
     before is taken from the cache, so a study can be interrupted.
     """
     from more_lib.paper.studies import STUDIES, format_study, run_study
-    from more_lib.runs.manifest import git_state
+    from more_lib.runs.manifest import commit_name
     from more_lib.system.files import write_json
 
     usual = STUDIES[name].profile if name in STUDIES else "mini"
     recipe = _recipe(profile or usual, changes, None, data, labels)
     chosen = range(recipe.seed, recipe.seed + seeds)
-    found = run_study(name, recipe, chosen, train=not trained_only, commit=git_state()["commit"])
+    found = run_study(name, recipe, chosen, train=not trained_only, commit=commit_name())
     if json:
         write_json(found, json)
     print(format_study(found))

@@ -108,6 +108,8 @@ def processor() -> Row:
     """CPU threads, and whether bf16 pays off on them."""
     import torch
 
+    from more_lib.system.devices import resolved_precision
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several would wait for each other on a busy machine
     matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
@@ -115,7 +117,8 @@ def processor() -> Row:
     torch.set_num_threads(threads)
     speedup = fp32 / bf16
     detail = f"{threads} threads; bf16 products at {speedup:.1f}x the speed of fp32"
-    cost = "bf16 is only emulated: precision auto takes fp32 here, training takes twice as long"
+    auto = resolved_precision("auto")
+    cost = f"bf16 gains nothing on this CPU, training takes twice as long; precision auto: {auto}"
     return Row("CPU", "ok" if speedup >= 0.9 else "note", detail, cost)
 
 
@@ -137,7 +140,8 @@ def accelerator() -> Row:
 def cache() -> Row:
     """The folder for data and trained weights: whether it can be written, and the space left."""
     folder = data_folder()
-    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    places = (folder, *folder.absolute().parents)
+    parent = next(each for each in places if each.exists() or each.is_symlink())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         cost = "without it: no data, no training; set MORE_DATA to a folder you can write"
         return Row("data folder", "missing", f"{folder} cannot be written", cost)
@@ -177,6 +181,8 @@ def data(recipe) -> Row:
         cost = "nothing lost: the first run makes it, in about a minute"
         return Row("data", "note", "EmojiVOC is not made yet", cost)
     cure = "say where it is: data.root=FOLDER"
+    if section.dataset == "emoji" and not section.root:
+        cure = f"remove {root}: the next run makes it anew"
     if section.dataset in ("voc", "coco", "pets") and not section.root:
         script = f"data_scripts/prepare_{section.dataset}.py"
         cure = f"`python {script}` fetches it or takes yours; else {cure}"
@@ -205,6 +211,7 @@ def extras() -> list[Row]:
         "crf": "no dense CRF of whole photographs on a CPU",
         "log": "no `train --tensorboard`",
         "dev": "`make test` does not run",
+        "classroom": "no nbgrader course, no `make explore`",
     }
     rows = []
     for extra, loss in losses.items():

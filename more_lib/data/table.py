@@ -108,9 +108,15 @@ def class_counts(tree: ImageTree, split: str) -> dict[str, int]:
 def training_classes(tree: ImageTree, data: DataRecipe) -> str:
     """One line that says what a training is taught: its classes, with the images of each.
 
-    Raises ``InputError`` for a class that no image shows, unless the data set's own list has it.
+    Raises ``InputError`` for a class that no image shows, unless the data set's own list has it,
+    and when no image shows any.
     """
     counts = class_counts(tree, data.train_split)
+    if not any(counts.values()):
+        raise InputError(
+            f"no image of the split {data.train_split} of {tree.root} shows one of the classes, as "
+            f"{next(iter(counts))}: name those of its labels in data.classes"
+        )
     for name, count in counts.items():
         if not count and name not in CLASSES.get(data.dataset, ()):
             every = getattr(tree, "every_class", tree.classes)

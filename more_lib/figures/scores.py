@@ -48,7 +48,8 @@ def plot_iou_per_class(
     rows = {name: canvas.as_array(values) for name, values in ious.items()}
     if not rows or any(row.shape != (len(names),) for row in rows.values()):
         raise InputError(f"give the IoU of {len(names)} classes, background first, at least once")
-    figure = canvas.new_figure((canvas.WIDTH, max(2.6, 0.8 + 0.11 * len(names) * (len(rows) + 1.5))), title)
+    tall = 0.8 + 0.11 * len(names) * (len(rows) + 1.5)
+    figure = canvas.new_figure((canvas.WIDTH, max(2.6, tall)), title)
     ax = figure.subplots()
     height = 0.8 / len(rows)
     for index, (name, row) in enumerate(rows.items()):

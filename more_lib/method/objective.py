@@ -37,6 +37,7 @@ from more_lib.method.model import MoRe, MoReOutput
 from more_lib.method.pseudo_labels import Level, PixelAdaptiveRefinement, refine_cam, three_way_mask
 from more_lib.recipes.constants import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.schema import Recipe
+from more_lib.system.errors import InputError
 
 # Terms that the decoder's pixel labels feed, and with them all terms that learn from masks.
 DECODED = ("segmentation", "dense_energy")
@@ -63,6 +64,11 @@ class Objective(nn.Module):
         super().__init__()
         self.recipe, self.weights = recipe, dict(vars(recipe.loss))
         masks, energy = recipe.masks, recipe.energy
+        if recipe.data.crop_size * energy.scale < 1:
+            raise InputError(
+                f"energy.scale {energy.scale} leaves less than a pixel of data.crop_size "
+                f"{recipe.data.crop_size}: raise it"
+            )
         self.refinement = PixelAdaptiveRefinement(masks.dilations, masks.refinements)
         self.energy = DenseEnergyLoss(
             energy.weight * LATTICE_CALIBRATION, energy.sigma_rgb, energy.sigma_xy, energy.scale

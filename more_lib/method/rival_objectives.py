@@ -25,6 +25,15 @@ from more_lib.system.errors import InputError
 from more_lib.system.processes import random_numbers
 
 
+def refuse_token_classification(recipe: Recipe) -> None:
+    """Raise ``InputError`` for a term that one class token, which stands for all, cannot learn."""
+    if recipe.loss.token_classification:
+        raise InputError(
+            f"loss.token_classification is {recipe.loss.token_classification}, but {recipe.method} "
+            f"has one token for all classes: set it to 0, or begin with --profile {recipe.method}"
+        )
+
+
 class ToCoObjective(Objective):
     """MoRe's terms without LIR and class-token discrepancy, and the contrast of class tokens."""
 
@@ -32,6 +41,7 @@ class ToCoObjective(Objective):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
+        refuse_token_classification(recipe)
         self.weights["class_token_contrast"] = recipe.toco.class_token_contrast
 
     def active(self, iteration: int) -> set[str]:
@@ -87,11 +97,19 @@ class DuPLObjective(Objective):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
+        refuse_token_classification(recipe)
         settings, classes = recipe.dupl, len(recipe.data.classes)
         self.weights |= {"discrepancy": settings.discrepancy, "consistency": settings.consistency}
         if len(settings.end) not in (1, classes):
             raise InputError(f"dupl.end has {len(settings.end)} values; give 1, or {classes}, one "
                              "for each class")  # fmt: skip
+        masks, least = recipe.masks, min(settings.start, *settings.end)
+        for name, low in (("contrast", masks.contrast[1]), ("decoder", masks.decoder[1])):
+            if least < low:
+                raise InputError(
+                    f"dupl.start and dupl.end reach down to {least}, below the low threshold {low} "
+                    f"of masks.{name}: raise them, or lower that"
+                )
         self.ends = torch.tensor(settings.end).expand(classes)  # on the CPU, as labels are
 
     def forward(

@@ -66,9 +66,9 @@ def score_each(
     """Train (or load) and score every trial with every seed: a row a trial, seed and map.
 
     Columns: trial, seed, map (its name in tables), ``SCORES`` as fractions, missing where a score
-    has no value, and ``MISSED``; image and token mAP are a network's, the same for each map. Maps take the
-    true image labels, on ``recipe.data.val_split``; scales and threshold are the recipe's, without
-    CRF.
+    has no value, and ``MISSED``; image and token mAP are a network's, the same for each map. Maps
+    take the true image labels, on ``recipe.data.val_split``; scales and threshold are the recipe's,
+    without CRF.
     """
     seeded = ((name, each) for name in trials for each in with_seeds([trials[name]], seeds))
     rows = (row for name, each in seeded for row in score_trained(name, train_or_load(each), maps))

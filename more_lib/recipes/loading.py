@@ -32,6 +32,8 @@ dupl.fall_from dupl.discrepancy_from evaluation.refinement
 evaluation.student""".split()
 """Fields that came after networks had been stored: unset, they leave fingerprints as they were."""
 
+_SECTIONS = "data backbone graph lir masks energy loss schedule optimizer evaluation".split()
+
 
 def load_recipe(
     profile: str, overrides: Iterable[str] = (), file: str | Path | None = None
@@ -42,7 +44,8 @@ def load_recipe(
         profile: a key of ``PROFILES``.
         overrides: texts such as ``optimizer.iterations=10``; the value is YAML, so a list is
             ``evaluation.scales=[1.0, 0.5]``.
-        file: YAML with the recipe's own nesting; it need only name what it changes.
+        file: YAML with the recipe's own nesting; it need only name what it changes. The whole
+            recipe of a training means what it meant then (``saved_recipe``).
 
     Raises ``InputError`` for an unknown profile or key (naming the nearest that exists), a wrong
     type, a value out of range, and a file that cannot be read.
@@ -53,8 +56,9 @@ def load_recipe(
     recipe = PROFILES[profile]
     if file is not None:
         changes = _read_yaml(absolute(file))
+        older = _older() if _is_whole(changes) else []
         try:
-            recipe = _updated(recipe, [changes])
+            recipe = _updated(recipe, [*older, changes])
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
     return changed(recipe, overrides)
@@ -71,12 +75,21 @@ def saved_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     profile = str(content.get("profile", "mini"))
     if profile not in PROFILES:
         raise InputError(f"{file}: profile {profile!r} is none of {', '.join(PROFILES)}")
-    older = [_parsed(f"{key}={_default(key)}") for key in _ADDED]
     try:
-        recipe = _updated(PROFILES[profile], [*older, content])
+        recipe = _updated(PROFILES[profile], [*_older(), content])
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     return changed(recipe, overrides)
+
+
+def _older() -> list[dict]:
+    """The values, before they could be named, of fields that came later."""
+    return [_parsed(f"{key}={_default(key)}") for key in _ADDED]
+
+
+def _is_whole(content: dict) -> bool:
+    """Whether this is all of a recipe, as a training writes it, and not some changes to one."""
+    return all(isinstance(content.get(name), dict) for name in _SECTIONS)
 
 
 def changed(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
@@ -177,6 +190,18 @@ class _Loader(yaml.SafeLoader):
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise yaml.YAMLError(f"{twice!r} stands twice in one section; keep one of them")
         return super().construct_mapping(node, deep)
+
+
+# Numbers as everybody reads them: YAML 1.1 takes 010 for 8, 1:30 for 90, 2007_000032 for a number.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in ("int", "float")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _form in (
+    ("int", r"[-+]?(0|[1-9][0-9]*|[1-9][0-9]{0,2}(_[0-9]{3})+|0x[0-9a-fA-F]+)$"),
+    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf)$|\.(nan|NaN)$"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_form), "-+.0123456789")
 
 
 def _read_yaml(path: Path) -> dict:

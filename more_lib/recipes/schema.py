@@ -178,7 +178,7 @@ class MasksRecipe:
     spread: Amount = 0.0  # ours: temperature at which that map is spread to similar patches; 0: not
     lam_similarity: Literal["dot", "cosine"] = "dot"  # of LAM, wherever it is drawn; paper: cosine
     # Of the refinement's neighbours, in pixels.
-    dilations: Annotated[tuple[PositiveCount, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
+    dilations: Annotated[tuple[Side, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
     refinements: Count = 10
     picture: Literal["exact", "bytes"] = "exact"  # that it follows; released: cut to whole bytes
 

@@ -89,6 +89,8 @@ def _unknown(key: str, keys: list[str]) -> str:
         if same_name
         else nearest(key, beside if section_of else keys)
     )
+    if key in keys:  # with its dots, in a file
+        guess = f": write {key.replace('.', ': with ')} below it, indented"
     return f"recipe key {key!r} is unknown{guess} (here are: {', '.join(beside)})"
 
 

@@ -49,7 +49,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path | None = 
         "comparison.html",
         path,
         names=ascii_uppercase[: len(runs)],
-        runs=[(run.folder.name, run.manifest, _report_link(run, path)) for run in runs],
+        runs=[(run.folder.resolve().name, run.manifest, _report_link(run, path)) for run in runs],
         agreement=[agreement(runs, *pair) for pair in combinations(range(len(runs)), 2)],
         provenance=provenance(runs),
         verdicts=verdicts(runs),
@@ -61,6 +61,14 @@ def provenance(runs: Sequence[Run]) -> list[Row]:
     """What is not the same in all runs of what they rest on: code, data, versions, recipe."""
     apart = ("notebooks", "resumed", "status", "seconds")
     bases = [{k: v for k, v in run.manifest.items() if k not in apart} for run in runs]
+    for base, run in zip(bases, runs, strict=True):  # their other parameters are the recipe's
+        base["notebook"] = {
+            each["name"]: {
+                "source_sha256": each.get("source_sha256"),
+                "full": each.get("parameters", {}).get("full", False),
+            }
+            for each in run.manifest["notebooks"]
+        }
     return [Row(name, _texts(values), []) for name, values in _differing(bases, missing=None)]
 
 

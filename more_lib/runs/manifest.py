@@ -66,8 +66,14 @@ def new_manifest(recipe: Recipe, overrides: Sequence[str], notebooks: Sequence[d
     }
 
 
+def commit_name() -> str:
+    """The checkout's commit, with ``-dirty`` behind it where the code is another by now."""
+    state = git_state()
+    return f"{state['commit']}{'-dirty' if state['dirty'] else ''}"
+
+
 def save_manifest(manifest: dict, folder: Path) -> None:
-    """Bring the run's total time up to date and write ``manifest.json``, whole or not at all."""
+    """Add up the notebooks' time and write ``manifest.json``, whole or not at all."""
     manifest["seconds"] = round(sum(entry["seconds"] or 0 for entry in manifest["notebooks"]), 1)
     write_json(manifest, folder / "manifest.json")
 

@@ -20,6 +20,7 @@ from more_lib.paper.claims import verdict_counts
 from more_lib.paper.frames import Readable, cell_text, label, readable
 from more_lib.runs.pages import write_notebook_page, write_page
 from more_lib.runs.reading import Run, captioned, is_verdicts, load_run, record_of, title
+from more_lib.runs.recording import TRAINING_AHEAD
 from more_lib.system.errors import InputError
 from more_lib.system.files import CHECKOUT, atomic_file, write_json
 
@@ -53,10 +54,12 @@ def write_report(folder: str | Path) -> Path:
     for name in sorted(entries, key=lambda name: name not in judging):
         shown[name] = _notebook(entries[name], run, name in judging, room)
         room -= sum(len(image) for figure in shown[name]["figures"] for image in figure.images)
+    ahead = run.costs.get(TRAINING_AHEAD, {}).get("training", {}).get("seconds", 0)
     return write_page(
         "report.html",
         run.folder / "report.html",
         run=run,
+        took=run.manifest["seconds"] + ahead,
         verdict_counts=verdict_counts(run.verdicts),
         headlines=[each for each in shown.values() if each["tables"] or each["figures"]],
         notebooks=[shown[name] for name in entries],

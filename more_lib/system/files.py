@@ -39,10 +39,15 @@ def data_folder() -> Path:
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; move it there when the block ends without error.
 
-    It has the suffix of ``path``. Raises ``InputError`` when the place cannot be written or the
-    disk is full.
+    It has the suffix of ``path``; of a link, what it leads to is replaced. Raises ``InputError``
+    when the place cannot be written, is a pipe or a device, or the disk is full.
     """
     path = Path(path)
+    with readable_disk_errors(path):
+        path = path.resolve() if path.is_symlink() and path.exists() else path
+        special = path.exists() and not (path.is_file() or path.is_dir())
+    if special:
+        raise InputError(f"cannot write {path}: it is a pipe or a device; name a file")
     suffix = path.suffix if len(os.fsencode(path.suffix)) < 32 else ""  # names have 255 bytes
 
     def make(folder: Path) -> str:

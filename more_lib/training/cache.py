@@ -41,6 +41,7 @@ from more_lib.system.weights import load_weights, save_weights
 from more_lib.training.batches import batches
 from more_lib.training.log import TrainingLog, summary_writer
 from more_lib.training.loop import fit, start
+from more_lib.training.notices import notices
 from more_lib.training.resume import RunState, checkpoints, newest_checkpoint
 
 TRAINING_VERSION = 6
@@ -94,6 +95,8 @@ def train(
     """
     folder, shards = Path(folder), Shards()
     if shards.gather(_is_finished(folder, recipe, resume))[0]:
+        if tensorboard:
+            say("no log for TensorBoard: the training is done already")
         return load_trained(folder, recipe)
     with exclusive(folder / ".training.lock", f"trains {folder.name}", shards):
         if shards.gather(_is_finished(folder, recipe, resume))[0]:  # by the one that was waited for
@@ -117,6 +120,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool | None, tensorboard: bool)
         tree = open_tree(recipe.data)
         tree.require_readable(recipe.data.train_split)
         say(training_classes(tree, recipe.data))
+        for unexpected in notices(recipe):
+            say(f"note: {unexpected}")
         method = method_of(recipe)
         transform = training_transform(recipe.data, method.objective.views)
         dataset = VocImages(tree, recipe.data.train_split, transform)
@@ -190,8 +195,10 @@ def load_trained(folder: str | Path, recipe: Recipe) -> Trained:
             "folder that `train` has written"
         ) from None
     if trained_as != training_fingerprint(recipe):
-        own = f"--recipe {folder / 'recipe.yaml'}"
-        raise InputError(f"{folder} was trained by another recipe; give its own with {own}")
+        raise InputError(
+            f"{folder} was trained by another recipe, {folder / 'recipe.yaml'}: leave out what "
+            "changes the training (--profile, --recipe, --set), or train into another folder"
+        )
     model = method_of(recipe).network.from_recipe(recipe, pretrained=False)
     load_weights(model, weights)
     if record.get("weights_sha256") not in (None, sha256(weights)):  # evaluations belong to them

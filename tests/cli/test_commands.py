@@ -18,7 +18,7 @@ from more_lib.cli.commands import app
 from more_lib.evaluation.protocols import PROTOCOLS
 from more_lib.recipes import PROFILES, load_recipe, to_dict
 from more_lib.runs import reproduce
-from more_lib.runs.manifest import git_state
+from more_lib.runs.manifest import commit_name
 from more_lib.system.errors import InputError
 from tests.data.helpers import ROWS, photos, save_csv
 
@@ -115,6 +115,25 @@ def test_evaluate_takes_the_recipe_of_the_folder_it_is_given(calls, tmp_path):
     assert calls.pop() == ("load_trained", tmp_path, wanted)
 
 
+@pytest.mark.parametrize(("profile", "status"), [("voc", 2), ("mini", 0), (None, 0)])
+def test_a_profile_that_is_not_the_checkpoints_is_refused(calls, tmp_path, profile, status):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(to_dict(load_recipe("mini"))))
+    asked = ["--profile", profile] if profile else []
+    result = run("evaluate", "--checkpoint", tmp_path, *asked)
+    assert result.exit_code == status
+    refused = run("predict", tmp_path, "--checkpoint", tmp_path, "--profile", "voc")
+    assert refused.exit_code == 2
+    for said in ([result.stderr] if status else []) + [refused.stderr]:
+        assert "was trained by the profile mini, which counts: leave --profile voc out" in said
+
+
+@pytest.mark.parametrize("option", [("--json", "new"), ("--skip-bad",)])
+def test_an_export_takes_no_option_of_scores(calls, option):
+    result = run("evaluate", "--protocol", "paper-val", "--export", "masks", *option)
+    assert result.exit_code == 2 and "neither --json nor --skip-bad" in result.stderr
+    assert calls == []
+
+
 def test_evaluate_takes_a_network_to_another_folder(calls, monkeypatch, tmp_path):
     """By its own recipe, whatever --profile says; --set has the last word."""
     kept = load_recipe("voc", ["optimizer.iterations=9", "data.classes=[cat, dog]"])
@@ -152,7 +171,7 @@ def test_study_passes_its_options_on_and_keeps_its_rows(monkeypatch, tmp_path):
     monkeypatch.setattr("more_lib.paper.studies.format_study", lambda found: f"{found['study']}!")
     options = ("--set", "seed=2", "--seeds", 2, "--trained-only", "--json", tmp_path / "s.json")
     assert run("study", "conditions", *options).stdout == "conditions!\n"
-    recipe, commit = load_recipe("mini", ["seed=2"]), git_state()["commit"]
+    recipe, commit = load_recipe("mini", ["seed=2"]), commit_name()
     ran.assert_called_once_with("conditions", recipe, range(2, 4), train=False, commit=commit)
     assert json.loads((tmp_path / "s.json").read_text()) == ran.return_value
 

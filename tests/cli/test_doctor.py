@@ -12,8 +12,10 @@ import timm
 import torch
 
 from more_lib.cli import doctor
+from more_lib.data import tree_root
 from more_lib.method.weight_files import MINI_WIDTHS
 from more_lib.recipes import PROFILES, load_recipe
+from more_lib.system.devices import resolved_precision
 
 VOC = PROFILES["voc"]
 
@@ -120,7 +122,7 @@ def test_processor_advises_fp32_where_bf16_is_slow(monkeypatch, bf16_seconds, st
     monkeypatch.setattr(doctor.timeit, "repeat", lambda run, **_: [9, seconds[run().dtype]])
     row = doctor.processor()
     assert row.status == status and f"{1 / bf16_seconds:.1f}x" in row.detail
-    assert ("takes fp32" in "".join(row.lines())) == (status == "note")
+    assert row.cost.endswith(f"auto: {resolved_precision('auto')}")  # which asks for no time
     assert load_recipe("mini").optimizer.precision == "auto"  # as the advice says
 
 
@@ -151,11 +153,17 @@ def test_cache_that_is_there_that_is_full_that_cannot_be(monkeypatch, tmp_path):
     monkeypatch.setenv("MORE_DATA", str(tmp_path / "file" / "below"))
     row = doctor.cache()
     assert row.status == "missing" and "MORE_DATA" in row.cost
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")  # to which nothing can be written
+    monkeypatch.setenv("MORE_DATA", str(tmp_path / "link"))
+    assert doctor.cache().status == "missing"
 
 
 def test_data_is_missing_until_its_splits_are_there(tmp_path):
     assert doctor.data(PROFILES["mini"]).status == "note"  # made on first use: no loss
     assert doctor.data(VOC).status == "missing"
+    tree_root(PROFILES["mini"].data).mkdir(parents=True)  # without anything in it
+    row = doctor.data(PROFILES["mini"])
+    assert row.status == "missing" and "the next run makes it anew" in row.cost
     recipe = load_recipe("voc", [f"data.root={tmp_path}"])
     splits = tmp_path / "ImageSets/Segmentation"
     splits.mkdir(parents=True)
@@ -202,9 +210,10 @@ def test_weights_that_ship_and_those_in_a_file_of_ones_own(tmp_path, monkeypatch
 
 
 def test_extras_and_git_say_what_works_without_them(monkeypatch, versions):
-    versions |= dict.fromkeys(("pydensecrf2", "tensorboard", "pytest"))
+    versions |= dict.fromkeys(("pydensecrf2", "tensorboard", "pytest", "nbgrader"))
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     rows = doctor.extras()
-    assert [row.name for row in rows] == ["extra crf", "extra log", "extra dev", "git"]
+    names = ["extra crf", "extra log", "extra dev", "extra classroom", "git"]
+    assert [row.name for row in rows] == names
     assert rows[0].detail == "pydensecrf2 not installed"
     assert all(row.status == "missing" and row.cost.startswith("without it:") for row in rows)

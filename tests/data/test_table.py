@@ -158,6 +158,10 @@ def test_training_says_its_classes_and_refuses_one_that_no_image_shows(tmp_path)
     ):
         with refused("data.classes has", complaint):
             training_classes(FolderTree(root, classes), data)
+    # A data set's own list may have classes that no image shows, but not those alone.
+    pets = load_recipe("pets", [f"data.root={root}", "data.train_split=train"]).data
+    with refused("train .* shows one of the classes, as Abyssinian: name those of its labels"):
+        training_classes(FolderTree(root, pets.classes), pets)
 
 
 def test_training_says_the_classes_of_vocs_layout_too(tmp_path):

@@ -134,7 +134,7 @@ def test_many_classes_and_large_pictures_fit_as_well():
 def test_of_many_classes_the_rows_own_has_its_bar_however_unlike_the_patch_is():
     names = tuple(f"class {number}" for number in range(20))
     row = draw_seen(seen(number=3, tokens=np.linspace(0, 1, 20)), names)
-    assert (np.asarray(row)[:, 5 * 204:] == to_bar()).all(-1).any()
+    assert (np.asarray(row)[:, 5 * 204 :] == to_bar()).all(-1).any()
 
 
 def test_a_token_that_stands_for_all_classes_has_one_bar_of_no_classs_name():

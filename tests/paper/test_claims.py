@@ -12,7 +12,9 @@ def found(*rows, dataset="emoji", protocols=None):
         "dataset": dataset,
         "split": "val",
         "map_protocol": "emoji val, LAM, true image labels, scales 1 + flip, no CRF",
-        "ablation": pd.DataFrame(rows, columns=["condition", "map", "seeds", *SCORES, MISSED, "miou_std"]),
+        "ablation": pd.DataFrame(
+            rows, columns=["condition", "map", "seeds", *SCORES, MISSED, "miou_std"]
+        ),
         "protocols": protocols or {},
     }
 

@@ -2,8 +2,8 @@
 
 import json
 import re
-from types import SimpleNamespace
 from math import nan
+from types import SimpleNamespace
 
 import pytest
 
@@ -137,7 +137,9 @@ def test_without_training_only_what_is_there_is_scored(monkeypatch):
     with pytest.raises(InputError, match="study variants: none of its networks is trained"):
         run_study("variants", load_recipe("mini"), [0], train=False)
     asked, record = [], dict.fromkeys(("backbone_sha256", "device", "precision"), "x")
-    study = STUDIES["methods"]._replace(rows=lambda *_: ROWS, beside=lambda _: asked.append(1) or {})
+    study = STUDIES["methods"]._replace(
+        rows=lambda *_: ROWS, beside=lambda _: asked.append(1) or {}
+    )
     monkeypatch.setitem(STUDIES, "methods", study)
     trained = SimpleNamespace(record=record | {"threads": 1})
     monkeypatch.setattr(studies, "train_or_load", lambda recipe: trained)

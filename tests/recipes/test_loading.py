@@ -108,6 +108,9 @@ def test_the_changes_above_cover_every_key():
         ("evaluation.scales=[1, 5e-1]", (1.0, 0.5)),
         ("data.classes=[dog]", ("dog",)),
         ("seed=0x10", 16),
+        ("data.skip=[2007_000032]", ("2007_000032",)),
+        ("optimizer.lr=.5", 0.5),
+        ("optimizer.lr=1.5E+0", 1.5),
     ],
 )
 def test_override_values_are_yaml(override, expected):
@@ -204,6 +207,10 @@ def test_unknown_profile_lists_those_that_exist():
         ("seeed=3", "is unknown: did you mean seed? (here are: profile, "),
         ("loss.zzz=1", "is unknown (here are: loss.classification, "),
         ("optimizer.lr=fast", "optimizer.lr is 'fast': it must be a finite number"),
+        ("seed=010", "seed is '010': it must be a whole number"),  # YAML 1.1 takes it for 8
+        ("optimizer.lr=1:30", "optimizer.lr is '1:30': it must be a finite number"),
+        ("optimizer.iterations=1_0", "optimizer.iterations is '1_0': it must be a whole number"),
+        ("masks.dilations=[1000000]", "masks.dilations[0] is 1000000: it must be less than or"),
         ("optimizer.lr=true", "optimizer.lr is True: it must be a finite number"),
         ("optimizer.lr=.nan", "optimizer.lr is nan: it must be a finite number"),
         ("optimizer.lr=1e999", "optimizer.lr is inf: it must be a finite number"),
@@ -299,6 +306,7 @@ def test_what_a_training_kept_is_what_it_was_trained_with(tmp_path):
         del values[section][name]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     kept = saved_recipe(tmp_path, ["seed=3"])
+    assert load_recipe("coco", ["seed=3"], tmp_path / "recipe.yaml") == kept
     assert kept == replace(from_dict(values), seed=3)
     assert (kept.data.padding, kept.optimizer.late_terms) == ("masked", "absent")
     (tmp_path / "recipe.yaml").write_text("profile: voc\nseed: -1\n")

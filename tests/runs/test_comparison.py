@@ -59,6 +59,15 @@ def test_what_differs_is_listed_with_its_difference(two):
     }
 
 
+def test_notebooks_of_other_source_and_full_runs_are_told_apart(tmp_path):
+    runs = [load_run(write(tmp_path / name)) for name in "ab"]
+    (entry,) = runs[1].manifest["notebooks"]
+    entry |= {"source_sha256": "f" * 64, "parameters": {"full": True}}
+    differing = {row.name: row.values for row in comparison.provenance(runs)}
+    assert differing["notebook · 06_evaluation · full"] == ["False", "True"]
+    assert differing["notebook · 06_evaluation · source_sha256"][1] == "f" * 64
+
+
 def test_metrics_of_one_run_alone_are_counted(tmp_path):
     every = (METRICS, {"06_evaluation": {"images": 400}}, {}, {})
     runs = [load_run(write(tmp_path / f"{i}", metrics)) for i, metrics in enumerate(every)]

@@ -22,6 +22,10 @@ def test_a_new_manifest_has_nothing_run_yet(monkeypatch):
 def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(manifests, "CHECKOUT", tmp_path)
     assert manifests.git_state() == {"commit": "unknown", "dirty": None}
+    assert manifests.commit_name() == "unknown"
+    for dirty, name in ((False, "abc"), (True, "abc-dirty")):
+        monkeypatch.setattr(manifests, "git_state", lambda d=dirty: {"commit": "abc", "dirty": d})
+        assert manifests.commit_name() == name
 
 
 @pytest.mark.parametrize("name", ["room/a.py", "room/profile.yaml"])

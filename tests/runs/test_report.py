@@ -102,11 +102,12 @@ def test_the_banner_says_what_is_a_stand_in(tmp_path, profile, stands_in):
 def test_the_summary_says_where_the_numbers_come_from(tmp_path):
     executed = {"01_one": [new_markdown_cell("x")], "02_two": None}
     costs = {"05_training": {"training": {"seconds": 361.2, "peak_memory_gb": None}}}
+    costs["training_ahead"] = {"training": {"networks": 3, "seconds": 60.0, "cpu_seconds": 115.0}}
     page = make_run(tmp_path, executed, {}, costs=costs, overrides=["seed=1", "a.b=2"])
     for fact in (
         "commit 0123456789ab with uncommitted changes",
         "started 2026-01-02 03:04:05 UTC",
-        "took 2 min 5 s, 1 of 2 done",
+        "took 3 min 5 s, 1 of 2 done",  # the training ahead included
         "device cpu, 2 × x86_64",
         "threads 2",
         "seed of the recipe 0",

@@ -80,6 +80,20 @@ def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
     assert tree(tmp_path) == {"result.txt": "new"}
 
 
+def test_a_link_stays_one_and_a_pipe_is_no_place_for_a_file(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target.name)
+    with atomic_file(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink() and target.read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(InputError, match="is a pipe or a device"), atomic_file(place):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_folder_that_came_first_stays(tmp_path):
     """Two runs that make the same data set at once end with one of them, unmixed."""
     with atomic_folder(tmp_path / "set") as first:

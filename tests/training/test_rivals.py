@@ -10,6 +10,7 @@ from more_lib.evaluation.protocols import named_protocols
 from more_lib.evaluation.scoring import evaluate_or_load, evaluate_protocols
 from more_lib.evaluation.voc_server import export_voc
 from more_lib.evaluation.writing import Output, plan_predictions, write_predictions
+from more_lib.method.methods import method_of
 from more_lib.recipes import changed, load_recipe
 from more_lib.recipes.classes import VOC_CLASSES
 from more_lib.system.errors import InputError
@@ -102,6 +103,20 @@ def test_a_rival_trains_and_is_resumed_to_the_same_weights(name, otherwise, plac
     results = evaluate_or_load(whole).results
     assert {result.protocol.map for result in results} == DRAWN[name]
     assert all(result.matrix.sum() > 0 for result in results)
+
+
+@pytest.mark.parametrize("name", ["toco", "dupl"])
+def test_what_a_rivals_network_cannot_learn_is_said_before_it_trains(name):
+    recipe = load_recipe("mini", [f"method={name}"])
+    said = f"token_classification is 1.0, but {name} has one token .* --profile {name}"
+    with pytest.raises(InputError, match=said):
+        method_of(recipe).objective(recipe)
+    for low in ("masks.contrast=[0.7,0.6]", "masks.decoder=[0.7,0.6]"):
+        changes = [low, "dupl.end=[0.55]"]
+        key, _, _ = low.partition("=")
+        if name == "dupl":
+            with pytest.raises(InputError, match=f"down to 0.55, below .* 0.6 of {key}"):
+                method_of(recipe).objective(load_recipe("dupl", changes))
 
 
 @pytest.mark.slow
