@@ -18,7 +18,5 @@ def notices(recipe: Recipe) -> list[str]:
     usual = PROFILES.get(recipe.profile, recipe)
     if schedule.final_cam < last and usual.schedule.final_cam >= usual.optimizer.iterations:
         begins = f"from iteration {schedule.final_cam + 1} on masks come from the final CAM"
-        said.append(
-            f"{begins}, as {recipe.profile} has it never: schedule.final_cam={last} does so"
-        )
+        said.append(f"{begins}, in {recipe.profile} never: schedule.final_cam={last} keeps it so")
     return said

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from more_lib.method import gaussian
+from more_lib.method import gaussian, vit
 from more_lib.method.energy import DenseEnergyLoss
 from more_lib.method.model import MoRe
 from more_lib.method.pseudo_labels import PixelAdaptiveRefinement
@@ -23,6 +23,7 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(DenseEnergyLoss, "method", staticmethod(lambda *_: "exact"))
     by_dilation = PixelAdaptiveRefinement._by_dilation
     monkeypatch.setattr(PixelAdaptiveRefinement, "_one_by_one", by_dilation)
+    monkeypatch.setattr(vit, "attention_for_training", lambda _: contextlib.nullcontext())
 
 
 @pytest.mark.slow
