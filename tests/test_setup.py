@@ -195,6 +195,7 @@ def test_checks_then_runs_the_tests_then_the_notebooks(checkout):
     assert notebooks.endswith(" notebooks")
     *_, check, tests = checkout.make("test", "FAST=1")[1]
     assert "mypy" in check and tests.endswith("-m not slow and not gpu and not reliability tests")
+    assert checkout.make("test", "FAST=0")[1][-2:] == calls[-2:]  # as without it
 
 
 def test_reliability_is_measured_when_asked_and_at_night(checkout):

@@ -14,7 +14,7 @@ values of our own, mini-released nearer to the release), photos (hundreds of you
 CPU, minutes), pets and voc (one GPU), coco (several GPUs, as the released script) or coco-log (as
 the published log)."""
 Profile = Annotated[str, Name(help=_PROFILE)]
-OwnProfile = Annotated[str | None, Name("--profile", help=f"{_PROFILE} Without it mini.")]
+OwnProfile = Annotated[str | None, Name(help=f"{_PROFILE} Without it mini.")]
 Changes = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="One value, as optimizer.lr=1e-4. May be repeated."),

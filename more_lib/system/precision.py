@@ -28,8 +28,8 @@ def no_autocast(values: Tensor) -> torch.autocast:
 def attention_for_training(values: Tensor) -> AbstractContextManager:
     """A context in which a CPU that trains in bf16 attends in float32, as exactly and sooner.
 
-    Of 160 tokens, as in mini and photos, torch's fused attention goes backward there three times as
-    fast in float32. On other devices, and without gradients, all stays as it is.
+    There torch's fused attention takes longer backward in bf16 than in float32. On other devices,
+    and without gradients, all stays as it is.
     """
     trains = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
     return _Float32Attention() if trains and values.device.type == "cpu" else nullcontext()

@@ -135,7 +135,7 @@ def test_an_export_takes_no_option_of_scores(calls, option):
 
 
 def test_evaluate_takes_a_network_to_another_folder(calls, monkeypatch, tmp_path):
-    """By its own recipe, whatever --profile says; --set has the last word."""
+    """By its own recipe; --set has the last word."""
     kept = load_recipe("voc", ["optimizer.iterations=9", "data.classes=[cat, dog]"])
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(to_dict(kept)))
     photos(tmp_path / "photos")

@@ -16,6 +16,7 @@ from more_lib.method.objective import MINED, Objective
 from more_lib.method.pseudo_labels import three_way_mask
 from more_lib.recipes.constants import IMAGENET_MEAN, IMAGENET_STD
 from more_lib.recipes.loading import changed, load_recipe
+from more_lib.system.errors import InputError
 from tests.method.helpers import nothing_waits_for_the_gpu, reached
 
 BASE = {"classification", "aux_classification", "token_discrepancy"}
@@ -47,6 +48,11 @@ def step(recipe):
 def losses(recipe, step, iteration, box=None) -> dict[str, Tensor]:
     model, images, labels = step
     return Objective(recipe)(model, images, labels, model(images), iteration, box)
+
+
+def test_an_energy_of_no_pixel_is_refused():
+    with pytest.raises(InputError, match="energy.scale 0.01 leaves less than a pixel of data.crop"):
+        Objective(load_recipe("mini", ["energy.scale=0.01"]))
 
 
 @pytest.mark.parametrize(

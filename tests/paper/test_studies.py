@@ -158,4 +158,5 @@ def test_what_is_recorded_is_of_todays_recipe_and_trials(name):
     known = {*STUDIES[name].trials(recipe), "dupl, student 2"}
     assert {each["trial"] for each in found["rows"]} <= known
     assert found["protocol"] and found["hardware"]
+    assert re.fullmatch("[0-9a-f]{7,40}", found["commit"])  # of code that anybody can check out
     assert len({(r["trial"], r["seed"], r["map"]) for r in found["rows"]}) == len(found["rows"])

@@ -281,6 +281,7 @@ def test_values_out_of_range_name_the_key_and_the_rule(override):
     [
         (b"optimizer:\n  lrr: 1\n", "'optimizer.lrr' is unknown: did you mean optimizer.lr?"),
         (b"optimizer:\n  lr: slow\n", "optimizer.lr is 'slow'"),
+        (b"optimizer.lr: 1\n", "'optimizer.lr' is unknown: write optimizer: with lr below it, ind"),
         (b"optimizer: 3\n", "optimizer is 3: it must be a section of: "),
         (b"profile: voc\n", "profile is 'voc', but 'mini' was asked for"),
         (b"1: 2\n", "'1' is unknown"),

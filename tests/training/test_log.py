@@ -36,7 +36,10 @@ def test_a_full_disk_ends_a_training_in_one_line_that_names_the_log(recipe, tmp_
         train(recipe, tmp_path / "run")
 
 
-def test_tensorboard_without_its_package_is_refused(recipe, tmp_path, monkeypatch):
+def test_tensorboard_without_its_package_is_refused(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match="pip install tensorboard"):
         train(recipe, tmp_path / "run", tensorboard=True)
+    train(recipe, tmp_path / "done")
+    train(recipe, tmp_path / "done", resume=True, tensorboard=True)
+    assert "no log for TensorBoard: the training is done already" in capsys.readouterr().out

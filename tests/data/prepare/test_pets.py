@@ -139,6 +139,7 @@ def test_script_prepares_what_is_there(source, tmp_path, monkeypatch, capsys):
     assert status == 0 and "CC BY-SA 4.0" in out and not (tmp_path / "out").exists()
     status, out, _ = run()
     assert status == 0 and f"data set: {tmp_path / 'out'}" in out
+    assert f"--set data.root={tmp_path / 'out'} --set data.classes=[cat,dog]" in out
     assert FolderTree(tmp_path / "out").ids("test") == ["yorkshire_terrier_4"]
     assert "nothing: " in run("--dry-run")[1]
     status, _, err = run("--classes", "breed", "--dry-run")  # as without it
