@@ -11,7 +11,7 @@ from more_lib.evaluation.scoring import evaluate_or_load
 from more_lib.method.model import MoRe
 from more_lib.method.objective import Objective
 from more_lib.paper.ablation import CONDITIONS, condition, plain, run
-from more_lib.paper.trials import SCORES
+from more_lib.paper.trials import MISSED, SCORES
 from more_lib.recipes.loading import changed, load_recipe
 from more_lib.recipes.profiles import PROFILES
 from more_lib.system.errors import InputError
@@ -80,7 +80,7 @@ def test_rows_hold_means_and_standard_deviations_of_separate_evaluations(start):
         for kind, labels in zip(MAPS, ("true", "none"), strict=True):
             found = [evaluate_or_load(each) for each in trained]
             row = next(cells)
-            for score in SCORES:
+            for score in (*SCORES, MISSED):
                 values = [
                     getattr(each, score)
                     if score.endswith("_map")
